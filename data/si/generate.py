@@ -1,0 +1,229 @@
+"""Make the silicon point-defect IS2RS set: relax starts on SevenNet-0, then pack them to ASE-LMDB.
+
+    python data/si/generate.py relax --workers 2     # resumable: finished relaxations are kept
+    python data/si/generate.py pack                  # writes train/ ... test/ and statistics.json here
+
+Needs the ``data`` extra of the project (the ``sevenn`` package, which ships the weights).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
+from ase.geometry import find_mic
+from ase.io import Trajectory, read
+from ase.optimize import BFGS
+from defects import LATTICE, Defect, build, catalogue, distort
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+SPLITS = {"train": 190, "val": 30, "test": 80}
+SINGLE_DISTORTION = {"sub+sub1": 31, "sub+int_T": 31, "sub+int_BC": 30}  # pairs drawn of each kind
+FMAX = 0.01  # eV/Angstrom
+MAX_STEPS = 400
+FRAMES = 16  # kept of each training relaxation
+SEED = 2026
+# The crystal's planes lie at multiples of a/4 with one at the cell face, where rattled atoms would
+# be wrapped to the far side. Stored structures are moved by a/8, so that nothing is wrapped and
+# absolute coordinates mean the same everywhere.
+SHIFT = LATTICE / 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """One relaxation: a defect with one distortion, in one split."""
+
+    split: str
+    defect: Defect
+    variant: int
+
+    @property
+    def sid(self) -> str:
+        return f"{self.defect.name}_{self.variant}"
+
+
+def plan() -> list[Job]:
+    """All relaxations, training first. No defect (species and site) is in two splits."""
+    rng = np.random.default_rng(SEED)
+    groups: list[list[tuple[Defect, int]]] = []
+    by_kind: dict[str, list[Defect]] = {}
+    for defect in catalogue():
+        by_kind.setdefault(defect.kind, []).append(defect)
+    for kind, defects in by_kind.items():
+        if kind in SINGLE_DISTORTION:
+            chosen = rng.choice(len(defects), SINGLE_DISTORTION[kind], replace=False)
+            groups += [[(defects[i], 0)] for i in chosen]
+        else:
+            groups += [[(defect, 0), (defect, 1)] for defect in defects]
+    rng.shuffle(groups)  # type: ignore[arg-type]
+    jobs: list[Job] = []
+    names = iter(SPLITS)
+    split = next(names)
+    for group in groups:
+        if sum(job.split == split for job in jobs) >= SPLITS[split]:
+            split = next(names, split)
+        jobs += [Job(split, defect, variant) for defect, variant in group]
+    return jobs
+
+
+def relax(job: Job, work: Path) -> None:
+    """Relax one start and keep the whole trajectory as ``work/<sid>.traj``, written atomically."""
+    import torch
+    from sevenn.calculator import SevenNetCalculator
+
+    final = work / f"{job.sid}.traj"
+    if final.exists():
+        return
+    torch.set_num_threads(1)
+    if not hasattr(relax, "calculator"):
+        relax.calculator = SevenNetCalculator("7net-0", device="cpu")  # type: ignore[attr-defined]
+    atoms, origin = build(job.defect)
+    atoms = distort(atoms, origin, job.sid)
+    atoms.calc = relax.calculator  # type: ignore[attr-defined]
+    partial = work / f"{job.sid}.partial"
+    with Trajectory(partial, "w", atoms) as trajectory:
+        optimizer = BFGS(atoms, logfile=None, maxstep=0.1)
+        optimizer.attach(trajectory)
+        optimizer.run(fmax=FMAX, steps=MAX_STEPS)
+    os.replace(partial, final)
+
+
+def _relax(arguments: tuple[Job, Path]) -> str:
+    relax(*arguments)
+    return arguments[0].sid
+
+
+def select_frames(trajectory: list[Atoms]) -> list[int]:
+    """At most ``FRAMES`` indices, first and last included, evenly spread in log max force."""
+    force = np.array([np.linalg.norm(a.get_forces(), axis=1).max() for a in trajectory])
+    if len(trajectory) <= FRAMES:
+        return list(range(len(trajectory)))
+    travelled = np.concatenate([[0.0], np.abs(np.diff(np.log(force))).cumsum()])
+    wanted = np.linspace(0.0, travelled[-1], FRAMES)
+    nearest = {int(np.abs(travelled - w).argmin()) for w in wanted}
+    return sorted(nearest | {0, len(trajectory) - 1})
+
+
+def shifted(atoms: Atoms, decimals: int = 6) -> Atoms:
+    """The structure moved by ``SHIFT`` with rounded coordinates and without its calculator."""
+    return Atoms(atoms.symbols, positions=(atoms.positions + SHIFT).round(decimals), cell=atoms.cell, pbc=True)
+
+
+def pack_frame(atoms: Atoms) -> Atoms:
+    """A frame with its labels, rounded (1e-5 Angstrom, 1e-3 eV/Angstrom) to keep files small."""
+    out = shifted(atoms, decimals=5)
+    out.calc = SinglePointCalculator(
+        out,
+        energy=round(float(atoms.get_potential_energy()), 5),
+        forces=atoms.get_forces().round(3),
+    )
+    return out
+
+
+def write(folder: Path, rows: list[tuple[Atoms, dict[str, object]]]) -> None:
+    """One ASE-LMDB and fairchem's ``metadata.npz`` (atom counts, for its batch sampler)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    with connect(folder / "data.aselmdb", type="aselmdb") as database:
+        for atoms, data in rows:
+            database.write(atoms, data=data)
+    (folder / "data.aselmdb-lock").unlink(missing_ok=True)
+    np.savez(folder / "metadata.npz", natoms=np.array([len(atoms) for atoms, _ in rows]))
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {f.__name__: round(float(f(values)), 3) for f in (np.min, np.median, np.mean, np.max)}
+
+
+def pack(jobs: list[Job], work: Path, out: Path, splits: list[str]) -> None:
+    """Write ``<split>/`` (starts and targets), ``<split>_frames/`` and the statistics."""
+    file = out / "statistics.json"
+    statistics = json.loads(file.read_text()) if file.exists() else {}
+    statistics["made_with"] = {p: version(p) for p in ("sevenn", "torch", "ase", "numpy")}
+    for split in splits:
+        todo = [job for job in jobs if job.split == split]
+        missing = [job.sid for job in todo if not (work / f"{job.sid}.traj").exists()]
+        if missing:
+            raise SystemExit(
+                f"{split}: {len(missing)} of {len(todo)} relaxations are missing in {work} "
+                f"({missing[0]}, ...); make them with: generate.py relax --work {work}"
+            )
+        starts, frames, measures, dropped = [], [], [], []
+        for job in tqdm(todo, desc=f"pack {split}"):
+            trajectory = read(work / f"{job.sid}.traj", ":")
+            first, last = trajectory[0], trajectory[-1]
+            if np.linalg.norm(last.get_forces(), axis=1).max() > FMAX:
+                dropped.append(job.sid)
+                continue
+            start = shifted(first)
+            data = {
+                "sid": job.sid,
+                "pos_relaxed": shifted(last).positions,
+                "masses": start.get_masses(),
+                "free": np.ones(len(start), dtype=bool),
+                "defect": job.defect.name,
+                "energy_relaxed": round(float(last.get_potential_energy()), 5),
+            }
+            starts.append((start, data))
+            if split != "test":
+                frames += [
+                    (pack_frame(trajectory[i]), {"sid": f"{job.sid}_{i}"})
+                    for i in select_frames(trajectory)
+                ]
+            step = find_mic(last.positions - first.positions, first.cell)[0]
+            masses = start.get_masses()[:, None]
+            step -= (masses * step).sum(0) / masses.sum()
+            measures.append(
+                {
+                    "delta_q": float(np.sqrt((masses * step**2).sum())),
+                    "max_displacement": float(np.linalg.norm(step, axis=1).max()),
+                    "steps": len(trajectory) - 1,
+                    "max_force_at_start": float(np.linalg.norm(first.get_forces(), axis=1).max()),
+                }
+            )
+        write(out / split, starts)
+        if frames:
+            write(out / f"{split}_frames", frames)
+        statistics[split] = {
+            "structures": len(starts),
+            "frames": len(frames),
+            "not_converged": dropped,
+            **{key: summary([m[key] for m in measures]) for key in measures[0]},
+        }
+    file.write_text(json.dumps(statistics, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("action", choices=("relax", "pack"))
+    parser.add_argument("--workers", type=int, default=2, help="one-threaded processes")
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="folder of trajectories")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the packed files")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="to pack")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    jobs = plan()
+    if arguments.action == "pack":
+        pack(jobs, arguments.work, arguments.out, arguments.splits)
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    todo = [j for j in jobs if not (arguments.work / f"{j.sid}.traj").exists()]
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+        tasks = ((job, arguments.work) for job in todo)
+        for _ in tqdm(pool.imap_unordered(_relax, tasks), total=len(todo), desc="relax"):
+            pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Fine-tune a potential for structural relaxation, through its own relaxations."""

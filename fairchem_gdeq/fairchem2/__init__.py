@@ -1,0 +1,10 @@
+"""fairchem-core 2: trainer, task, runner and frozen-graph force fields.
+
+Importing it registers the trainer ``gdeq``, the task ``is2rs`` and the dataset ``is2rs``.
+"""
+
+from fairchem_gdeq.data.is2rs import IS2RSDataset
+from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+
+__all__ = ["IS2RS", "GDEQTrainer", "IS2RSDataset"]

@@ -1,0 +1,88 @@
+"""What happens around a training run: the progress bar, and keeping the best epoch's model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from fairchem.core.common import distutils
+from torchtnt.framework import State
+from torchtnt.framework.callback import Callback
+from tqdm import tqdm
+
+from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+
+
+class Progress(Callback):
+    """One bar over all steps, with the numbers that matter."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._validated: dict[str, str] = {}
+
+    def on_train_start(self, state: State, unit: GDEQTrainer) -> None:
+        """Open the bar where the run (or the resumed run) stands."""
+        if not distutils.is_master():
+            return
+        steps = len(state.train_state.dataloader)
+        total = steps * state.train_state.max_epochs if state.train_state.max_epochs else None
+        done = unit.train_progress.num_steps_completed
+        self._bar = tqdm(total=total, initial=done, desc=unit.signal, unit="step")
+
+    def on_train_step_end(self, state: State, unit: GDEQTrainer) -> None:
+        """Delta Q and convergence of the step, memory, and the last validation."""
+        if self._bar is None:
+            return
+        log = unit.history.steps[-1]
+        relaxed = log["train/delta_q_relaxed"]
+        shown = relaxed if relaxed == relaxed else log["train/delta_q_guided"]
+        self._bar.set_postfix(
+            {
+                "dQ": f"{shown:.2f}",
+                "conv": f"{log['train/converged']:.0%}",
+                "evals": f"{log['train/evaluations']:.0f}",
+                "MB": f"{log['train/peak_memory_mb']:.0f}",
+                **self._validated,
+            },
+            refresh=False,
+        )
+        self._bar.update()
+
+    def on_eval_epoch_end(self, state: State, unit: GDEQTrainer) -> None:
+        """Remember the validation scores for the bar."""
+        scores = unit.history.epochs[-1]
+        self._validated = {
+            "val_dQ": f"{scores['delta_q_mean']:.2f}",
+            "basins": f"{scores['basins']:.0%}",
+            "val_conv": f"{scores['converged']:.0%}",
+        }
+
+    def on_train_end(self, state: State, unit: GDEQTrainer) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class KeepBest(Callback):
+    """Saves ``results/best`` whenever validation Delta Q has its lowest value so far."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None  # set by the runner, which knows the run's folder
+
+    def on_eval_epoch_end(self, state: State, unit: GDEQTrainer) -> None:
+        """Write beside the old one and swap, so that a kill leaves a whole checkpoint."""
+        if self.folder is None:
+            raise RuntimeError("KeepBest works with fairchem_gdeq's runner, which sets its folder")
+        best = unit.history.best
+        if best is None or best["epoch"] != unit.history.epochs[-1]["epoch"]:
+            return
+        partial = self.folder.with_name(self.folder.name + ".partial")
+        if distutils.is_master():
+            shutil.rmtree(partial, ignore_errors=True)
+        distutils.synchronize()
+        unit.save_state(str(partial))
+        if distutils.is_master():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.replace(partial, self.folder)
+        distutils.synchronize()

@@ -1,0 +1,228 @@
+"""One runner for ``--mode train``, ``--mode validate`` and ``--mode predict``."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+from fairchem.core.common import distutils
+from fairchem.core.common.distutils import get_device_for_local_rank
+from fairchem.core.components.train.train_runner import TrainEvalRunner
+from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
+from fairchem.core.units.mlip_unit.utils import load_inference_model
+from torch import nn
+from torch.utils.data import DataLoader
+from torchtnt.framework.callback import Callback
+from tqdm import tqdm
+
+from fairchem_gdeq.fairchem2.callbacks import KeepBest
+from fairchem_gdeq.fairchem2.fields import hydra_model
+from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+from fairchem_gdeq.metrics import Record, order_by_sid, summarise, to_rows
+from fairchem_gdeq.report import plot_all, print_table
+
+MODES = ("train", "validate", "predict")
+UNRELAXED, BASE, TUNED = "unrelaxed X_0", "base", "tuned"
+
+
+class GDEQRunner(TrainEvalRunner):
+    """fairchem's training runner with evaluation and prediction beside it."""
+
+    def __init__(
+        self,
+        mode: str,
+        train_dataloader: DataLoader,
+        eval_dataloader: DataLoader,
+        test_dataloader: DataLoader,
+        train_eval_unit: GDEQTrainer,
+        split: str = "test",
+        checkpoint: str | None = None,
+        callbacks: list[Callback] | None = None,
+        max_epochs: int = 1,
+    ) -> None:
+        """
+        Args:
+            mode: ``train``, ``validate`` (scores of a split) or ``predict`` (its structures).
+            train_dataloader: what is trained on.
+            eval_dataloader: the validation split, which alone selects the reported epoch.
+            test_dataloader: the held-out split of the final table.
+            train_eval_unit: the trainer; its untrained model is the base.
+            split: ``train``, ``val`` or ``test``, for validate and predict.
+            checkpoint: an inference checkpoint to score; by default the run's best epoch.
+            callbacks, max_epochs: as ``TrainEvalRunner``.
+
+        Raises:
+            ValueError: an unknown mode or split.
+        """
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+        self.loaders = {"train": train_dataloader, "val": eval_dataloader, "test": test_dataloader}
+        if split not in self.loaders:
+            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.loaders)}")
+        super().__init__(
+            train_dataloader=train_dataloader,
+            eval_dataloader=eval_dataloader,
+            train_eval_unit=train_eval_unit,
+            callbacks=callbacks,
+            max_epochs=max_epochs,
+        )
+        self.mode, self.split, self.checkpoint = mode, split, checkpoint
+        # The unit loads a resumed state lazily, when training starts: this is the base.
+        self.base = copy.deepcopy(hydra_model(train_eval_unit.model))
+
+    @property
+    def results(self) -> Path:
+        """Folder of tables, plots, predictions and the best checkpoint."""
+        return Path(self.job_config.metadata.results_dir)
+
+    def run(self) -> None:
+        """Do what ``mode`` says."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        {"train": self.train, "validate": self.validate, "predict": self.predict}[self.mode]()
+
+    # ---- modes -------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train (or go on), then score unrelaxed, base and best epoch on the test split."""
+        for callback in self.callbacks:
+            if isinstance(callback, KeepBest):
+                callback.folder = self.results / "best"
+        super().run()
+        self.score("test")
+
+    def validate(self) -> None:
+        """Score the split."""
+        self.score(self.split)
+
+    def predict(self) -> None:
+        """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (ids, pos, chunk_idx)."""
+        name, model = self.tuned() or (BASE, self.base)
+        logging.info(f"predicting split {self.split} with the {name} model")
+        folder = self.results / "predictions"
+        folder.mkdir(parents=True, exist_ok=True)
+        images: list[ase.Atoms] = []
+        unit = self.train_eval_unit
+        model.to(get_device_for_local_rank()).eval()
+        for batch in tqdm(self.loaders[self.split], desc=f"predict {self.split}"):
+            batch = batch.to(get_device_for_local_rank())
+            records, positions = unit.is2rs.relax(model, unit.tasks, batch)
+            batch.pos = positions
+            for record, atoms in zip(records, batch.to_ase(), strict=True):
+                atoms.info = {
+                    "sid": record.sid,
+                    "converged": record.converged,
+                    "diverged": record.diverged,
+                    "evaluations": record.evaluations,
+                    "max_force": record.residual,
+                }
+                atoms.calc = None
+                images.append(atoms)
+        images = sorted(self._all_ranks(images), key=lambda a: a.info["sid"])
+        images = list({a.info["sid"]: a for a in images}.values())
+        if distutils.is_master():
+            ase.io.write(folder / f"{self.split}.extxyz", images, format="extxyz")
+            np.savez_compressed(
+                folder / f"{self.split}.npz",
+                ids=np.array([a.info["sid"] for a in images]),
+                pos=np.concatenate([a.positions for a in images]),
+                chunk_idx=np.cumsum([len(a) for a in images])[:-1],
+            )
+            missed = sum(not a.info["converged"] for a in images)
+            print(f"{len(images)} structures ({missed} not converged) in {folder}")
+
+    # ---- scoring -----------------------------------------------------------------------------
+
+    def tuned(self) -> tuple[str, nn.Module] | None:
+        """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
+
+        Raises:
+            FileNotFoundError: ``checkpoint`` is given and does not exist.
+        """
+        path = self.results / "best" / UNIT_INFERENCE_CHECKPOINT
+        if self.checkpoint is not None:
+            path = Path(self.checkpoint)
+            if not path.is_file():
+                raise FileNotFoundError(f"checkpoint {path}: no such file (an inference_ckpt.pt)")
+        if not path.is_file():
+            logging.warning(
+                f"{path}: no tuned model yet, so only the base is used. Train first with "
+                "--mode train, or name a model with runner.checkpoint=PATH."
+            )
+            return None
+        model = load_inference_model(str(path), use_ema=True, return_checkpoint=False)
+        return TUNED, hydra_model(model)
+
+    def score(self, split: str) -> dict[str, dict[str, float]]:
+        """Relax and score a split with the base and the tuned model; table, JSON and plots."""
+        unit = self.train_eval_unit
+        tuned = self.tuned()
+        models = [(BASE, self.base), *([tuned] if tuned else [])]
+        records = {UNRELAXED: self._records(split, unit.is2rs.score_unrelaxed, self.base, UNRELAXED)}
+        for name, model in models:
+            relax: Callable[..., list[Record]] = lambda *a: unit.is2rs.relax(*a)[0]  # noqa: E731
+            records[name] = self._records(split, relax, model, name)
+        scores = {name: summarise(rows, unit.is2rs.basin) for name, rows in records.items()}
+        if distutils.is_master():
+            self._write(split, scores, records)
+        return scores
+
+    def _records(
+        self, split: str, score: Callable[..., list[Record]], model: nn.Module, name: str
+    ) -> list[Record]:
+        unit = self.train_eval_unit
+        model.to(get_device_for_local_rank()).eval()
+        found: list[Record] = []
+        for batch in tqdm(self.loaders[split], desc=f"{name} on {split}", leave=False):
+            found += score(model, unit.tasks, batch.to(get_device_for_local_rank()))
+        return order_by_sid(self._all_ranks(found))
+
+    def _all_ranks(self, items: list[Any]) -> list[Any]:
+        """The items of every rank, in rank order."""
+        if distutils.get_world_size() == 1:
+            return items
+        parts: list[Any] = [None] * distutils.get_world_size()
+        torch.distributed.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def _write(
+        self,
+        split: str,
+        scores: Mapping[str, dict[str, float]],
+        records: Mapping[str, list[Record]],
+    ) -> None:
+        unit = self.train_eval_unit
+        stored = {
+            "split": split,
+            "signal": unit.signal,
+            "scores": scores,
+            "records": {name: to_rows(rows) for name, rows in records.items()},
+            "history": unit.history.state(),
+            "best_epoch": unit.history.best,
+        }
+        (self.results / f"{split}.json").write_text(json.dumps(stored, indent=1) + "\n")
+        print_table(split, scores, unit.history, unit.is2rs.basin)
+        pictures = plot_all(self.results, split, scores, records, unit.history)
+        print(f"\nresults: {self.results / f'{split}.json'}")
+        for picture in pictures:
+            print(f"picture: {picture}")
+
+    # ---- interruption ------------------------------------------------------------------------
+
+    def save_state(self, checkpoint_location: str, is_preemption: bool = False) -> bool:
+        """As fairchem's; its signal handler makes the folder that its own code expects absent."""
+        if is_preemption and distutils.is_master():
+            folder = Path(checkpoint_location)
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder)
+            saved = super().save_state(checkpoint_location, is_preemption)
+            logging.info("interrupted: start the same command again to go on from the checkpoint")
+            return saved
+        return super().save_state(checkpoint_location, is_preemption)

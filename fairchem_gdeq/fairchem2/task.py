@@ -1,0 +1,133 @@
+"""The IS2RS task: which fields of a batch go in, what is predicted, how it is relaxed and scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.models.base import HydraModel
+from fairchem.core.units.mlip_unit.mlip_unit import Task
+from torch import Tensor
+
+from fairchem_gdeq.fairchem2.fields import HydraForceField
+from fairchem_gdeq.metrics import Basin, Record, measure
+from fairchem_gdeq.relax import Operator, Structures, make_solver, solve
+from fairchem_gdeq.relax.guidance import rollout
+
+
+@dataclass(frozen=True)
+class Relaxer:
+    """How a relaxed structure is obtained from X_0 at evaluation and prediction.
+
+    Attributes:
+        horizon: plain steps X + alpha F first; as many as the training window, so that what is
+            evaluated is what was trained. 0 hands X_0 to the solver.
+        solver: ``picard``, ``anderson``, ``fire`` or ``lbfgs``, then; and its options.
+        fmax: eV/Angstrom.
+        max_steps: displacements allowed to the solver.
+    """
+
+    horizon: int = 0
+    solver: str = "lbfgs"
+    solver_options: dict[str, Any] = field(default_factory=dict)
+    fmax: float = 0.02
+    max_steps: int = 300
+
+
+@registry.register_task("is2rs")
+@dataclass(frozen=True)
+class IS2RS:
+    """Initial structure to relaxed structure.
+
+    Predicts the relaxed positions of every free atom from ``batch.pos``; the target is
+    ``batch.pos_relaxed``, the loss Delta Q (eq. 2), the metrics those of ``fairchem_gdeq.metrics``.
+
+    Attributes:
+        alpha: step of the operator, Angstrom per (eV/Angstrom).
+        cap: longest displacement of an atom in one plain step, Angstrom, or None.
+        remove_drift: None for the default of ``Operator.build``.
+        relaxer: how structures are relaxed for scoring.
+        basin: when one counts as captured.
+    """
+
+    alpha: float = 0.03
+    cap: float | None = 0.1
+    remove_drift: bool | None = None
+    relaxer: Relaxer = field(default_factory=Relaxer)
+    basin: Basin = field(default_factory=Basin)
+
+    def structures(self, batch: AtomicData) -> Structures:
+        """The method's view of a batch."""
+        return Structures(
+            batch=batch.batch,
+            free=batch.fixed == 0,
+            masses=batch.mass if "mass" in batch else batch.masses,
+            cell=batch.cell,
+            pbc=batch.pbc,
+        )
+
+    def operator(
+        self,
+        model: HydraModel,
+        tasks: list[Task],
+        batch: AtomicData,
+        alpha: Tensor | None = None,
+        live: bool = False,
+    ) -> Operator:
+        """G with its graph frozen at the batch's positions; ``live`` keeps the graph fresh."""
+        return Operator.build(
+            HydraForceField.freeze(model, tasks, batch, live),
+            self.structures(batch),
+            self.alpha if alpha is None else alpha,
+            self.cap,
+            self.remove_drift,
+        )
+
+    @torch.no_grad()
+    def relax(
+        self, model: HydraModel, tasks: list[Task], batch: AtomicData, alpha: Tensor | None = None
+    ) -> tuple[list[Record], Tensor]:
+        """Relax a batch as a user would, with a fresh graph at every step, and score it.
+
+        Returns:
+            Records (distances are NaN-free; without ``pos_relaxed`` in the batch they are measured
+            from X_0) and positions [n, 3], Angstrom.
+        """
+        operator = self.operator(model, tasks, batch, alpha, live=True)
+        path = rollout(operator, batch.pos, self.relaxer.horizon)
+        solver = make_solver(self.relaxer.solver, **self.relaxer.solver_options)
+        end = solve(operator, path.positions, solver, self.relaxer.fmax, self.relaxer.max_steps)
+        records = measure(
+            [str(sid) for sid in batch.sid],
+            end.positions,
+            batch.pos_relaxed if "pos_relaxed" in batch else batch.pos,
+            operator.structures,
+            operator.pin,
+            converged=end.converged & ~path.diverged,
+            diverged=end.diverged | path.diverged,
+            evaluations=end.evaluations + path.evaluations,
+            residual=end.residual,
+        )
+        return records, end.positions
+
+    def score_unrelaxed(
+        self, model: HydraModel, tasks: list[Task], batch: AtomicData
+    ) -> list[Record]:
+        """Records of the start structures themselves: what doing nothing scores."""
+        operator = self.operator(model, tasks, batch)
+        count, device = operator.structures.count, batch.pos.device
+        none = torch.zeros(count, dtype=torch.bool, device=device)
+        return measure(
+            [str(sid) for sid in batch.sid],
+            batch.pos,
+            batch.pos_relaxed,
+            operator.structures,
+            operator.pin,
+            converged=none,
+            diverged=none,
+            evaluations=none.long(),
+            residual=torch.full((count,), torch.nan, device=device),
+        )

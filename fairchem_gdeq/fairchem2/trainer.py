@@ -1,0 +1,271 @@
+"""The trainer ``gdeq``: fairchem's unit with Algorithm 1 in place of its force-matching step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fairchem.core.common import distutils
+from fairchem.core.common.distutils import get_device_for_local_rank
+from fairchem.core.common.registry import registry
+from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.units.mlip_unit.mlip_unit import MLIPTrainEvalUnit, Task
+from fairchem.core.units.mlip_unit.utils import tf32_context_manager
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torchtnt.framework import State
+
+from fairchem_gdeq.fairchem2.fields import force_task, hydra_model, require_direct_forces
+from fairchem_gdeq.fairchem2.history import History
+from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.memory import peak_mb, reset_peak
+from fairchem_gdeq.metrics import Record, finite_or_nan, order_by_sid, summarise
+from fairchem_gdeq.relax import SIGNALS, Method, Operator, StepReport
+
+UNIT_STATE = "gdeq_state.pt"  # what fairchem's checkpoint does not hold, beside it
+
+
+@registry.register_trainer("gdeq")
+class GDEQTrainer(MLIPTrainEvalUnit):
+    """Fine-tunes a direct-force model through its own relaxations.
+
+    EMA, clipping, schedule, DCP checkpoints, resume and the exported inference checkpoint are
+    fairchem's; the gradient is one of ``fairchem_gdeq.relax.SIGNALS``.
+    """
+
+    def __init__(
+        self,
+        job_config: DictConfig,
+        model: nn.Module,
+        optimizer_fn: partial,
+        cosine_lr_scheduler_fn: partial,
+        tasks: list[Task],
+        is2rs: IS2RS,
+        signal: str = "gdeq",
+        method: Method | None = None,
+        alpha_lr: float = 0.0,
+        warm_start: bool = True,
+        print_every: int = 10,
+        clip_grad_norm: float | None = 1.0,
+        ema_decay: float | None = 0.99,
+        tf32: bool = False,
+    ) -> None:
+        """
+        Args:
+            job_config, model, optimizer_fn, cosine_lr_scheduler_fn, tasks, print_every,
+            clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``; ``tasks`` must hold one task
+                with property forces.
+            is2rs: operator, relaxation and scoring.
+            signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
+            method: horizon, weights, solver, adjoint.
+            alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed.
+            warm_start: begin a structure's adjoint solve from its last answer.
+
+        Raises:
+            ValueError: an unknown signal, a conservative model, or no single force task.
+        """
+        if signal not in SIGNALS:
+            raise ValueError(
+                f"unknown training signal {signal!r}: choose one of {', '.join(SIGNALS)}"
+            )
+        require_direct_forces(hydra_model(model))
+        self.force_task = force_task(list(tasks))
+        super().__init__(
+            job_config=job_config,
+            model=model,
+            optimizer_fn=optimizer_fn,
+            cosine_lr_scheduler_fn=cosine_lr_scheduler_fn,
+            tasks=tasks,
+            print_every=print_every,
+            clip_grad_norm=clip_grad_norm,
+            ema_decay=ema_decay,
+            tf32=tf32,
+        )
+        self.is2rs = is2rs
+        self.signal = signal
+        self.method = method or Method()
+        self.history = History()
+        device = get_device_for_local_rank()
+        self.force_task.normalizer.to(device)
+        learn = alpha_lr > 0
+        self.alpha = torch.tensor(is2rs.alpha, device=device, requires_grad=learn)
+        self.alpha_optimizer = torch.optim.Adam([self.alpha], lr=alpha_lr) if learn else None
+        self.warm_start = warm_start
+        self.adjoints: dict[str, Tensor] = {}
+        self.epoch_records: list[Record] = []
+
+    # ---- training ----------------------------------------------------------------------------
+
+    def on_train_start(self, state: State) -> None:
+        """As fairchem's, then evaluation mode: every evaluation of a step must be the same map."""
+        super().on_train_start(state)
+        self.model.eval()
+
+    def differentiate(self, batch: AtomicData) -> tuple[StepReport, Operator]:
+        """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
+        model = hydra_model(self.model)
+        operator = self.is2rs.operator(model, self.tasks, batch, self.alpha)
+        guess = self._remembered(batch) if self.warm_start else None
+        report = SIGNALS[self.signal](operator, batch.pos, batch.pos_relaxed, self.method, guess)
+        if self.warm_start:
+            self._remember(batch, report)
+        return report, operator
+
+    def train_step(self, state: State, data: AtomicData) -> dict[str, float]:
+        """One optimizer step; a gradient that is not finite is counted and thrown away."""
+        reset_peak()
+        started = time.perf_counter()
+        batch = data.to(get_device_for_local_rank())
+        self.optimizer.zero_grad(set_to_none=True)
+        with tf32_context_manager(self.tf32):
+            report, operator = self.differentiate(batch)
+        applied = self._update()
+        seconds = time.perf_counter() - started
+
+        step = self.train_progress.num_steps_completed
+        log = self._describe(report, operator, batch)
+        log |= {
+            "train/step": step,
+            "train/lr": self.scheduler.get_last_lr()[0],
+            "train/epoch": self.train_progress.num_epochs_completed
+            + self.train_progress.num_steps_completed_in_epoch
+            / len(state.train_state.dataloader),
+            "train/grad_norm": float(self.last_grad_norm),
+            "train/skipped_update": float(not applied),
+            "train/alpha": float(self.alpha),
+            "train/seconds": seconds,
+            "train/peak_memory_mb": peak_mb(),
+        }
+        self.last_loss = log["train/loss"]
+        self.history.steps.append(log)
+        if self.logger is not None:
+            self.logger.log(log, step=step, commit=True)
+        if step % self.print_every == 0:
+            logging.info(log)
+        self.scheduler.step()
+        return log
+
+    def _update(self) -> bool:
+        """Average gradients over ranks, clip, step, EMA. False if they were not finite."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if distutils.get_world_size() > 1:
+            for p in [*parameters, *([self.alpha] if self.alpha_optimizer else [])]:
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+                dist.all_reduce(p.grad)
+                p.grad /= distutils.get_world_size()
+        limit = float("inf") if self.clip_grad_norm is None else self.clip_grad_norm
+        self.last_grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+        finite = bool(torch.isfinite(self.last_grad_norm))
+        if finite:
+            self.optimizer.step()
+            if self.alpha_optimizer is not None:
+                self.alpha_optimizer.step()
+            if self.ema_model is not None:
+                self.ema_model.update_parameters(self.model)
+        else:
+            logging.warning("gradient is not finite: no update in this step")
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.alpha_optimizer is not None:
+            self.alpha_optimizer.zero_grad(set_to_none=True)
+        return finite
+
+    def _describe(
+        self, report: StepReport, operator: Operator, batch: AtomicData
+    ) -> dict[str, float]:
+        """The numbers of a step that matter, under fairchem's ``train/`` prefix."""
+        log = {
+            "train/loss": report.loss,
+            "train/delta_q_guided": finite_or_nan(report.guided),
+            "train/delta_q_relaxed": finite_or_nan(report.relaxed),
+            "train/diverged": float(report.diverged.float().mean()),
+            "train/converged": float(report.converged.float().mean()),
+            "train/equilibrium_used": float(report.contributing.float().mean()),
+            "train/adjoint_residual": finite_or_nan(report.adjoint_residual),
+            "train/evaluations": float(report.evaluations.float().mean()),
+            "train/vjps": float(report.vjps.float().mean()),
+        }
+        field = operator.field
+        if getattr(field, "has_graph", False):
+            at_handoff = field.refreeze(report.handoff)
+            moved = (report.positions - report.handoff).norm(dim=-1)
+            log["graph/moved_max"] = float(moved.max())
+            log["graph/skin"] = float(at_handoff.skin().mean())
+            changed = at_handoff.edges_changed(report.positions).float()
+            log["graph/edges_changed"] = float(changed.mean())
+        return log
+
+    def _remembered(self, batch: AtomicData) -> Tensor:
+        """Last adjoint of each structure of the batch [n, 3], zero where there is none."""
+        parts = [
+            self.adjoints.get(str(sid), torch.zeros(int(n), 3))
+            for sid, n in zip(batch.sid, batch.natoms, strict=True)
+        ]
+        return torch.cat(parts).to(batch.pos)
+
+    def _remember(self, batch: AtomicData, report: StepReport) -> None:
+        """Keep the adjoints that solved their system."""
+        parts = report.adjoint.split(batch.natoms.tolist())
+        for sid, part, good in zip(batch.sid, parts, report.contributing.tolist(), strict=True):
+            if good:
+                self.adjoints[str(sid)] = part.detach().cpu()
+
+    # ---- validation --------------------------------------------------------------------------
+
+    def on_eval_epoch_start(self, state: State) -> None:
+        """Start an empty list of records."""
+        self.eval_unit.model.eval()
+        self.epoch_records = []
+
+    def eval_step(self, state: State, data: AtomicData) -> list[Record]:
+        """Relax a batch with the EMA weights and score it."""
+        batch = data.to(get_device_for_local_rank())
+        model = hydra_model(self.eval_unit.model)
+        records, _ = self.is2rs.relax(model, self.tasks, batch, self.alpha.detach())
+        self.epoch_records += records
+        return records
+
+    def on_eval_epoch_end(self, state: State) -> None:
+        """Score of the epoch over all ranks, kept in the history and logged."""
+        records = self.epoch_records
+        if distutils.get_world_size() > 1:
+            gathered: list[Any] = [None] * distutils.get_world_size()
+            dist.all_gather_object(gathered, records)
+            records = [r for part in gathered for r in part]
+        scores = summarise(order_by_sid(records), self.is2rs.basin)
+        self.history.add_epoch(self.train_progress.num_epochs_completed, scores)
+        logging.info({f"val/{k}": round(v, 4) for k, v in scores.items()})
+        if self.logger is not None:
+            self.logger.log({f"val/{k}": v for k, v in scores.items()}, commit=False)
+        self.model.eval()
+
+    # ---- checkpoints -------------------------------------------------------------------------
+
+    def save_state(self, checkpoint_location: str) -> None:
+        """fairchem's checkpoint, with history, alpha and adjoints in a file beside it."""
+        if distutils.is_master():
+            os.makedirs(checkpoint_location, exist_ok=True)
+            state = {
+                "history": self.history.state(),
+                "alpha": self.alpha.detach().cpu(),
+                "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
+                "adjoints": self.adjoints,
+            }
+            torch.save(state, os.path.join(checkpoint_location, UNIT_STATE))
+        super().save_state(checkpoint_location)
+
+    def _execute_load_state(self, checkpoint_location: str | None) -> None:
+        super()._execute_load_state(checkpoint_location)
+        assert checkpoint_location is not None
+        state = torch.load(os.path.join(checkpoint_location, UNIT_STATE), weights_only=True)
+        self.history.load(state["history"])
+        with torch.no_grad():
+            self.alpha.copy_(state["alpha"])
+        if self.alpha_optimizer is not None and state["alpha_optimizer"]:
+            self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self.adjoints = state["adjoints"]

@@ -1,0 +1,25 @@
+"""The G-DEQ method in plain torch; read it beside the paper, in the order of Algorithm 1.
+
+operator (eq. 1), objective (eq. 2), guidance (eq. 3), solvers, adjoint (eq. 4), step (eq. 5).
+"""
+
+from fairchem_gdeq.relax.objective import delta_q, free_displacement, max_displacement
+from fairchem_gdeq.relax.operator import ForceField, Operator
+from fairchem_gdeq.relax.solvers import Solution, make_solver, solve
+from fairchem_gdeq.relax.step import SIGNALS, Method, StepReport
+from fairchem_gdeq.relax.structures import Structures
+
+__all__ = [
+    "SIGNALS",
+    "ForceField",
+    "Method",
+    "Operator",
+    "Solution",
+    "StepReport",
+    "Structures",
+    "delta_q",
+    "free_displacement",
+    "make_solver",
+    "max_displacement",
+    "solve",
+]

@@ -1,0 +1,39 @@
+"""Per-structure reductions over flat tensors.
+
+A batch of structures is flat: atom quantities have shape [n, ...] and ``batch`` [n] (int) says to
+which of the ``count`` structures an atom belongs. Structure quantities have shape [s, ...].
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, batch: Tensor, count: int) -> Tensor:
+    """Sum of atom values [n, ...] in each structure: [s, ...]."""
+    return values.new_zeros((count, *values.shape[1:])).index_add(0, batch, values)
+
+
+def segment_dot(a: Tensor, b: Tensor, batch: Tensor, count: int) -> Tensor:
+    """Inner product of two atom vector fields [n, 3] in each structure: [s]."""
+    return segment_sum((a * b).sum(-1), batch, count)
+
+
+def segment_norm(a: Tensor, batch: Tensor, count: int) -> Tensor:
+    """Euclidean norm of an atom vector field [n, 3] over each structure: [s]."""
+    return segment_dot(a, a, batch, count).sqrt()
+
+
+def segment_max_norm(a: Tensor, batch: Tensor, count: int) -> Tensor:
+    """Largest atom vector length |a_i| in each structure: [s]; 0 where it has no atoms.
+
+    A NaN or infinity in a structure is that structure's result, and no other's.
+    """
+    lengths = a.norm(dim=-1)
+    return lengths.new_zeros(count).scatter_reduce(0, batch, lengths, "amax", include_self=True)
+
+
+def segment_mean(values: Tensor, weights: Tensor, batch: Tensor, count: int) -> Tensor:
+    """Weighted mean of atom values [n, 3] with weights [n] in each structure: [s, 3]."""
+    total = segment_sum(weights, batch, count).clamp_min(1e-30)
+    return segment_sum(values * weights[:, None], batch, count) / total[:, None]

@@ -1,0 +1,255 @@
+"""Algorithm 1 and the training signals it is compared with.
+
+Each signal adds its parameter gradient to ``.grad`` and returns a ``StepReport``. The gradients of
+the two phases are decoupled (eq. 5): the equilibrium phase starts from a detached X_K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairchem_gdeq.relax.adjoint import ADJOINTS
+from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
+from fairchem_gdeq.relax.objective import delta_q
+from fairchem_gdeq.relax.operator import Operator
+from fairchem_gdeq.relax.solvers import make_solver, solve
+
+
+@dataclass(frozen=True)
+class Method:
+    """Everything that decides a training step besides the model and the data.
+
+    Attributes:
+        horizon: K, steps of the guidance window.
+        lambda_guide, lambda_eq: weights of eq. 5.
+        guidance_gradient: ``sweep`` (constant memory) or ``stored_graph`` (reference).
+        step_tol: RMS step (Angstrom) below which a structure is masked in a rollout.
+        max_unroll: T_max of the ``bptt`` signal.
+        solver: name and options of the equilibrium solver.
+        fmax: convergence of the equilibrium, eV/Angstrom.
+        max_steps: displacements allowed to the solver.
+        adjoint: ``gmres``, ``neumann`` or ``identity``.
+        adjoint_tol: relative residual asked of it.
+        max_vjps: VJPs allowed to it per structure.
+    """
+
+    horizon: int = 20
+    lambda_guide: float = 1.0
+    lambda_eq: float = 1.0
+    guidance_gradient: str = "sweep"
+    step_tol: float = 0.001
+    max_unroll: int = 75
+    solver: str = "lbfgs"
+    solver_options: dict[str, Any] = field(default_factory=dict)
+    fmax: float = 0.01
+    max_steps: int = 200
+    adjoint: str = "gmres"
+    adjoint_tol: float = 1e-2
+    max_vjps: int = 60
+
+    def __post_init__(self) -> None:
+        """Refuse names and numbers that cannot be meant.
+
+        Raises:
+            ValueError: with the key, what was found and what is expected.
+        """
+        for key, known in (("guidance_gradient", GUIDANCE_GRADIENTS), ("adjoint", ADJOINTS)):
+            if getattr(self, key) not in known:
+                raise ValueError(
+                    f"{key}={getattr(self, key)!r}: expected one of {', '.join(known)}"
+                )
+        make_solver(self.solver, **self.solver_options)
+        for key in ("horizon", "max_unroll", "max_steps", "max_vjps"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key}={getattr(self, key)}: expected a number >= 0")
+        for key in ("lambda_guide", "lambda_eq", "step_tol", "fmax", "adjoint_tol"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key}={getattr(self, key)}: expected a number >= 0")
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a training step saw, for every structure of the batch.
+
+    Attributes:
+        loss: value of eq. 5 over the structures that contributed.
+        guided: [s] Delta Q at X_K (at X_0 where K = 0).
+        relaxed: [s] Delta Q at X*; NaN where not solved.
+        diverged: [s] bool, in the rollout or the solve; contributes nothing.
+        converged: [s] bool, the equilibrium solve reached fmax.
+        contributing: [s] bool, the equilibrium gradient was used: converged and adjoint solved.
+        residual: [s] max|F_free| at X*, eV/Angstrom; NaN where not solved.
+        adjoint_residual: [s] relative; NaN where not solved.
+        adjoint: [n, 3] u, a warm start for the next visit; zero where not solved.
+        evaluations: [s] force evaluations without gradient.
+        vjps: [s] forward-and-backward pairs.
+        handoff: [n, 3] X_K, Angstrom.
+        positions: [n, 3] X*, Angstrom (X_K where not solved).
+    """
+
+    loss: float
+    guided: Tensor
+    relaxed: Tensor
+    diverged: Tensor
+    converged: Tensor
+    contributing: Tensor
+    residual: Tensor
+    adjoint_residual: Tensor
+    adjoint: Tensor
+    evaluations: Tensor
+    vjps: Tensor
+    handoff: Tensor
+    positions: Tensor
+
+
+def _guide(
+    operator: Operator, start: Tensor, target: Tensor, method: Method, horizon: int
+) -> StepReport:
+    """Phase 1: roll out ``horizon`` steps and add lambda_guide's gradient."""
+    path, losses, total = GUIDANCE_GRADIENTS[method.guidance_gradient](
+        operator,
+        start,
+        horizon,
+        lambda x: delta_q(x, target, operator.structures, operator.pin),
+        method.lambda_guide,
+        method.step_tol,
+    )
+    unknown = torch.full_like(losses, torch.nan)
+    none = torch.zeros_like(path.diverged)
+    return StepReport(
+        loss=total,
+        guided=losses,
+        relaxed=unknown,
+        diverged=path.diverged,
+        converged=none,
+        contributing=none,
+        residual=unknown,
+        adjoint_residual=unknown,
+        adjoint=torch.zeros_like(start),
+        evaluations=path.evaluations,
+        vjps=path.evaluations - path.diverged.long(),
+        handoff=path.positions,
+        positions=path.positions,
+    )
+
+
+def _settle(
+    operator: Operator, target: Tensor, method: Method, guess: Tensor | None, report: StepReport
+) -> StepReport:
+    """Phases 2 and 3 from the detached hand-off state; adds lambda_eq's gradient to ``report``."""
+    count = operator.structures.count
+    rows = (~report.diverged).nonzero().squeeze(-1)
+    if len(rows) == 0:
+        return report
+    atoms = operator.structures.atoms_of(~report.diverged)
+    sub = operator.select(~report.diverged).refreeze(report.handoff[atoms])
+    solver = make_solver(method.solver, **method.solver_options)
+    found = solve(sub, report.handoff[atoms], solver, method.fmax, method.max_steps)
+
+    with torch.enable_grad():
+        x = found.positions.detach().requires_grad_(True)
+        losses = delta_q(x, target[atoms], sub.structures, sub.pin)
+        weights = found.converged.to(losses.dtype) * (method.lambda_eq / count)
+        (g,) = torch.autograd.grad(losses, x, weights)
+
+    usable = found.converged
+    mine = atoms[sub.structures.atoms_of(usable)]
+    at, rhs = found.positions[usable[sub.structures.batch]], g[usable[sub.structures.batch]]
+    used = sub.select(usable)
+    answer = ADJOINTS[method.adjoint](
+        used,
+        at,
+        rhs,
+        tol=method.adjoint_tol,
+        max_vjps=method.max_vjps,
+        guess=None if guess is None else guess[mine],
+    )
+    good = answer.converged
+    if bool(good.any()):
+        kept = used.structures.atoms_of(good)
+        used.select(good).vjp(at[kept], answer.u[kept], accumulate=True)
+
+    solved = rows[usable]
+    contributing = torch.zeros_like(report.diverged).index_fill(0, solved[good], True)
+    used_loss = (weights * losses.detach())[usable][good].sum()
+    return replace(
+        report,
+        loss=report.loss + float(used_loss),
+        relaxed=report.relaxed.index_copy(0, rows, losses.detach()),
+        diverged=report.diverged.index_copy(0, rows, found.diverged),
+        converged=report.converged.index_copy(0, rows, found.converged),
+        contributing=contributing,
+        residual=report.residual.index_copy(0, rows, found.residual),
+        adjoint_residual=report.adjoint_residual.index_copy(0, solved, answer.residual),
+        adjoint=report.adjoint.index_copy(0, mine, answer.u),
+        evaluations=report.evaluations.index_add(0, rows, found.evaluations),
+        vjps=report.vjps.index_add(0, solved, answer.vjps + good.long()),
+        positions=report.positions.index_copy(0, atoms, found.positions),
+    )
+
+
+def gdeq(
+    operator: Operator,
+    start: Tensor,
+    target: Tensor,
+    method: Method,
+    guess: Tensor | None = None,
+) -> StepReport:
+    """Algorithm 1: guidance over K steps, equilibrium solve, implicit gradient (eq. 5).
+
+    Args:
+        operator: G with its context frozen at ``start``.
+        start: [n, 3] X_0, Angstrom.
+        target: [n, 3] X_gt, Angstrom.
+        method: horizon, weights, solver, adjoint.
+        guess: [n, 3] adjoint of an earlier visit, to start the adjoint solve from.
+    """
+    report = _guide(operator, start, target, method, method.horizon)
+    return _settle(operator, target, method, guess, report)
+
+
+def bptt(
+    operator: Operator,
+    start: Tensor,
+    target: Tensor,
+    method: Method,
+    guess: Tensor | None = None,
+) -> StepReport:
+    """Full unroll (BPTT paper, eq. 3-4): at most T_max steps, stopped at an RMS step threshold."""
+    return _guide(operator, start, target, method, method.max_unroll)
+
+
+def truncated_bptt(
+    operator: Operator,
+    start: Tensor,
+    target: Tensor,
+    method: Method,
+    guess: Tensor | None = None,
+) -> StepReport:
+    """Guidance alone: the ablation lambda_eq = 0."""
+    return _guide(operator, start, target, method, method.horizon)
+
+
+def implicit(
+    operator: Operator,
+    start: Tensor,
+    target: Tensor,
+    method: Method,
+    guess: Tensor | None = None,
+) -> StepReport:
+    """Equilibrium alone: the ablation K = 0."""
+    report = _guide(operator, start, target, replace(method, lambda_guide=0.0), 0)
+    return _settle(operator, target, method, guess, report)
+
+
+SIGNALS: dict[str, Callable[..., StepReport]] = {
+    "gdeq": gdeq,
+    "bptt": bptt,
+    "truncated_bptt": truncated_bptt,
+    "implicit": implicit,
+}

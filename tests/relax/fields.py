@@ -1,0 +1,132 @@
+"""Small analytic force fields that stand in for a potential in the tests of the method."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fairchem_gdeq.relax import Operator, Structures
+
+torch.set_default_dtype(torch.float64)
+
+
+def structures(
+    sizes: list[int], fixed: list[int] | None = None, length: float | None = None
+) -> Structures:
+    """A batch of given sizes; ``fixed`` lists atom indices; ``length`` makes cubic cells."""
+    n = sum(sizes)
+    free = torch.ones(n, dtype=torch.bool)
+    free[fixed or []] = False
+    cell = torch.zeros(len(sizes), 3, 3)
+    if length is not None:
+        cell = (torch.eye(3) * length).expand(len(sizes), 3, 3).clone()
+    return Structures(
+        batch=torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)),
+        free=free,
+        masses=torch.linspace(1.0, 30.0, n),
+        cell=cell,
+        pbc=torch.full((len(sizes), 3), length is not None),
+    )
+
+
+class PairField(nn.Module):
+    """Translation-invariant and non-reciprocal, hence a non-symmetric Jacobian and a net force.
+
+    F_i = sum_j a_i (stiff (r0 - r_ij) + tanh(w r_ij)) r_ij / |r_ij| over the structure's pairs.
+    """
+
+    translation_invariant = True
+
+    def __init__(self, batch: Tensor, weights: Tensor | None = None, asymmetry: float = 0.2):
+        super().__init__()
+        self.batch = batch
+        n = len(batch)
+        spread = torch.linspace(-1, 1, n).repeat_interleave(1)
+        self.strength = 1.0 + asymmetry * spread if weights is None else weights
+        self.stiff = nn.Parameter(torch.tensor(1.3))
+        self.rest = nn.Parameter(torch.tensor(1.1))
+        self.soft = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = x[:, None] - x[None]
+        pairs = (self.batch[:, None] == self.batch[None]) & ~torch.eye(len(x), dtype=torch.bool)
+        r = torch.where(pairs, (d * d).sum(-1), 1.0).sqrt()
+        size = self.stiff * (self.rest - r) + 0.1 * torch.tanh(self.soft * r)
+        f = torch.where(pairs, size / r, 0.0)[..., None] * d
+        return self.strength[:, None] * f.sum(1)
+
+    def select(self, structures: Tensor) -> PairField:
+        atoms = structures[self.batch]
+        renumber = structures.long().cumsum(0) - 1
+        out = PairField(renumber[self.batch[atoms]], self.strength[atoms])
+        out.stiff, out.rest, out.soft = self.stiff, self.rest, self.soft
+        return out
+
+    def refreeze(self, positions: Tensor) -> PairField:
+        return self
+
+
+class SiteField(nn.Module):
+    """Absolute coordinates: springs to sites, a rotational (non-conservative) part and a net.
+
+    The parameters are shared by all structures; every atom has its own site.
+    """
+
+    translation_invariant = False
+
+    def __init__(self, sites: Tensor, batch: Tensor, curl: float = 0.3, hidden: int = 8):
+        super().__init__()
+        self.sites, self.batch, self.curl = sites, batch, curl
+        generator = torch.Generator().manual_seed(3)
+        self.w1 = nn.Parameter(torch.randn(hidden, 3, generator=generator) * 0.7)
+        self.w2 = nn.Parameter(torch.randn(3, hidden, generator=generator) * 0.2)
+        self.stiff = nn.Parameter(torch.tensor([1.0, 1.7, 0.6]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = x - self.sites
+        turn = torch.stack([-d[:, 1], d[:, 0], torch.zeros_like(d[:, 0])], -1)
+        mean = torch.zeros_like(d).index_add(0, self.batch, d)[self.batch] * 0.05
+        return -self.stiff * d + self.curl * turn + torch.tanh(d @ self.w1.T) @ self.w2.T - mean
+
+    def select(self, structures: Tensor) -> SiteField:
+        atoms = structures[self.batch]
+        renumber = structures.long().cumsum(0) - 1
+        out = SiteField.__new__(SiteField)
+        nn.Module.__init__(out)
+        out.sites, out.batch, out.curl = self.sites[atoms], renumber[self.batch[atoms]], self.curl
+        out.w1, out.w2, out.stiff = self.w1, self.w2, self.stiff
+        return out
+
+    def refreeze(self, positions: Tensor) -> SiteField:
+        return self
+
+
+def random_batch(kind: str, sizes: list[int], seed: int = 0, **options: object):
+    """(operator, positions [n, 3], target [n, 3]) for ``kind`` site or pair."""
+    generator = torch.Generator().manual_seed(seed)
+    fixed = options.pop("fixed", None)
+    s = structures(sizes, fixed=fixed)
+    x = torch.randn(sum(sizes), 3, generator=generator)
+    field = (
+        PairField(s.batch)
+        if kind == "pair"
+        else SiteField(torch.randn(sum(sizes), 3, generator=generator), s.batch)
+    )
+    operator = Operator.build(field, s, **({"alpha": 0.1} | options))
+    return operator, x, x + 0.3 * torch.randn(x.shape, generator=generator)
+
+
+def dense_jacobian(operator: Operator, x: Tensor) -> Tensor:
+    """dG/dX at x as a [3n, 3n] matrix by forward-mode autograd, free of any VJP of ours."""
+    flat = lambda z: operator(z.view(-1, 3)).flatten()  # noqa: E731
+    return torch.func.jacfwd(flat)(x.flatten()).detach()
+
+
+def grads(operator: Operator) -> Tensor:
+    """All parameter gradients as one vector."""
+    return torch.cat([p.grad.flatten() for p in operator.field.parameters() if p.grad is not None])
+
+
+def zero(operator: Operator) -> None:
+    for p in operator.field.parameters():
+        p.grad = None
