@@ -1,0 +1,91 @@
+"""Makes ``--mode X`` and our packaged configs known to ``fairchem -c FILE``.
+
+Hydra imports this module in every Hydra program, so it must stay light and do nothing elsewhere:
+``--mode`` is read only from what fairchem's own command line hands to ``hydra.compose``.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+MODES = ("train", "validate", "predict")
+FAIRCHEM_CLI = "fairchem.core._cli"
+
+
+def translate(overrides: list[str]) -> list[str]:
+    """``--mode X`` and ``--mode=X`` as the override ``mode=X``; everything else as it is.
+
+    Raises:
+        SystemExit: ``--mode`` without a value.
+    """
+    out: list[str] = []
+    rest = iter(overrides)
+    for argument in rest:
+        if argument == "--mode":
+            value = next(rest, None)
+            if value is None or value.startswith("-") or "=" in value:
+                raise SystemExit(f"fairchem: --mode needs a value: one of {', '.join(MODES)}")
+            out.append(f"mode={value}")
+        elif argument.startswith("--mode="):
+            out.append("mode=" + argument.removeprefix("--mode="))
+        else:
+            out.append(argument)
+    return out
+
+
+def check(config: Any) -> None:
+    """Refuse an unknown mode before anything is loaded.
+
+    Raises:
+        SystemExit: the config runs our runner in a mode that it does not have.
+    """
+    runner = str(config.get("runner", {}).get("_target_", ""))
+    mode = config.get("mode")
+    if runner.startswith("fairchem_gdeq.") and mode not in MODES:
+        raise SystemExit(f"fairchem: unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+
+
+def _called_by_fairchem() -> bool:
+    # Frames: this function, the wrapper, and whoever called hydra.compose.
+    return sys._getframe(2).f_globals.get("__name__") == FAIRCHEM_CLI
+
+
+def _wrap(compose: Any) -> Any:
+    @wraps(compose)
+    def compose_with_mode(*args: Any, **kwargs: Any) -> Any:
+        if not _called_by_fairchem():
+            return compose(*args, **kwargs)
+        if kwargs.get("overrides"):
+            kwargs["overrides"] = translate(list(kwargs["overrides"]))
+        config = compose(*args, **kwargs)
+        check(config)
+        return config
+
+    compose_with_mode._fairchem_gdeq = True  # type: ignore[attr-defined]
+    return compose_with_mode
+
+
+if not getattr(hydra.compose, "_fairchem_gdeq", False):
+    hydra.compose = _wrap(hydra.compose)
+
+
+def config_folder() -> Path:
+    """``configs/``: in the package where it was installed, beside it in a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    installed = root / "fairchem_gdeq" / "configs"
+    return installed if installed.is_dir() else root / "configs"
+
+
+class PackagedConfigs(SearchPathPlugin):
+    """Appends ``configs/``, so that ``defaults: [/si/base@_global_]`` resolves from anywhere."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Last in the path: names of other programs come first."""
+        search_path.append(provider="fairchem-gdeq", path=f"file://{config_folder()}")
