@@ -54,20 +54,15 @@ class Structures:
         27 cells about the rounded one are searched, which is exact for any reduced cell.
         """
         with torch.no_grad():
-            periodic = self.pbc.any(-1)
-            if not bool(periodic.any()):
+            if not bool(self.pbc.any()):
                 return displacement
-            eye = torch.eye(3, dtype=self.cell.dtype, device=self.cell.device)
-            # A direction without periodicity may have no lattice vector; any unit vector will do.
-            empty = self.cell.norm(dim=-1, keepdim=True) < 1e-8
-            cell = torch.where(empty, eye, self.cell).to(displacement.dtype)
-            wrap = (self.pbc & ~empty.squeeze(-1)).to(displacement.dtype)[self.batch]
-            fraction = torch.linalg.solve(
-                cell[self.batch].transpose(-1, -2), displacement.unsqueeze(-1)
-            ).squeeze(-1)
-            base = -fraction.round() * wrap
+            # Only periodic directions count: the pseudo-inverse projects on what they span.
+            wrap = self.pbc.to(displacement.dtype)
+            cell = self.cell.to(displacement.dtype) * wrap[:, :, None]
+            inverse = torch.linalg.pinv(cell)[self.batch]
+            base = -torch.einsum("ni,nij->nj", displacement, inverse).round()
             around = torch.cartesian_prod(*(torch.arange(-1, 2, device=wrap.device),) * 3)
-            shifts = base[:, None, :] + around.to(wrap.dtype)[None] * wrap[:, None, :]
+            shifts = base[:, None, :] + around.to(wrap.dtype)[None] * wrap[self.batch][:, None, :]
             images = torch.einsum("nki,nij->nkj", shifts, cell[self.batch])
             best = (displacement[:, None, :] + images).norm(dim=-1).argmin(dim=1)
             shift = images[torch.arange(len(best), device=best.device), best]

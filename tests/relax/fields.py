@@ -102,16 +102,22 @@ class SiteField(nn.Module):
 
 
 def random_batch(kind: str, sizes: list[int], seed: int = 0, **options: object):
-    """(operator, positions [n, 3], target [n, 3]) for ``kind`` site or pair."""
+    """(operator, positions [n, 3], target [n, 3]) for ``kind`` site or pair.
+
+    ``conservative`` makes the site field a gradient; other options go to ``Operator.build``.
+    """
     generator = torch.Generator().manual_seed(seed)
     fixed = options.pop("fixed", None)
     s = structures(sizes, fixed=fixed)
     x = torch.randn(sum(sizes), 3, generator=generator)
-    field = (
-        PairField(s.batch)
-        if kind == "pair"
-        else SiteField(torch.randn(sum(sizes), 3, generator=generator), s.batch)
-    )
+    conservative = options.pop("conservative", False)
+    if kind == "pair":
+        field = PairField(s.batch)
+    else:
+        curl = 0.0 if conservative else 0.3
+        field = SiteField(torch.randn(sum(sizes), 3, generator=generator), s.batch, curl)
+        if conservative:  # the net's part becomes the gradient of -0.2 sum log cosh(w1 d)
+            field.w2.data = -0.2 * field.w1.data.T
     operator = Operator.build(field, s, **({"alpha": 0.1} | options))
     return operator, x, x + 0.3 * torch.randn(x.shape, generator=generator)
 

@@ -1,0 +1,126 @@
+"""Training signals as a whole: what is dropped, what is counted, what may never leak."""
+
+import pytest
+import torch
+
+from fairchem_gdeq.relax import SIGNALS, Method, Operator
+from tests.relax.fields import SiteField, grads, random_batch, structures, zero
+from tests.relax.test_solvers import Broken
+
+TIGHT = Method(horizon=4, fmax=1e-8, max_steps=2000, adjoint_tol=1e-9, max_vjps=200)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("solver", "newton", "picard"),
+        ("adjoint", "cg", "gmres, neumann, identity"),
+        ("guidance_gradient", "checkpoint", "sweep, stored_graph"),
+        ("horizon", -1, ">= 0"),
+        ("fmax", -0.1, ">= 0"),
+    ],
+)
+def test_bad_settings_are_named(key, value, expected):
+    with pytest.raises(ValueError, match=expected) as error:
+        Method(**{key: value})
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_batch_gradient_is_the_mean_of_single_ones(signal):
+    operator, x, target = random_batch("site", [4, 2, 3], conservative=True)
+    zero(operator)
+    report = SIGNALS[signal](operator, x, target, TIGHT)
+    together, losses = grads(operator), report.loss
+    total, single = torch.zeros_like(together), 0.0
+    for k in range(3):
+        mask = torch.arange(3) == k
+        atoms = operator.structures.atoms_of(mask)
+        zero(operator)
+        single += SIGNALS[signal](operator.select(mask), x[atoms], target[atoms], TIGHT).loss
+        total += grads(operator)
+    torch.testing.assert_close(together, total / 3, rtol=1e-6, atol=1e-9)
+    assert losses == pytest.approx(single / 3, rel=1e-6)
+
+
+def broken_batch(value, everything=False):
+    s = structures([3, 4, 2])
+    generator = torch.Generator().manual_seed(0)
+    sites = torch.randn(9, 3, generator=generator)
+    start = sites + 0.5 * torch.randn(9, 3, generator=generator)
+    field = Broken(sites, s.batch, start, value)
+    field.curl = 0.0
+    if everything:
+        field.sick[:] = True
+    return Operator.build(field, s, 0.1), start, sites + 0.1
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("value", [float("nan"), 1e30])
+def test_divergence_never_reaches_the_others_gradient(signal, value):
+    operator, x, target = broken_batch(value)
+    zero(operator)
+    report = SIGNALS[signal](operator, x, target, TIGHT)
+    assert report.diverged.tolist() == [True, False, False]
+    assert not report.contributing[0]
+    gradient = grads(operator)
+    assert torch.isfinite(gradient).all() and torch.isfinite(torch.tensor(report.loss))
+    healthy = torch.tensor([False, True, True])
+    atoms = operator.structures.atoms_of(healthy)
+    zero(operator)
+    SIGNALS[signal](operator.select(healthy), x[atoms], target[atoms], TIGHT)
+    torch.testing.assert_close(gradient, grads(operator) * 2 / 3, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_batch_that_diverges_altogether_gives_no_nan(signal):
+    operator, x, target = broken_batch(float("nan"), everything=True)
+    zero(operator)
+    report = SIGNALS[signal](operator, x, target, TIGHT)
+    assert report.diverged.all() and report.loss == 0.0
+    for p in operator.field.parameters():
+        assert p.grad is None or torch.isfinite(p.grad).all()
+
+
+def test_unconverged_equilibrium_is_dropped_and_counted():
+    operator, x, target = random_batch("site", [4, 3])
+    method = Method(horizon=3, fmax=1e-12, max_steps=2)
+    zero(operator)
+    report = SIGNALS["gdeq"](operator, x, target, method)
+    assert not report.converged.any() and not report.contributing.any()
+    both = grads(operator)
+    zero(operator)
+    guided = SIGNALS["truncated_bptt"](operator, x, target, method)
+    assert torch.equal(both, grads(operator))
+    assert report.loss == pytest.approx(guided.loss)
+
+
+def test_adjoint_short_of_its_tolerance_is_dropped_and_counted():
+    operator, x, target = random_batch("site", [4, 3], conservative=True)
+    method = Method(horizon=3, fmax=1e-8, max_steps=500, adjoint_tol=1e-12, max_vjps=2)
+    zero(operator)
+    report = SIGNALS["gdeq"](operator, x, target, method)
+    assert report.converged.all() and not report.contributing.any()
+    assert (report.adjoint_residual > 1e-12).all()
+    both = grads(operator)
+    zero(operator)
+    SIGNALS["truncated_bptt"](operator, x, target, method)
+    assert torch.equal(both, grads(operator))
+
+
+def test_warm_start_gives_the_same_gradient_for_fewer_vjps():
+    operator, x, target = random_batch("site", [4, 3], conservative=True)
+    zero(operator)
+    cold = SIGNALS["gdeq"](operator, x, target, TIGHT)
+    first = grads(operator)
+    zero(operator)
+    warm = SIGNALS["gdeq"](operator, x, target, TIGHT, cold.adjoint)
+    torch.testing.assert_close(grads(operator), first, rtol=1e-6, atol=1e-9)
+    assert (warm.vjps < cold.vjps).all()
+
+
+def test_implicit_starts_at_x0():
+    operator, x, target = random_batch("site", [4, 3])
+    report = SIGNALS["implicit"](operator, x, target, TIGHT)
+    assert torch.equal(report.handoff, x)
+    assert isinstance(operator.field, SiteField)
