@@ -91,9 +91,6 @@ def build_graph(backbone: nn.Module, batch: AtomicData, widen: float = 0.0) -> A
 
     Positions may lie outside the cell: the builder sees them wrapped, and the offsets are corrected
     so that the edge vectors belong to the positions as given.
-
-    Raises:
-        ValueError: two atoms of a structure coincide.
     """
     with torch.no_grad():
         pos = batch.pos.detach()
@@ -112,8 +109,6 @@ def build_graph(backbone: nn.Module, batch: AtomicData, widen: float = 0.0) -> A
             pbc=pbc,
         )
         edges, offsets = graph["edge_index"], graph["cell_offsets"]
-        if edges.shape[1] != len(offsets):
-            raise ValueError(f"two atoms coincide in one of the structures {batch.sid}")
         out = _with_positions(batch, pos)
         out.edge_index = edges
         out.cell_offsets = offsets.to(pos.dtype) + wrap[edges[0]] - wrap[edges[1]]

@@ -27,5 +27,5 @@ def descriptor_table() -> Tensor:
     table = fetch_table("elements").set_index("atomic_number")[list(PROPERTIES)].astype(float)
     scaled = ((table - table.mean()) / table.std()).fillna(0.0)
     out = torch.zeros(119, len(PROPERTIES), dtype=torch.float64)
-    out[torch.as_tensor(scaled.index.to_numpy())] = torch.as_tensor(scaled.to_numpy())
+    out[scaled.index.to_numpy(copy=True)] = torch.as_tensor(scaled.to_numpy(copy=True))
     return out

@@ -1,0 +1,205 @@
+"""The product as a user meets it: ``fairchem -c ... --mode ...`` on a small real data set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+
+from tests import small
+
+ROOT = Path(__file__).parents[2]
+FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
+CHEAP = [
+    "epochs=2",
+    "max_atoms=16",
+    "eval_max_atoms=64",
+    "horizon=3",
+    "relaxer.max_steps=25",
+    "relaxer.fmax=0.05",
+    "runner.train_eval_unit.method.max_steps=25",
+    "runner.train_eval_unit.method.max_vjps=10",
+    "runner.train_eval_unit.method.adjoint_tol=0.5",
+    "runner.callbacks.0.checkpoint_every_n_steps=2",
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    torch.set_default_dtype(torch.float32)
+    for split, count, seed in (("train", 8, 0), ("val", 3, 1), ("test", 3, 2)):
+        small.write_is2rs(folder / split, small.silicon(count, seed))
+    small.checkpoint(folder / "esen.pt")
+    small.checkpoint(folder / "adapt.pt", "adapt")
+    return folder
+
+
+def command(inputs, run_dir, *extra, config="gdeq", base="esen"):
+    return [
+        FAIRCHEM,
+        "-c",
+        str(ROOT / "configs" / "si" / f"{config}.yml"),
+        f"data={inputs}",
+        f"base={inputs / f'{base}.pt'}",
+        "train_structures=1.0",
+        "test_structures=1.0",
+        f"job.run_dir={run_dir}",
+        *CHEAP,
+        *extra,
+    ]
+
+
+def fairchem(*args, **kwargs):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
+    done = subprocess.run(
+        command(*args, **kwargs), capture_output=True, text=True, env=environment, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def comparable(folder, split="test"):
+    """Everything of a result that does not depend on the clock or the machine's memory."""
+    stored = json.loads((folder / "results" / f"{split}.json").read_text())
+    for step in stored["history"]["steps"]:
+        for key in ("train/seconds", "train/peak_memory_mb"):
+            del step[key]
+    return stored
+
+
+@pytest.fixture(scope="module")
+def trained(inputs, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("run")
+    code, out, err = fairchem(inputs, run_dir, "--mode", "train")
+    assert code == 0, err[-3000:]
+    return run_dir, out, err
+
+
+def test_train_ends_with_table_and_pictures(trained):
+    run_dir, out, err = trained
+    for row in ("unrelaxed X_0", "base", "tuned"):
+        assert row in out
+    assert "picture:" in out and "median" in out
+    assert "val_dQ" in err and "conv=" in err  # the progress bar
+    results = run_dir / "gdeq" / "results"
+    for name in ("test_basins.png", "test_structures.png", "epochs.png", "test.json"):
+        assert (results / name).stat().st_size > 1000
+    stored = comparable(run_dir / "gdeq")
+    assert len(stored["records"]["tuned"]) == 3
+    assert len(stored["history"]["epochs"]) == 2
+    best = min(stored["history"]["epochs"], key=lambda e: e["delta_q_mean"])
+    assert stored["best_epoch"] == best
+
+
+def test_tensorboard_has_the_run(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained[0] / "gdeq" / "logs" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert "val/delta_q_mean" in tags and "train/loss" in tags
+    assert len(events.Scalars("train/loss")) > 2
+
+
+def test_validate_both_spellings(inputs, trained):
+    run_dir, _, _ = trained
+    before = comparable(run_dir / "gdeq")["scores"]
+    for mode in (["--mode", "validate"], ["mode=validate"]):
+        code, out, err = fairchem(inputs, run_dir, *mode)
+        assert code == 0, err[-3000:]
+        assert "tuned" in out and "unrelaxed" in out
+        assert comparable(run_dir / "gdeq")["scores"] == before
+
+
+def test_predict_writes_ase_files_and_npz(inputs, trained):
+    run_dir, _, _ = trained
+    code, out, err = fairchem(inputs, run_dir, "--mode=predict", "split=val")
+    assert code == 0, err[-3000:]
+    folder = run_dir / "gdeq" / "results" / "predictions"
+    images = ase.io.read(folder / "val.extxyz", ":")
+    stored = np.load(folder / "val.npz")
+    assert [a.info["sid"] for a in images] == stored["ids"].tolist() == ["row0", "row1", "row2"]
+    for atoms, positions in zip(
+        images, np.split(stored["pos"], stored["chunk_idx"]), strict=True
+    ):
+        np.testing.assert_allclose(atoms.positions, positions, atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["esen", "adapt"])
+def test_tuned_model_opens_in_plain_fairchem(inputs, trained, tmp_path, base):
+    """In a fresh process that imports nothing of ours; forces as in training, to 1e-6."""
+    run_dir, config = trained[0], "gdeq"
+    if base == "adapt":
+        run_dir = tmp_path
+        code, _, err = fairchem(inputs, run_dir, "--mode", "train", "epochs=1", base="adapt")
+        assert code == 0, err[-3000:]
+    path = run_dir / config / "results" / "best" / "inference_ckpt.pt"
+    atoms = small.silicon(1)[0]
+    ase.io.write(tmp_path / "start.json", atoms)
+    script = f"""
+import ase.io, numpy as np, torch
+from fairchem.core import FAIRChemCalculator
+from fairchem.core.units.mlip_unit import load_predict_unit
+atoms = ase.io.read({str(tmp_path / "start.json")!r})
+atoms.calc = FAIRChemCalculator(load_predict_unit({str(path)!r}, device="cpu"), task_name="si")
+np.save({str(tmp_path / "forces.npy")!r}, atoms.get_forces())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    from fairchem.core.units.mlip_unit.utils import load_inference_model
+
+    from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
+
+    torch.set_default_dtype(torch.float32)
+    model = hydra_model(load_inference_model(str(path), use_ema=True, return_checkpoint=False))
+    tasks = small.tasks()
+    tasks[0].normalizer.rmsd.fill_(1.0)
+    data = small.batch([atoms], double=False)
+    ours = HydraForceField.freeze(model.eval(), tasks, data)(data.pos).detach().numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "forces.npy"), ours, atol=1e-6)
+    assert np.abs(ours).max() > 1e-3
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_path, how):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(inputs, tmp_path, "--mode", "train"),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoints = tmp_path / "gdeq" / "checkpoints"
+    deadline = time.time() + 300
+    while not (checkpoints / "step_4" / ".metadata").exists():
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(how)
+    process.wait(60)
+    assert not (tmp_path / "gdeq" / "results" / "test.json").exists()
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "train")
+    assert code == 0, err[-3000:]
+    assert "starting from here" in err
+    assert comparable(tmp_path / "gdeq") == comparable(trained[0] / "gdeq")
+
+
+def test_missing_base_is_one_clear_message(inputs, tmp_path):
+    code, _, err = fairchem(inputs, tmp_path, "base=nowhere/base.pt")
+    assert code != 0
+    assert "nowhere/base.pt" in err and "base=" in err
+
+
+@pytest.mark.parametrize("config", ["bptt", "truncated_bptt", "implicit"])
+def test_other_signals_run_from_their_configs(inputs, tmp_path, config):
+    code, out, err = fairchem(inputs, tmp_path, "--mode", "train", "epochs=1", config=config)
+    assert code == 0, err[-3000:]
+    assert json.loads((tmp_path / config / "results" / "test.json").read_text())["signal"] == config
+    assert "tuned" in out
