@@ -86,6 +86,18 @@ def _graph_given(backbone: nn.Module) -> Iterator[None]:
         backbone.otf_graph = before
 
 
+@contextmanager
+def _one_map(device: torch.device) -> Iterator[None]:
+    """The same random numbers at every evaluation.
+
+    eSCN-type models draw the roll of each edge's frame at random in every forward pass; forces hardly
+    depend on it, but a fixed point and its adjoint need one map, and a resumed run the same one.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
+
+
 def build_graph(backbone: nn.Module, batch: AtomicData, widen: float = 0.0) -> AtomicData:
     """The batch with the graph that fairchem's own builder makes for the backbone at its positions.
 
@@ -185,7 +197,7 @@ class HydraForceField:
         if self.live and self.has_graph:
             data = build_graph(self.model.backbone, data)
             data.pos = positions
-        with _graph_given(self.model.backbone):
+        with _graph_given(self.model.backbone), _one_map(positions.device):
             out = self.model(data)
         forces = out[self.task.name][self.task.property].view(-1, 3)
         return self.task.normalizer.denorm(forces)

@@ -96,11 +96,11 @@ class GDEQRunner(TrainEvalRunner):
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"
         super().run()
-        self.score("test")
+        self.score("test", self.results)
 
     def validate(self) -> None:
-        """Score the split."""
-        self.score(self.split)
+        """Score the split; files go to ``results/validate``, those of the training run stay."""
+        self.score(self.split, self.results / "validate")
 
     def predict(self) -> None:
         """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (ids, pos, chunk_idx)."""
@@ -160,7 +160,7 @@ class GDEQRunner(TrainEvalRunner):
         model = load_inference_model(str(path), use_ema=True, return_checkpoint=False)
         return TUNED, hydra_model(model)
 
-    def score(self, split: str) -> dict[str, dict[str, float]]:
+    def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Relax and score a split with the base and the tuned model; table, JSON and plots."""
         unit = self.train_eval_unit
         tuned = self.tuned()
@@ -171,7 +171,7 @@ class GDEQRunner(TrainEvalRunner):
             records[name] = self._records(split, relax, model, name)
         scores = {name: summarise(rows, unit.is2rs.basin) for name, rows in records.items()}
         if distutils.is_master():
-            self._write(split, scores, records)
+            self._write(split, folder, scores, records)
         return scores
 
     def _records(
@@ -195,6 +195,7 @@ class GDEQRunner(TrainEvalRunner):
     def _write(
         self,
         split: str,
+        folder: Path,
         scores: Mapping[str, dict[str, float]],
         records: Mapping[str, list[Record]],
     ) -> None:
@@ -207,10 +208,11 @@ class GDEQRunner(TrainEvalRunner):
             "history": unit.history.state(),
             "best_epoch": unit.history.best,
         }
-        (self.results / f"{split}.json").write_text(json.dumps(stored, indent=1) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.json").write_text(json.dumps(stored, indent=1) + "\n")
         print_table(split, scores, unit.history, unit.is2rs.basin)
-        pictures = plot_all(self.results, split, scores, records, unit.history)
-        print(f"\nresults: {self.results / f'{split}.json'}")
+        pictures = plot_all(folder, split, scores, records, unit.history)
+        print(f"\nresults: {folder / f'{split}.json'}")
         for picture in pictures:
             print(f"picture: {picture}")
 

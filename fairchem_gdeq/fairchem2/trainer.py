@@ -19,6 +19,7 @@ from fairchem.core.units.mlip_unit.utils import tf32_context_manager
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torchtnt.framework import State
+from torchtnt.utils.loggers import TensorBoardLogger
 
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model, require_direct_forces
 from fairchem_gdeq.fairchem2.history import History
@@ -86,6 +87,11 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             ema_decay=ema_decay,
             tf32=tf32,
         )
+        # fairchem's own TensorBoard logger cannot be constructed in 2.24; torchtnt's can.
+        self.tensorboard = None
+        if not job_config.logger and not job_config.debug:
+            folder = os.path.join(job_config.metadata.log_dir, "tensorboard")
+            self.tensorboard = TensorBoardLogger(folder, flush_secs=10)
         self.is2rs = is2rs
         self.signal = signal
         self.method = method or Method()
@@ -143,8 +149,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         }
         self.last_loss = log["train/loss"]
         self.history.steps.append(log)
-        if self.logger is not None:
-            self.logger.log(log, step=step, commit=True)
+        self._log(log, step)
         if step % self.print_every == 0:
             logging.info(log)
         self.scheduler.step()
@@ -200,6 +205,13 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             log["graph/edges_changed"] = float(changed.mean())
         return log
 
+    def _log(self, values: dict[str, float], step: int) -> None:
+        """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs."""
+        if self.logger is not None:
+            self.logger.log(values, step=step, commit=True)
+        elif self.tensorboard is not None:
+            self.tensorboard.log_dict(values, step)
+
     def _remembered(self, batch: AtomicData) -> Tensor:
         """Last adjoint of each structure of the batch [n, 3], zero where there is none."""
         parts = [
@@ -240,9 +252,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         scores = summarise(order_by_sid(records), self.is2rs.basin)
         self.history.add_epoch(self.train_progress.num_epochs_completed, scores)
         logging.info({f"val/{k}": round(v, 4) for k, v in scores.items()})
-        if self.logger is not None:
-            self.logger.log({f"val/{k}": v for k, v in scores.items()}, commit=False)
-        self.model.eval()
+        step = self.train_progress.num_steps_completed
+        self._log({f"val/{k}": v for k, v in scores.items()}, step)
 
     # ---- checkpoints -------------------------------------------------------------------------
 

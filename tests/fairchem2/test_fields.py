@@ -128,3 +128,14 @@ def test_conservative_model_is_refused_with_the_reason():
 def test_force_task_must_be_unique():
     with pytest.raises(ValueError, match="exactly one task"):
         force_task([])
+
+
+@pytest.mark.parametrize("kind", small.MODELS)
+def test_every_evaluation_is_the_same_map(kind):
+    """eSEN rolls its edge frames at random; bit-equal forces show that the field does not."""
+    data = small.batch(small.silicon(3), double=False)
+    field = HydraForceField.freeze(small.model(kind, double=False), small.tasks(), data)
+    before = torch.random.get_rng_state()
+    first = field(data.pos)
+    assert all(torch.equal(first, field(data.pos)) for _ in range(3))
+    assert torch.equal(before, torch.random.get_rng_state()), "the caller's randomness was touched"
