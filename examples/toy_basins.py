@@ -96,7 +96,9 @@ def curve(seeds: int, steps: int) -> dict[int, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("toy_basins.png"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150)
@@ -106,7 +108,9 @@ def main() -> None:
     errors = curve(arguments.seeds, arguments.steps)
     for k, values in errors.items():
         spread = torch.tensor(values)
-        print(f"K = {k:2d}: mean final error {spread.mean():.3f} ({spread.min():.3f} to {spread.max():.3f})")
+        print(
+            f"K = {k:2d}: mean final error {spread.mean():.3f} ({spread.min():.3f} to {spread.max():.3f})"
+        )
 
     import matplotlib
 

@@ -70,7 +70,9 @@ def _centre_and_shells(crystal: Atoms) -> tuple[int, list[np.ndarray]]:
     centre = int(np.argmin(np.linalg.norm(crystal.positions - crystal.cell.sum(0) / 2, axis=1)))
     distance = crystal.get_distances(centre, range(len(crystal)), mic=True)
     edges = np.array([0.1, 1.2, 1.75, 2.0]) * BOND
-    shells = [np.flatnonzero((distance > lo) & (distance < hi)) for lo, hi in itertools.pairwise(edges)]
+    shells = [
+        np.flatnonzero((distance > lo) & (distance < hi)) for lo, hi in itertools.pairwise(edges)
+    ]
     return centre, shells
 
 
@@ -116,7 +118,9 @@ def build(defect: Defect, repeat: tuple[int, int, int] = (2, 2, 2)) -> tuple[Ato
             atoms.positions[site] = position - half
             added.append((species.pop(0), position + half))
         else:
-            raise ValueError(f"unknown defect kind {defect.kind!r}: no part {part!r} in catalogue()")
+            raise ValueError(
+                f"unknown defect kind {defect.kind!r}: no part {part!r} in catalogue()"
+            )
     for symbol, position in added:
         atoms.append(symbol)
         atoms.positions[-1] = position

@@ -116,7 +116,12 @@ def select_frames(trajectory: list[Atoms]) -> list[int]:
 
 def shifted(atoms: Atoms, decimals: int = 6) -> Atoms:
     """The structure moved by ``SHIFT`` with rounded coordinates and without its calculator."""
-    return Atoms(atoms.symbols, positions=(atoms.positions + SHIFT).round(decimals), cell=atoms.cell, pbc=True)
+    return Atoms(
+        atoms.symbols,
+        positions=(atoms.positions + SHIFT).round(decimals),
+        cell=atoms.cell,
+        pbc=True,
+    )
 
 
 def pack_frame(atoms: Atoms) -> Atoms:
@@ -205,7 +210,9 @@ def pack(jobs: list[Job], work: Path, out: Path, splits: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("action", choices=("relax", "pack"))
     parser.add_argument("--workers", type=int, default=2, help="one-threaded processes")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="folder of trajectories")

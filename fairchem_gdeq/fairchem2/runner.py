@@ -165,7 +165,9 @@ class GDEQRunner(TrainEvalRunner):
         unit = self.train_eval_unit
         tuned = self.tuned()
         models = [(BASE, self.base), *([tuned] if tuned else [])]
-        records = {UNRELAXED: self._records(split, unit.is2rs.score_unrelaxed, self.base, UNRELAXED)}
+        records = {
+            UNRELAXED: self._records(split, unit.is2rs.score_unrelaxed, self.base, UNRELAXED)
+        }
         for name, model in models:
             relax: Callable[..., list[Record]] = lambda *a: unit.is2rs.relax(*a)[0]  # noqa: E731
             records[name] = self._records(split, relax, model, name)

@@ -139,8 +139,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             "train/step": step,
             "train/lr": self.scheduler.get_last_lr()[0],
             "train/epoch": self.train_progress.num_epochs_completed
-            + self.train_progress.num_steps_completed_in_epoch
-            / len(state.train_state.dataloader),
+            + self.train_progress.num_steps_completed_in_epoch / len(state.train_state.dataloader),
             "train/grad_norm": float(self.last_grad_norm),
             "train/skipped_update": float(not applied),
             "train/alpha": float(self.alpha),

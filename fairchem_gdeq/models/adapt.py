@@ -82,4 +82,3 @@ class ADAPTBackbone(CoordinateBackbone):
         for block in self.blocks:
             x = block(x, mask)
         return {"node_embedding": padding.flat(x)}
-

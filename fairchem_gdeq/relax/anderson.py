@@ -64,9 +64,7 @@ class Anderson:
                 move = move - gamma[batch, j, None] * (dx + self.mixing * dr)
         return limit(move, self.max_step, operator)
 
-    def _coefficients(
-        self, columns: list[Tensor], r: Tensor, batch: Tensor, count: int
-    ) -> Tensor:
+    def _coefficients(self, columns: list[Tensor], r: Tensor, batch: Tensor, count: int) -> Tensor:
         """gamma [s, m] of min |r - sum_j gamma_j dR_j|^2 + ridge, per structure."""
         m = len(columns)
         gram = torch.stack(
@@ -78,9 +76,8 @@ class Anderson:
         eye = torch.eye(m, dtype=r.dtype, device=r.device)
         system = gram + (self.ridge * scale + floor)[:, None, None] * eye
         # In double: the Gram matrix squares the condition number.
-        return torch.linalg.lstsq(
-            system.double(), right.double().unsqueeze(-1)
-        ).solution.squeeze(-1).to(r.dtype)
+        gamma: Tensor = torch.linalg.lstsq(system.double(), right.double()[..., None]).solution
+        return gamma.squeeze(-1).to(r.dtype)
 
     def select(self, structures: Tensor, atoms: Tensor) -> None:
         """Drop the other structures' windows."""

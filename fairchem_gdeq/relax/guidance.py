@@ -185,7 +185,7 @@ def guidance_by_stored_graph(
         losses = loss(x)
         total = _weighted(losses, path.diverged, weight)
         if path.steps:
-            total.backward()
+            torch.autograd.backward(total)
     return path, losses.detach(), float(total.detach())
 
 

@@ -117,7 +117,7 @@ class Operator:
             x = positions.detach().requires_grad_(True)
             out = self(x)
             if accumulate:
-                out.backward(vector)
+                torch.autograd.backward(out, vector)
                 grad = x.grad
             else:
                 (grad,) = torch.autograd.grad(out, x, vector)

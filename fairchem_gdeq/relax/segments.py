@@ -6,6 +6,7 @@ which of the ``count`` structures an atom belongs. Structure quantities have sha
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -29,7 +30,7 @@ def segment_max_norm(a: Tensor, batch: Tensor, count: int) -> Tensor:
 
     A NaN or infinity in a structure is that structure's result, and no other's.
     """
-    lengths = a.norm(dim=-1)
+    lengths: Tensor = torch.linalg.vector_norm(a, dim=-1)
     return lengths.new_zeros(count).scatter_reduce(0, batch, lengths, "amax", include_self=True)
 
 

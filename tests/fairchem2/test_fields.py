@@ -58,7 +58,9 @@ def test_sweep_equals_stored_graph_through_a_real_model(kind):
             lambda x: delta_q(x, target, operator.structures, operator.pin),
             1.0,
         )
-        results.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        results.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
     assert (results[0] - results[1]).norm() / results[1].norm() < 1e-10
     assert results[1].norm() > 0
 

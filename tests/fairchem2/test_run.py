@@ -128,9 +128,7 @@ def test_predict_writes_ase_files_and_npz(inputs, trained):
     images = ase.io.read(folder / "val.extxyz", ":")
     stored = np.load(folder / "val.npz")
     assert [a.info["sid"] for a in images] == stored["ids"].tolist() == ["row0", "row1", "row2"]
-    for atoms, positions in zip(
-        images, np.split(stored["pos"], stored["chunk_idx"]), strict=True
-    ):
+    for atoms, positions in zip(images, np.split(stored["pos"], stored["chunk_idx"]), strict=True):
         np.testing.assert_allclose(atoms.positions, positions, atol=1e-6)
 
 
@@ -153,7 +151,9 @@ atoms = ase.io.read({str(tmp_path / "start.json")!r})
 atoms.calc = FAIRChemCalculator(load_predict_unit({str(path)!r}, device="cpu"), task_name="si")
 np.save({str(tmp_path / "forces.npy")!r}, atoms.get_forces())
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
     from fairchem.core.units.mlip_unit.utils import load_inference_model

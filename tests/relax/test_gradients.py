@@ -188,9 +188,7 @@ def test_implicit_gradient_is_the_limit_of_bptt(kind):
     options = {"fixed": PAIR_FIXED} if kind == "pair" else {}
     operator, x, target = random_batch(kind, [4, 5, 6], alpha=0.2, **options)
     # Picard follows the very path that BPTT unrolls, so both end at one fixed point of several.
-    method = Method(
-        solver="picard", fmax=1e-9, max_steps=3000, adjoint_tol=1e-10, max_vjps=300
-    )
+    method = Method(solver="picard", fmax=1e-9, max_steps=3000, adjoint_tol=1e-10, max_vjps=300)
     zero(operator)
     report = SIGNALS["implicit"](operator, x, target, method)
     assert report.contributing.all()

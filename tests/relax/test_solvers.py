@@ -115,7 +115,9 @@ def test_batch_equals_one_at_a_time(name):
         mask = torch.arange(3) == s
         index = operator.structures.atoms_of(mask)
         alone = solve(operator.select(mask), x[index], make_solver(name), 1e-6, max_steps=3000)
-        torch.testing.assert_close(alone.positions, together.positions[index], rtol=0, atol=ATOL[name])
+        torch.testing.assert_close(
+            alone.positions, together.positions[index], rtol=0, atol=ATOL[name]
+        )
         slack = 3 if name == "anderson" else 0
         assert abs(int(alone.steps[0]) - int(together.steps[s])) <= slack
         assert together.evaluations[s] == together.steps[s] + 1
