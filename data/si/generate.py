@@ -1,6 +1,7 @@
 """Make the silicon point-defect IS2RS set: relax starts on SevenNet-0, then pack them to ASE-LMDB.
 
     python data/si/generate.py relax --workers 2     # resumable: finished relaxations are kept
+    python data/si/generate.py large                 # starts of 216 and 648 atoms, in seconds
     python data/si/generate.py pack                  # writes train/ ... test/ and statistics.json here
 
 Needs the ``data`` extra of the project (the ``sevenn`` package, which ships the weights).
@@ -147,6 +148,24 @@ def write(folder: Path, rows: list[tuple[Atoms, dict[str, object]]]) -> None:
     np.savez(folder / "metadata.npz", natoms=np.array([len(atoms) for atoms, _ in rows]))
 
 
+LARGE = {  # name: (defect, cells of the host); for memory and speed, so without targets
+    "vac_216": (Defect("vac"), (3, 3, 3)),
+    "sub+vac1-P_216": (Defect("sub+vac1", ("P",)), (3, 3, 3)),
+    "int_split110-Si_216": (Defect("int_split110", ("Si",)), (3, 3, 3)),
+    "sub+int_BC-C-O_216": (Defect("sub+int_BC", ("C", "O")), (3, 3, 3)),
+    "divac1_648": (Defect("divac1"), (3, 3, 9)),
+}
+
+
+def pack_large(out: Path) -> None:
+    """Write ``large/``: start structures of 216 and 648 host atoms."""
+    rows: list[tuple[Atoms, dict[str, object]]] = []
+    for name, (defect, repeat) in LARGE.items():
+        atoms, origin = build(defect, repeat)
+        rows.append((shifted(distort(atoms, origin, name)), {"sid": name, "defect": defect.name}))
+    write(out / "large", rows)
+
+
 def summary(values: list[float]) -> dict[str, float]:
     return {f.__name__: round(float(f(values)), 3) for f in (np.min, np.median, np.mean, np.max)}
 
@@ -213,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("action", choices=("relax", "pack"))
+    parser.add_argument("action", choices=("relax", "pack", "large"))
     parser.add_argument("--workers", type=int, default=2, help="one-threaded processes")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="folder of trajectories")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the packed files")
@@ -221,6 +240,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     jobs = plan()
+    if arguments.action == "large":
+        pack_large(arguments.out)
+        return
     if arguments.action == "pack":
         pack(jobs, arguments.work, arguments.out, arguments.splits)
         return
