@@ -40,7 +40,9 @@ def measure(base: str, structure: str, method: str, horizon: int, threads: int) 
         atoms = next(r for r in rows.select() if r.data["sid"] == structure).toatoms()
     batch = atomicdata_list_to_batch([AtomicData.from_ase(atoms, task_name="si")])
     operator = IS2RS().operator(model, load_tasks(base), batch)
-    target = batch.pos + 0.1 * torch.randn(batch.pos.shape, generator=torch.Generator().manual_seed(0))
+    target = batch.pos + 0.1 * torch.randn(
+        batch.pos.shape, generator=torch.Generator().manual_seed(0)
+    )
     operator.vjp(batch.pos, torch.ones_like(batch.pos), accumulate=True)
     model.zero_grad(set_to_none=False)
     gc.collect()
@@ -69,7 +71,9 @@ def case(arguments: argparse.Namespace, method: str, horizon: int) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--base", default=str(ROOT / "data/si/base/esen.pt"))
     parser.add_argument("--structure", default="vac_216", help="sid in data/si/large")
     parser.add_argument("--sweep", type=int, nargs="*", default=[5, 20, 40, 140])
@@ -81,9 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         method, horizon = arguments.one
-        out = measure(
-            arguments.base, arguments.structure, method, int(horizon), arguments.threads
-        )
+        out = measure(arguments.base, arguments.structure, method, int(horizon), arguments.threads)
         print(json.dumps(out))
         return
     print(f"{arguments.structure}, {arguments.threads} threads, base {Path(arguments.base).name}")

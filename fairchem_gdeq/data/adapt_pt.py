@@ -23,7 +23,9 @@ from mendeleev.fetch import fetch_table
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-WHERE = "The data set of the papers is on Zenodo, record 17411327 (https://zenodo.org/records/17411327)"
+WHERE = (
+    "The data set of the papers is on Zenodo, record 17411327 (https://zenodo.org/records/17411327)"
+)
 COLUMNS = 13
 
 
@@ -57,7 +59,9 @@ def read_adapt_file(path: str | Path) -> list[Frame]:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: not a file of plain tensors saved by torch.save: {error}") from error
+        raise ValueError(
+            f"{path}: not a file of plain tensors saved by torch.save: {error}"
+        ) from error
     if not isinstance(stored, dict) or not {"X", "Y"} <= stored.keys():
         found = sorted(stored) if isinstance(stored, dict) else type(stored).__name__
         raise ValueError(f"{path}: expected a dict with the lists X and Y, found {found}")
@@ -87,7 +91,9 @@ def _frame(path: Path, i: int, x: NDArray[np.float64], y: NDArray[np.float64]) -
     return Frame(np.array(numbers), x[:, :3], y, x[:, 12])
 
 
-def split_trajectories(frames: list[Frame], cell: float, max_jump: float = 0.5) -> list[list[Frame]]:
+def split_trajectories(
+    frames: list[Frame], cell: float, max_jump: float = 0.5
+) -> list[list[Frame]]:
     """Relaxations, split where composition changes or an atom jumps; positions unwrapped in each.
 
     Args:
@@ -103,7 +109,9 @@ def split_trajectories(frames: list[Frame], cell: float, max_jump: float = 0.5) 
             move = frame.positions - last.positions
             move -= cell * np.round(move / cell)
             if np.linalg.norm(move, axis=1).max() <= max_jump:
-                out[-1].append(Frame(frame.numbers, last.positions + move, frame.forces, frame.weights))
+                out[-1].append(
+                    Frame(frame.numbers, last.positions + move, frame.forces, frame.weights)
+                )
                 continue
         out.append([frame])
     return out
@@ -160,7 +168,9 @@ def main() -> None:
     parser.add_argument("source", help="the .pt file")
     parser.add_argument("folder", help="where the two data sets go")
     parser.add_argument("--name", default="train", help="of the split")
-    parser.add_argument("--cell", type=float, required=True, help="edge of the cubic cell, Angstrom")
+    parser.add_argument(
+        "--cell", type=float, required=True, help="edge of the cubic cell, Angstrom"
+    )
     parser.add_argument("--max-jump", type=float, default=0.5, help="Angstrom between snapshots")
     arguments = parser.parse_args()
     rows, frames = convert(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from glob import glob
+from pathlib import Path
+
 import ase
 import numpy as np
 import torch
@@ -19,10 +22,19 @@ class IS2RSDataset(AseDBDataset):
         mass: [n] amu, from ``row.data["masses"]`` where given, else the standard masses;
         fixed: [n], atoms of FixAtoms constraints and those that ``row.data["free"]`` excludes.
 
-    Config keys: those of ``AseDBDataset``, and ``target_key`` (default ``pos_relaxed``).
+    Config keys: those of ``AseDBDataset``, ``target_key`` (default ``pos_relaxed``) and ``obtain``,
+    what to tell somebody who does not have the files.
     """
 
     def __init__(self, config: dict) -> None:
+        self.dbs: list[object] = []  # AseDBDataset closes them, also when this raises
+        source = config["src"]
+        for path in [source] if isinstance(source, str) else source:
+            if not glob(str(path)):
+                raise FileNotFoundError(
+                    f"data set {path}: no such file or folder (working folder {Path.cwd()}). "
+                    f"{config.get('obtain') or ''}"
+                )
         super().__init__(config)
         self._convert = self.a2g
         self._target_key = config.get("target_key", "pos_relaxed")

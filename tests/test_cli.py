@@ -1,0 +1,104 @@
+"""``--mode`` and the packaged configs: known to ``fairchem -c``, invisible to everything else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
+RUNNER = """
+from fairchem.core.components.runner import Runner
+
+class Echo(Runner):
+    def __init__(self, mode, extra=0):
+        self.mode, self.extra = mode, extra
+    def run(self):
+        print(f"ECHO mode={self.mode} extra={self.extra}")
+    def save_state(self, checkpoint_location, is_preemption=False):
+        return True
+    def load_state(self, checkpoint_location):
+        pass
+"""
+
+
+@pytest.fixture
+def echo(tmp_path):
+    """A config whose runner prints its mode; returns a function that runs fairchem on it."""
+    (tmp_path / "echo_runner.py").write_text(RUNNER)
+    config = {
+        "mode": "train",
+        "extra": 1,
+        "job": {"device_type": "CPU", "scheduler": {"mode": "LOCAL"}, "run_dir": str(tmp_path)},
+        "runner": {"_target_": "echo_runner.Echo", "mode": "${mode}", "extra": "${extra}"},
+    }
+
+    def run(*arguments, target="echo_runner.Echo"):
+        config["runner"]["_target_"] = target
+        (tmp_path / "echo.yml").write_text(yaml.safe_dump(config))
+        environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [FAIRCHEM, "-c", str(tmp_path / "echo.yml"), *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--mode", "validate"], "mode=validate extra=1"),
+        (["--mode=predict", "extra=7"], "mode=predict extra=7"),
+        (["mode=validate", "extra=3"], "mode=validate extra=3"),
+        ([], "mode=train extra=1"),
+    ],
+)
+def test_spellings_and_ordinary_overrides(echo, arguments, expected):
+    done = echo(*arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"ECHO {expected}" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--mode", "fly"], ["mode=fly"]])
+def test_unknown_mode_is_refused_before_anything_is_loaded(echo, arguments):
+    done = echo(*arguments, target="fairchem_gdeq.fairchem2.runner.GDEQRunner")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == "fairchem: unknown mode 'fly': choose one of train, validate, predict"
+
+
+def test_mode_without_a_value(echo):
+    done = echo("--mode")
+    assert done.returncode != 0
+    assert "--mode needs a value: one of train, validate, predict" in done.stderr
+
+
+def test_other_runners_may_have_their_own_modes(echo):
+    done = echo("--mode", "fly")
+    assert "ECHO mode=fly" in done.stdout
+
+
+def test_other_hydra_programs_are_untouched(tmp_path):
+    (tmp_path / "conf.yaml").write_text("mode: a\n")
+    script = f"""
+import sys
+import hydra
+from hydra import initialize_config_dir
+with initialize_config_dir({str(tmp_path)!r}, version_base="1.3"):
+    print(hydra.compose("conf", overrides=["mode=anything"]).mode)
+    try:
+        hydra.compose("conf", overrides=["--mode", "x"])
+    except Exception as error:
+        print(type(error).__name__)
+print("torch" in sys.modules, "fairchem" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["anything", "OverrideParseException", "False", "False"]
