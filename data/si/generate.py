@@ -125,6 +125,20 @@ def shifted(atoms: Atoms, decimals: int = 6) -> Atoms:
     )
 
 
+def without_drift(trajectory: list[Atoms]) -> list[Atoms]:
+    """The same frames with the centroid where it was at the start.
+
+    Forces sum to zero only to single precision, and in a long relaxation BFGS can take that for a
+    soft mode: one crystal of the set slid by several Angstrom as a rigid body.
+    """
+    first = trajectory[0].positions.copy()
+    for atoms in trajectory:
+        forces, energy = atoms.get_forces(), atoms.get_potential_energy()
+        atoms.positions -= (atoms.positions - first).mean(0)
+        atoms.calc = SinglePointCalculator(atoms, forces=forces, energy=energy)
+    return trajectory
+
+
 def pack_frame(atoms: Atoms) -> Atoms:
     """A frame with its labels, rounded (1e-5 Angstrom, 1e-3 eV/Angstrom) to keep files small."""
     out = shifted(atoms, decimals=5)
@@ -185,7 +199,7 @@ def pack(jobs: list[Job], work: Path, out: Path, splits: list[str]) -> None:
             )
         starts, frames, measures, dropped = [], [], [], []
         for job in tqdm(todo, desc=f"pack {split}"):
-            trajectory = read(work / f"{job.sid}.traj", ":")
+            trajectory = without_drift(read(work / f"{job.sid}.traj", ":"))
             first, last = trajectory[0], trajectory[-1]
             if np.linalg.norm(last.get_forces(), axis=1).max() > FMAX:
                 dropped.append(job.sid)
