@@ -89,6 +89,8 @@ def plot_epochs(path: Path, history: History) -> Path:
             bins = np.floor(where)
             means = [np.nanmean(values[bins == b]) for b in np.unique(bins)]
             axes.plot(np.unique(bins) + 0.5, means, "--", label=label)
+    if history.base:
+        axes.axhline(history.base["delta_q_mean"], color="0.4", ls=":", label="base, validation")
     if history.best:
         axes.axvline(history.best["epoch"], color="0.7", lw=1, zorder=0, label="reported epoch")
     axes.set(xlabel="epoch", ylabel=r"mean $\Delta Q$ (amu$^{1/2}$ Å)", ylim=(0, None))

@@ -14,10 +14,12 @@ class History:
     Attributes:
         steps: log of each optimizer step.
         epochs: validation scores, with the epoch's number under ``epoch``.
+        base: validation scores of the base, once they have been measured.
     """
 
     steps: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
+    base: dict[str, float] | None = None
 
     def add_epoch(self, epoch: int, scores: dict[str, float]) -> None:
         """Scores of an epoch; a repeat after a resume replaces what was there."""
@@ -32,8 +34,9 @@ class History:
 
     def state(self) -> dict[str, Any]:
         """Plain lists, for ``torch.save``."""
-        return {"steps": self.steps, "epochs": self.epochs}
+        return {"steps": self.steps, "epochs": self.epochs, "base": self.base}
 
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
         self.steps, self.epochs = list(state["steps"]), list(state["epochs"])
+        self.base = state["base"]

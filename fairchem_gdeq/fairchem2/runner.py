@@ -16,7 +16,9 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.components.train.train_runner import TrainEvalRunner
-from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
+from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.models.base import HydraModel
+from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT, Task
 from fairchem.core.units.mlip_unit.utils import load_inference_model
 from torch import nn
 from torch.utils.data import DataLoader
@@ -96,6 +98,9 @@ class GDEQRunner(TrainEvalRunner):
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"
         super().run()
+        unit = self.train_eval_unit
+        base = self._records("val", self._relax, self.base, BASE)
+        unit.history.base = summarise(base, unit.is2rs.basin)
         self.score("test", self.results)
 
     def validate(self) -> None:
@@ -169,12 +174,14 @@ class GDEQRunner(TrainEvalRunner):
             UNRELAXED: self._records(split, unit.is2rs.score_unrelaxed, self.base, UNRELAXED)
         }
         for name, model in models:
-            relax: Callable[..., list[Record]] = lambda *a: unit.is2rs.relax(*a)[0]  # noqa: E731
-            records[name] = self._records(split, relax, model, name)
+            records[name] = self._records(split, self._relax, model, name)
         scores = {name: summarise(rows, unit.is2rs.basin) for name, rows in records.items()}
         if distutils.is_master():
             self._write(split, folder, scores, records)
         return scores
+
+    def _relax(self, model: HydraModel, tasks: list[Task], batch: AtomicData) -> list[Record]:
+        return self.train_eval_unit.is2rs.relax(model, tasks, batch)[0]
 
     def _records(
         self, split: str, score: Callable[..., list[Record]], model: nn.Module, name: str

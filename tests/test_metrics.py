@@ -1,0 +1,89 @@
+"""Scores against hand-made cases."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fairchem_gdeq.fairchem2.history import History
+from fairchem_gdeq.metrics import ADWT_THRESHOLDS, Basin, Record, measure, order_by_sid, summarise
+from fairchem_gdeq.relax import Structures
+
+RECORD = Record("a", 1.0, 0.2, 0.1, 0.05, True, False, 10, 0.01)
+
+
+def test_measure_is_the_plain_formula():
+    generator = np.random.default_rng(0)
+    sizes, cell = [3, 4], 6.0
+    x = generator.uniform(0, cell, (7, 3))
+    move = generator.normal(scale=0.1, size=(7, 3))
+    masses = generator.uniform(1, 30, 7)
+    free = np.array([1, 0, 1, 1, 1, 1, 1], dtype=bool)
+    structures = Structures(
+        batch=torch.repeat_interleave(torch.arange(2), torch.tensor(sizes)),
+        free=torch.as_tensor(free),
+        masses=torch.as_tensor(masses),
+        cell=(torch.eye(3) * cell).expand(2, 3, 3).clone().double(),
+        pbc=torch.ones(2, 3, dtype=torch.bool),
+    )
+    wrapped = (x + move) % cell
+    flags = torch.tensor([True, False])
+    records = measure(
+        ["p", "q"],
+        torch.as_tensor(wrapped),
+        torch.as_tensor(x),
+        structures,
+        pin=torch.zeros(2, dtype=torch.bool),
+        converged=flags,
+        diverged=~flags,
+        evaluations=torch.tensor([3, 4]),
+        residual=torch.tensor([0.1, 0.2], dtype=torch.float64),
+    )
+    for k, rows in enumerate((slice(0, 3), slice(3, 7))):
+        d, m = move[rows][free[rows]], masses[rows][free[rows]]
+        lengths = np.linalg.norm(d, axis=1)
+        assert records[k].delta_q == pytest.approx(np.sqrt((m * lengths**2).sum()))
+        assert records[k].max_displacement == pytest.approx(lengths.max())
+        assert records[k].mean_distance == pytest.approx(lengths.mean())
+        assert records[k].mae == pytest.approx(np.abs(d).mean())
+    assert [r.converged for r in records] == [True, False]
+    assert [r.evaluations for r in records] == [3, 4]
+
+
+def test_summary():
+    rows = [
+        RECORD,
+        replace(RECORD, sid="b", delta_q=2.5, max_displacement=0.4, mean_distance=0.3),
+        replace(RECORD, sid="c", delta_q=9.0, mean_distance=0.6, converged=False, diverged=True),
+    ]
+    s = summarise(rows, Basin(delta_q=2.0, displacement=0.3))
+    assert s["delta_q_mean"] == pytest.approx(12.5 / 3)
+    assert s["delta_q_total"] == pytest.approx(12.5)
+    assert s["basins"] == pytest.approx(1 / 3)
+    assert s["basins_displacement"] == pytest.approx(2 / 3)
+    assert s["basins_paper"] == pytest.approx(2 / 3)
+    assert s["converged"] == pytest.approx(2 / 3) and s["diverged"] == pytest.approx(1 / 3)
+    # ADwT: the share of (structure, threshold) pairs with the mean distance below the threshold.
+    above = [(d < ADWT_THRESHOLDS).sum() for d in (0.1, 0.3, 0.6)]
+    assert s["adwt"] == pytest.approx(sum(above) / (3 * len(ADWT_THRESHOLDS)))
+    with pytest.raises(ValueError, match="no structures"):
+        summarise([], Basin())
+
+
+def test_repeats_of_a_padded_sampler_count_once():
+    rows = [replace(RECORD, sid=s) for s in "cabac"]
+    assert [r.sid for r in order_by_sid(rows)] == ["a", "b", "c"]
+
+
+def test_history_keeps_one_entry_an_epoch_and_finds_the_best():
+    history = History()
+    for epoch, value in ((1, 3.0), (2, 2.0), (3, float("nan")), (2, 2.5), (4, 2.5)):
+        history.add_epoch(epoch, {"delta_q_mean": value})
+    assert [e["epoch"] for e in history.epochs] == [1, 3, 2, 4]
+    assert history.best == {"epoch": 2, "delta_q_mean": 2.5}
+    other = History()
+    other.load(json.loads(json.dumps(history.state())))
+    assert other.best == history.best
+    assert History().best is None
