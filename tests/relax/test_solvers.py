@@ -14,9 +14,9 @@ from fairchem_gdeq.relax import Operator, make_solver, solve
 from tests.relax.fields import SiteField, random_batch, structures
 
 SOLVERS = ["picard", "anderson", "fire", "lbfgs"]
-# Anderson's least-squares problem turns a different order of summation into different last digits,
-# so its iterates agree to the accuracy asked of the solve and not to rounding.
-ATOL = {"picard": 1e-9, "anderson": 1e-6, "fire": 1e-9, "lbfgs": 1e-8}
+# Anderson's least-squares problem amplifies the last digits that another order of summation changes,
+# so its answers agree as well as two solves to fmax = 1e-6 must: 2 fmax over the softest curvature.
+ATOL = {"picard": 1e-9, "anderson": 1e-5, "fire": 1e-9, "lbfgs": 1e-8}
 
 
 class FieldCalculator(Calculator):
