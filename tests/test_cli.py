@@ -1,5 +1,6 @@
 """``--mode`` and the packaged configs: known to ``fairchem -c``, invisible to everything else."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
 RUNNER = """
@@ -50,6 +52,15 @@ def echo(tmp_path):
     return run
 
 
+@pytest.fixture
+def plugin(monkeypatch):
+    """The plugin module; whatever its import wraps is put back afterwards."""
+    import hydra
+
+    monkeypatch.setattr(hydra, "compose", hydra.compose)
+    return importlib.import_module("hydra_plugins.fairchem_gdeq")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -73,15 +84,78 @@ def test_unknown_mode_is_refused_before_anything_is_loaded(echo, arguments):
     assert last == "fairchem: unknown mode 'fly': choose one of train, validate, predict"
 
 
-def test_mode_without_a_value(echo):
+@pytest.mark.parametrize(
+    "overrides", [["--mode"], ["--mode="], ["--mode", "extra=2"], ["--mode", "--other"]]
+)
+def test_mode_without_a_value(plugin, overrides):
+    with pytest.raises(SystemExit, match="--mode needs a value: one of train, validate, predict"):
+        plugin.translate(overrides)
+
+
+def test_mode_without_a_value_on_the_command_line(echo):
     done = echo("--mode")
     assert done.returncode != 0
     assert "--mode needs a value: one of train, validate, predict" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"runner": None, "mode": "fly"},
+        {"runner": [1], "mode": "fly"},
+        {"mode": "fly"},
+        {"runner": {"_target_": "fairchem_gdeq.Any", "mode": "train"}},
+        {"runner": {"_target_": "other.Runner"}, "mode": "fly"},
+    ],
+)
+def test_configs_that_are_not_ours_are_not_checked(plugin, config):
+    plugin.check(OmegaConf.create(config))
+
+
 def test_other_runners_may_have_their_own_modes(echo):
     done = echo("--mode", "fly")
     assert "ECHO mode=fly" in done.stdout
+
+
+@pytest.mark.parametrize("suffix", ["yml", "yaml"])
+def test_packaged_configs_merge_at_the_root_from_any_folder(tmp_path, suffix):
+    """A ``.yml`` is composed from a temporary folder: only the search path can resolve this."""
+    file = tmp_path / f"mine.{suffix}"
+    file.write_text("defaults: [/si/base@_global_, _self_]\nhorizon: 7\n")
+    script = f"""
+from fairchem.core._cli import get_hydra_config_from_yaml
+config = get_hydra_config_from_yaml({str(file)!r}, ["--mode", "predict", "job.run_dir={tmp_path}"])
+print("COMPOSED", config.runner.mode, config.runner.train_eval_unit.method.horizon)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert "COMPOSED predict 7" in done.stdout, done.stderr[-2000:]
+
+
+def test_a_hydra_main_program_is_untouched(tmp_path):
+    (tmp_path / "conf.yaml").write_text("mode: a\n")
+    (tmp_path / "program.py").write_text(
+        "import hydra\n"
+        "@hydra.main(version_base='1.3', config_path='.', config_name='conf')\n"
+        "def main(config):\n"
+        "    print('MODE', config.mode)\n"
+        "main()\n"
+    )
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "program.py", "hydra.run.dir=.", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+
+    assert "MODE fly" in run("mode=fly").stdout
+    refused = run("--mode", "fly")
+    assert refused.returncode != 0
+    assert "unrecognized arguments: --mode" in refused.stderr
 
 
 def test_other_hydra_programs_are_untouched(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig
 
 MODES = ("train", "validate", "predict")
 FAIRCHEM_CLI = "fairchem.core._cli"
@@ -28,15 +29,14 @@ def translate(overrides: list[str]) -> list[str]:
     out: list[str] = []
     rest = iter(overrides)
     for argument in rest:
-        if argument == "--mode":
-            value = next(rest, None)
-            if value is None or value.startswith("-") or "=" in value:
-                raise SystemExit(f"fairchem: --mode needs a value: one of {', '.join(MODES)}")
-            out.append(f"mode={value}")
-        elif argument.startswith("--mode="):
-            out.append("mode=" + argument.removeprefix("--mode="))
-        else:
+        name, equals, value = argument.partition("=")
+        if name != "--mode":
             out.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        if not value or value.startswith("-") or "=" in value:
+            raise SystemExit(f"fairchem: --mode needs a value: one of {', '.join(MODES)}")
+        out.append(f"mode={value}")
     return out
 
 
@@ -46,10 +46,14 @@ def check(config: Any) -> None:
     Raises:
         SystemExit: the config runs our runner in a mode that it does not have.
     """
-    runner = str(config.get("runner", {}).get("_target_", ""))
-    mode = config.get("mode")
-    if runner.startswith("fairchem_gdeq.") and mode not in MODES:
-        raise SystemExit(f"fairchem: unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+    runner = config.get("runner")
+    if "mode" not in config or not isinstance(runner, DictConfig):
+        return
+    ours = str(runner.get("_target_")).startswith("fairchem_gdeq.")
+    if ours and config.mode not in MODES:
+        raise SystemExit(
+            f"fairchem: unknown mode {config.mode!r}: choose one of {', '.join(MODES)}"
+        )
 
 
 def _called_by_fairchem() -> bool:
