@@ -10,6 +10,7 @@ follow one another without a mark; they are told apart where composition or posi
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,29 +64,47 @@ def read_adapt_file(path: str | Path) -> list[Frame]:
             f"{path}: not a file of plain tensors saved by torch.save: {error}"
         ) from error
     if not isinstance(stored, dict) or not {"X", "Y"} <= stored.keys():
-        found = sorted(stored) if isinstance(stored, dict) else type(stored).__name__
+        found = sorted(map(str, stored)) if isinstance(stored, dict) else type(stored).__name__
         raise ValueError(f"{path}: expected a dict with the lists X and Y, found {found}")
+    for key in ("X", "Y"):
+        entries = stored[key]
+        if not (isinstance(entries, list | tuple) or (torch.is_tensor(entries) and entries.ndim)):
+            raise ValueError(
+                f"{path}: expected a list of snapshots in {key}, found {type(entries).__name__}"
+            )
     if len(stored["X"]) != len(stored["Y"]) or not len(stored["X"]):
         raise ValueError(f"{path}: {len(stored['X'])} entries in X and {len(stored['Y'])} in Y")
     return [
-        _frame(path, i, np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+        _frame(path, i, _table(path, i, "X", x), _table(path, i, "Y", y))
         for i, (x, y) in enumerate(zip(stored["X"], stored["Y"], strict=True))
     ]
 
 
+def _table(path: Path, i: int, key: str, value: object) -> NDArray[np.float64]:
+    """An entry as an array, whatever precision it was stored in."""
+    try:
+        return torch.as_tensor(value, dtype=torch.float64).detach().numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}, entry {i}: expected a table of numbers in {key}, "
+            f"found {type(value).__name__}: {error}"
+        ) from error
+
+
 def _frame(path: Path, i: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> Frame:
-    if x.ndim != 2 or x.shape[1] != COLUMNS or y.shape != (len(x), 3):
+    if x.ndim != 2 or x.shape[1] != COLUMNS or y.shape != (len(x), 3) or not len(x):
         raise ValueError(
             f"{path}, entry {i}: expected X [n, {COLUMNS}] and Y [n, 3], found {x.shape}, {y.shape}"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError(f"{path}, entry {i}: NaN or infinity in positions, descriptors or forces")
     numbers = []
-    for group, period in x[:, 3:5].round().astype(int).tolist():
+    for group, period in x[:, 3:5].tolist():
+        # Exact look-up: rounding would turn normalised columns into elements that are not there.
         if (group, period) not in _elements():
             raise ValueError(
-                f"{path}, entry {i}: no element has group {group} and period {period}; columns 3 and "
-                "4 of X should hold them, not normalised"
+                f"{path}, entry {i}: no element has group {group:g} and period {period:g}; columns 3 "
+                "and 4 of X should hold them, not normalised"
             )
         numbers.append(_elements()[group, period])
     return Frame(np.array(numbers), x[:, :3], y, x[:, 12])
@@ -101,7 +120,13 @@ def split_trajectories(
         cell: edge of the cubic cell, Angstrom.
         max_jump: largest minimum-image move of an atom between snapshots of one relaxation,
             Angstrom. A new relaxation starts from unrelaxed sites of another defect.
+
+    Raises:
+        ValueError: cell or max_jump is not a positive, finite length.
     """
+    for name, length in (("cell", cell), ("max_jump", max_jump)):
+        if not 0 < length < math.inf:
+            raise ValueError(f"expected a positive length in Angstrom for {name}, found {length}")
     out: list[list[Frame]] = []
     for frame in frames:
         last = out[-1][-1] if out else None

@@ -20,12 +20,13 @@ def free_displacement(
         remove_shift: [s] bool, structures whose mass-weighted rigid shift is taken out first.
     """
     s = structures
-    move = s.minimum_image(positions - target)
+    pinned = remove_shift.to(positions.dtype)[:, None]
+    # First roughly and before the cut at half a cell, then exactly.
+    move = positions - target
+    move = s.minimum_image(move - (pinned * s.periodic_shift(move))[s.batch])
     move = torch.where(s.free[:, None], move, torch.zeros_like(move))
-    if bool(remove_shift.any()):
-        shift = segment_mean(move, s.masses * s.free, s.batch, s.count)
-        move = move - shift[s.batch] * (remove_shift[s.batch] & s.free)[:, None]
-    return move
+    shift = pinned * segment_mean(move, s.masses * s.free, s.batch, s.count)
+    return move - shift[s.batch] * s.free[:, None]
 
 
 def delta_q(

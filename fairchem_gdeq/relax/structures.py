@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from fairchem_gdeq.relax.segments import segment_sum
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,29 @@ class Structures:
             pbc=self.pbc[structures],
         )
 
+    def _lattice(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Lattice vectors [s, 3, 3], zero where not periodic, and their pseudo-inverse.
+
+        The pseudo-inverse projects on what the periodic directions span.
+        """
+        cell = self.cell.to(dtype) * self.pbc.to(dtype)[:, :, None]
+        return cell, torch.linalg.pinv(cell)
+
+    def periodic_shift(self, displacement: Tensor) -> Tensor:
+        """Rigid shift [s, 3] about which the displacements [n, 3] gather, modulo the lattice.
+
+        The circular mean, weighted by the free atoms' masses, of each periodic coordinate: it moves
+        with the displacements however far they are shifted, which a mean of minimum images, cut at
+        half a cell, does not.
+        """
+        with torch.no_grad():
+            cell, inverse = self._lattice(displacement.dtype)
+            turns = 2 * math.pi * torch.einsum("ni,nij->nj", displacement, inverse[self.batch])
+            weights = (self.masses * self.free)[:, None]
+            sine = segment_sum(weights * turns.sin(), self.batch, self.count)
+            cosine = segment_sum(weights * turns.cos(), self.batch, self.count)
+            return torch.einsum("si,sij->sj", torch.atan2(sine, cosine) / (2 * math.pi), cell)
+
     def minimum_image(self, displacement: Tensor) -> Tensor:
         """The shortest periodic image of each displacement [n, 3].
 
@@ -56,11 +82,9 @@ class Structures:
         with torch.no_grad():
             if not bool(self.pbc.any()):
                 return displacement
-            # Only periodic directions count: the pseudo-inverse projects on what they span.
             wrap = self.pbc.to(displacement.dtype)
-            cell = self.cell.to(displacement.dtype) * wrap[:, :, None]
-            inverse = torch.linalg.pinv(cell)[self.batch]
-            base = -torch.einsum("ni,nij->nj", displacement, inverse).round()
+            cell, inverse = self._lattice(displacement.dtype)
+            base = -torch.einsum("ni,nij->nj", displacement, inverse[self.batch]).round()
             around = torch.cartesian_prod(*(torch.arange(-1, 2, device=wrap.device),) * 3)
             shifts = base[:, None, :] + around.to(wrap.dtype)[None] * wrap[self.batch][:, None, :]
             images = torch.einsum("nki,nij->nkj", shifts, cell[self.batch])

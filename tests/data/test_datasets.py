@@ -15,14 +15,6 @@ from fairchem_gdeq.data.symmetry import SiteSymmetricDataset, tetrahedral_group
 from tests import small
 
 
-@pytest.fixture(autouse=True)
-def _single_precision_default():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
-
-
 def test_is2rs_rows(tmp_path):
     structures = small.silicon(3, fixed=(1,))
     small.write_is2rs(tmp_path / "a", structures)

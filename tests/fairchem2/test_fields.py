@@ -11,14 +11,6 @@ from fairchem_gdeq.relax.objective import delta_q
 from tests import small
 
 
-@pytest.fixture(autouse=True)
-def _single_precision_default():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
-
-
 @pytest.mark.parametrize("kind", small.MODELS)
 @pytest.mark.parametrize("fixed", [(), (0, 2)])
 def test_vjp_against_central_differences(kind, fixed):

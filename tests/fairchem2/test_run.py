@@ -11,7 +11,6 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-import torch
 
 from tests import small
 
@@ -34,7 +33,6 @@ CHEAP = [
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    torch.set_default_dtype(torch.float32)
     for split, count, seed in (("train", 8, 0), ("val", 3, 1), ("test", 3, 2)):
         small.write_is2rs(folder / split, small.silicon(count, seed))
     small.checkpoint(folder / "esen.pt")
@@ -160,7 +158,6 @@ np.save({str(tmp_path / "forces.npy")!r}, atoms.get_forces())
 
     from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 
-    torch.set_default_dtype(torch.float32)
     model = hydra_model(load_inference_model(str(path), use_ema=True, return_checkpoint=False))
     tasks = small.tasks()
     tasks[0].normalizer.rmsd.fill_(1.0)

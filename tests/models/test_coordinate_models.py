@@ -8,14 +8,6 @@ from fairchem_gdeq.models.descriptors import PROPERTIES, descriptor_table
 from tests import small
 
 
-@pytest.fixture(autouse=True)
-def _single_precision_default():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
-
-
 def forces(model, structures):
     return model(small.batch(structures))["forces"]["forces"]
 

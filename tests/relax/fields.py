@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from fairchem_gdeq.relax import Operator, Structures
 
-torch.set_default_dtype(torch.float64)
-
 
 def structures(
     sizes: list[int], fixed: list[int] | None = None, length: float | None = None

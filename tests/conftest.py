@@ -1,0 +1,15 @@
+"""One floating-point default per test, whatever ran before it in the same process."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Double for the tests of the method (DESIGN section 3), fairchem's single elsewhere."""
+    method = request.path.parent.name == "relax"
+    torch.set_default_dtype(torch.float64 if method else torch.float32)
+    yield
+    torch.set_default_dtype(torch.float32)
