@@ -36,6 +36,7 @@ class Method:
         adjoint: ``gmres``, ``neumann`` or ``identity``.
         adjoint_tol: relative residual asked of it.
         max_vjps: VJPs allowed to it per structure.
+        adjoint_damping: mu, see ``adjoint``; 0 is the exact implicit gradient.
     """
 
     horizon: int = 20
@@ -51,6 +52,7 @@ class Method:
     adjoint: str = "gmres"
     adjoint_tol: float = 1e-2
     max_vjps: int = 60
+    adjoint_damping: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse names and numbers that cannot be meant.
@@ -67,7 +69,14 @@ class Method:
         for key in ("horizon", "max_unroll", "max_steps", "max_vjps"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}={getattr(self, key)}: expected a number >= 0")
-        for key in ("lambda_guide", "lambda_eq", "step_tol", "fmax", "adjoint_tol"):
+        for key in (
+            "lambda_guide",
+            "lambda_eq",
+            "step_tol",
+            "fmax",
+            "adjoint_tol",
+            "adjoint_damping",
+        ):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}={getattr(self, key)}: expected a number >= 0")
 
@@ -168,6 +177,7 @@ def _settle(
         tol=method.adjoint_tol,
         max_vjps=method.max_vjps,
         guess=None if guess is None else guess[mine],
+        damping=method.adjoint_damping,
     )
     good = answer.converged
     if bool(good.any()):
