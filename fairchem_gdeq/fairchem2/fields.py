@@ -165,9 +165,7 @@ class HydraForceField:
     live: bool = False
 
     @classmethod
-    def freeze(
-        cls, model: HydraModel, tasks: list[Task], batch: AtomicData, live: bool = False
-    ) -> HydraForceField:
+    def freeze(cls, model: HydraModel, tasks: list[Task], batch: AtomicData) -> HydraForceField:
         """The field with its graph built at the batch's positions.
 
         Raises:
@@ -178,8 +176,7 @@ class HydraForceField:
         data = _with_positions(batch, batch.pos)
         for key in set(data.__keys__) - keys:
             del data[key]
-        field = cls(model, force_task(tasks), data, live)
-        return field.refreeze(batch.pos)
+        return cls(model, force_task(tasks), data).refreeze(batch.pos)
 
     @property
     def has_graph(self) -> bool:
@@ -207,11 +204,15 @@ class HydraForceField:
         return replace(self, batch=select_structures(self.batch, structures))
 
     def refreeze(self, positions: Tensor) -> HydraForceField:
-        """The field with its graph built at positions [n, 3]."""
+        """The field with its graph built at positions [n, 3], and held."""
         if not self.has_graph:
             return self
         data = _with_positions(self.batch, positions)
-        return replace(self, batch=build_graph(self.model.backbone, data))
+        return replace(self, batch=build_graph(self.model.backbone, data), live=False)
+
+    def thaw(self) -> HydraForceField:
+        """The field with its graph built anew at every evaluation."""
+        return replace(self, live=True)
 
     def skin(self) -> Tensor:
         """How far from the cutoff the nearest pair distance is, per structure [s], Angstrom.

@@ -33,6 +33,9 @@ class Method:
         solver: name and options of the equilibrium solver.
         fmax: convergence of the equilibrium, eV/Angstrom.
         max_steps: displacements allowed to the solver.
+        hold_graph: keep the graph built at X_K through the whole equilibrium solve and the adjoint.
+            By default the solve works on a fresh graph, so that its X* is a fixed point of the
+            potential itself, and only the adjoint holds one, that of X*.
         adjoint: ``gmres``, ``neumann`` or ``identity``.
         adjoint_tol: relative residual asked of it.
         max_vjps: VJPs allowed to it per structure.
@@ -49,6 +52,7 @@ class Method:
     solver_options: dict[str, Any] = field(default_factory=dict)
     fmax: float = 0.01
     max_steps: int = 200
+    hold_graph: bool = False
     adjoint: str = "gmres"
     adjoint_tol: float = 1e-2
     max_vjps: int = 60
@@ -156,9 +160,12 @@ def _settle(
     if len(rows) == 0:
         return report
     atoms = operator.structures.atoms_of(~report.diverged)
-    sub = operator.select(~report.diverged).refreeze(report.handoff[atoms])
+    sub = operator.select(~report.diverged)
+    sub = sub.refreeze(report.handoff[atoms]) if method.hold_graph else sub.thaw()
     solver = make_solver(method.solver, **method.solver_options)
     found = solve(sub, report.handoff[atoms], solver, method.fmax, method.max_steps)
+    if not method.hold_graph:
+        sub = sub.refreeze(found.positions)
 
     with torch.enable_grad():
         x = found.positions.detach().requires_grad_(True)
