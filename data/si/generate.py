@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
+import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,12 +22,14 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.geometry import find_mic
-from ase.io import Trajectory, read
-from ase.optimize import BFGS
+from ase.io import read
 from defects import LATTICE, Defect, build, catalogue, distort
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from sevennet import relax_all  # noqa: E402
+
 SPLITS = {"train": 190, "val": 30, "test": 80}
 SINGLE_DISTORTION = {"sub+sub1": 31, "sub+int_T": 31, "sub+int_BC": 30}  # pairs drawn of each kind
 FMAX = 0.01  # eV/Angstrom
@@ -77,31 +79,10 @@ def plan() -> list[Job]:
     return jobs
 
 
-def relax(job: Job, work: Path) -> None:
-    """Relax one start and keep the whole trajectory as ``work/<sid>.traj``, written atomically."""
-    import torch
-    from sevenn.calculator import SevenNetCalculator
-
-    final = work / f"{job.sid}.traj"
-    if final.exists():
-        return
-    torch.set_num_threads(1)
-    if not hasattr(relax, "calculator"):
-        relax.calculator = SevenNetCalculator("7net-0", device="cpu")  # type: ignore[attr-defined]
+def start_of(job: Job) -> Atoms:
+    """The unrelaxed structure of a job."""
     atoms, origin = build(job.defect)
-    atoms = distort(atoms, origin, job.sid)
-    atoms.calc = relax.calculator  # type: ignore[attr-defined]
-    partial = work / f"{job.sid}.partial"
-    with Trajectory(partial, "w", atoms) as trajectory:
-        optimizer = BFGS(atoms, logfile=None, maxstep=0.1)
-        optimizer.attach(trajectory)
-        optimizer.run(fmax=FMAX, steps=MAX_STEPS)
-    os.replace(partial, final)
-
-
-def _relax(arguments: tuple[Job, Path]) -> str:
-    relax(*arguments)
-    return arguments[0].sid
+    return distort(atoms, origin, job.sid)
 
 
 def select_frames(trajectory: list[Atoms]) -> list[int]:
@@ -252,7 +233,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the packed files")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="to pack")
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
     jobs = plan()
     if arguments.action == "large":
         pack_large(arguments.out)
@@ -260,12 +240,8 @@ def main() -> None:
     if arguments.action == "pack":
         pack(jobs, arguments.work, arguments.out, arguments.splits)
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
-    todo = [j for j in jobs if not (arguments.work / f"{j.sid}.traj").exists()]
-    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
-        tasks = ((job, arguments.work) for job in todo)
-        for _ in tqdm(pool.imap_unordered(_relax, tasks), total=len(todo), desc="relax"):
-            pass
+    starts = [(job.sid, partial(start_of, job)) for job in jobs]
+    relax_all(starts, arguments.work, arguments.workers, FMAX, MAX_STEPS)
 
 
 if __name__ == "__main__":
