@@ -156,7 +156,7 @@ def _load_storage(raw: object) -> _Storage:
         raise RefusedPickle(f"calls {named[1]} inside torch.storage._load_from_bytes") from error
     if not isinstance(storage, torch.storage.TypedStorage):
         raise RefusedPickle(f"a torch storage that is a {type(storage).__name__}")
-    return _Storage(torch.empty(0, dtype=storage.dtype).set_(storage.untyped()))
+    return _Storage(torch.empty(0, dtype=storage.dtype).set_(storage))
 
 
 def _rebuild_tensor(

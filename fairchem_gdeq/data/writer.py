@@ -90,7 +90,7 @@ class PartialFile:
         self.done = 0
         self.natoms: list[int] = []
         self.bad: dict[int, BadRow] = {}  # by index in the source
-        self._env = lmdb.open(str(path), subdir=False, map_size=MAP_SIZE, meminit=False)
+        self._env = lmdb.open(str(path), subdir=False, map_size=MAP_SIZE)
         wanted = json.dumps(fingerprint, sort_keys=True).encode()
         with self._env.begin(write=True) as transaction:
             found = transaction.get(HEAD.encode())
