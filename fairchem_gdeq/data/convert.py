@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.db import connect
+from ase.db.core import Database
 from tqdm import tqdm
 
 from fairchem_gdeq.data import writer
@@ -61,7 +63,7 @@ def convert(
     """
     path, folder = Path(path), Path(folder)
     final, begun = folder / FINAL, folder / f"{FINAL}.partial"
-    ours = {begun.name, f"{begun.name}-lock", METADATA}
+    ours = {begun.name, f"{begun.name}-lock", f"{FINAL}.copy", f"{FINAL}.copy-lock", METADATA}
     if folder.exists() and (other := {each.name for each in folder.iterdir()} - ours):
         what = "a finished data set" if FINAL in other else f"other files ({sorted(other)[0]}, ...)"
         raise FileExistsError(f"{folder} holds {what}: remove it or choose another folder")
@@ -98,25 +100,29 @@ def _fingerprint(path: Path, source: Source) -> dict[str, object]:
 
 def _verify(source: Source, partial: writer.PartialFile) -> int:
     """Count the rows, and compare some, spread evenly, with the source; the number compared."""
-    from fairchem_gdeq.data.database import DatabaseSource
-
-    config = {"src": str(partial.path), "connect_args": {"type": "aselmdb"}}
-    written = DatabaseSource(config, TARGET if source.target_key else None)
+    database = connect(partial.path, type="aselmdb", readonly=True, use_lock_file=False)
     total = len(partial.natoms)
-    if len(written) != total or total + len(partial.bad) != len(source):
+    if len(database) != total or total + len(partial.bad) != len(source):
         raise RuntimeError(
-            f"{partial.path}: {len(written)} rows; expected {len(source)} less {len(partial.bad)} bad"
+            f"{partial.path}: {len(database)} rows; expected {len(source)} less {len(partial.bad)} bad"
         )
     good = [index for index in range(len(source)) if index not in partial.bad]
     sample = np.unique(np.linspace(0, total - 1, min(total, SAMPLE)).round().astype(int))
     for row in tqdm(sample.tolist(), desc="verify", unit="row"):
-        expected, found = read_row(source, good[row]), read_row(written, row)
+        expected, found = read_row(source, good[row]), _written(database, row)
         if difference := _difference(expected, found, source.target_key):
             raise RuntimeError(
-                f"{written.where(row)}: {difference} differs from {source.where(good[row])}. Remove "
-                f"{partial.path} and convert again."
+                f"{partial.path}, row {row + 1}: {difference} differs from "
+                f"{source.where(good[row])}. Remove {partial.path} and convert again."
             )
     return len(sample)
+
+
+def _written(database: Database, row: int) -> Atoms:
+    stored = database.get(row + 1)  # ids begin at 1
+    atoms = stored.toatoms()
+    atoms.info.update(stored.data)
+    return atoms
 
 
 def _difference(expected: Atoms, found: Atoms, target_key: str | None) -> str | None:

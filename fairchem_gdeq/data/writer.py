@@ -2,7 +2,7 @@
 
 The file grows under the name ``data.aselmdb.partial``, chunk by chunk; each chunk is committed
 together with a note of what it held, so that an interrupted conversion goes on where it stopped
-and ends in the same records. Times and random ids, which ASE would add, are fixed for that.
+and ends in the same file. Times and random ids, which ASE would add, are fixed for that.
 """
 
 from __future__ import annotations
@@ -129,15 +129,27 @@ class PartialFile:
         self._take(rows, chunk.natoms, chunk.bad)
 
     def finish(self, metadata: dict[str, object], final: Path) -> None:
-        """Swap the notes for the metadata and give the file its name."""
+        """Copy the rows, without the notes, to a file of their own, name it, and remove this one.
+
+        Written at once and in order, that file has the same bytes however often this one was
+        begun again; and it is as small as it can be.
+        """
         with self._env.begin(write=True) as transaction:
-            with transaction.cursor() as cursor:
-                keys = [key for key in cursor.iternext(values=False) if key.startswith(b"progress")]
-            for key in keys:
-                transaction.delete(key)
             transaction.put(b"metadata", encode_object(metadata, json_encode=True))
+        copy = final.with_name(f"{final.name}.copy")
+        copy.unlink(missing_ok=True)
+        with (
+            lmdb.open(str(copy), subdir=False, map_size=MAP_SIZE) as env,
+            env.begin(write=True) as out,
+            self._env.begin() as transaction,
+        ):
+            for key, value in transaction.cursor():
+                if not key.startswith(b"progress"):
+                    out.put(key, value, append=True)
+        Path(f"{copy}-lock").unlink(missing_ok=True)
+        os.replace(copy, final)
         self.close()
-        os.replace(self.path, final)
+        self.path.unlink()
 
     def close(self) -> None:
         """Close the file and remove LMDB's lock file."""
