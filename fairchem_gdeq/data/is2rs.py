@@ -84,7 +84,9 @@ class SourceDataset(AseAtomsDataset):
         shown = tqdm(indices, desc=f"checking {name}", disable=len(indices) < LONG)
         found = scan(self.source, shown)
         if found.bad and (not config.get("skip_bad") or not found.good):
-            raise BadRows(name, found.bad, len(indices), ADVICE)
+            error = BadRows(name, found.bad, len(indices), ADVICE)
+            logging.error(error)  # Hydra prints the exception too, but as one line
+            raise error
         if found.bad:
             logging.warning(
                 f"data set {name}: {len(found.bad)} of {len(indices)} rows are bad and left out:\n"

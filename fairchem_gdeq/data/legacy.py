@@ -36,12 +36,15 @@ class LegacySource:
         Raises:
             FileNotFoundError: no such file, or no ``*.lmdb`` in the folder.
             DamagedFile: a file is no LMDB or cut short.
-            RefusedPickle: a "length" that is not a plain number.
+            RefusedPickle: a "length" that asks for something outside the allow-list.
+            ValueError: no rows at all.
         """
         self.target_key = target_key
         self.files = lmdb_files(Path(path))
         self._keys = [_keys(file) for file in self.files]
         self._ends = list(accumulate(map(len, self._keys)))
+        if not len(self):
+            raise ValueError(f"{path}: no records under the keys 0, 1, ...")
 
     def __len__(self) -> int:
         return self._ends[-1]

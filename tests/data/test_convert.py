@@ -7,6 +7,9 @@ import sys
 import lmdb
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.constraints import FixAtoms
+from ase.db import connect
 from ase.io import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -215,6 +218,62 @@ def test_inspect_says_what_is_wrong(tmp_path):
 def torch_shift(row):
     """0.25 Angstrom along x for the fixed atoms."""
     return row["fixed"][:, None] * row["pos"].new_tensor([0.25, 0, 0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.lists(st.booleans(), min_size=3, max_size=3))
+def test_any_structure_survives_the_row_format(tmp_path_factory, seed, n, pbc):
+    """To the last digit, read back by ASE: the bytes are this project's, the format is ASE's."""
+    rng = np.random.default_rng(seed)
+    atoms = Atoms(rng.integers(1, 119, n), rng.normal(0, 9, (n, 3)), pbc=pbc)
+    atoms.cell = rng.normal(0, 9, (3, 3))
+    atoms.set_tags(rng.integers(0, 3, n))
+    atoms.set_masses(rng.uniform(1, 9, n))
+    atoms.set_constraint(FixAtoms(np.flatnonzero(rng.random(n) < 0.5)))
+    atoms.info = {"sid": "a", "goal": rng.normal(size=(n, 3)), "energy_relaxed": rng.normal()}
+    path = tmp_path_factory.mktemp("row") / "a.aselmdb"
+    partial = writer.PartialFile(path.with_suffix(".partial"), {})
+    partial.append(writer.Chunk([writer.encode_row(atoms, "goal")], [n]))
+    partial.finish({"about": "this"}, path)
+    with connect(path, type="aselmdb", readonly=True, use_lock_file=False) as database:
+        assert len(database) == 1 and database.metadata == {"about": "this"}
+        row = database.get(1)
+    found = row.toatoms()
+    assert found == atoms and found.get_masses().tolist() == atoms.get_masses().tolist()
+    assert found.get_tags().tolist() == atoms.get_tags().tolist()
+    assert free_atoms(found).tolist() == free_atoms(atoms).tolist()
+    np.testing.assert_array_equal(row.data["pos_relaxed"], atoms.info["goal"])
+    assert row.data["energy_relaxed"] == atoms.info["energy_relaxed"] and "goal" not in row.data
+
+
+def test_starts_only(tmp_path, capsys):
+    """Test splits: converted and looked at without targets, and not taken for more."""
+    row = pyg.fields(pyg.slab())
+    del row["pos_relaxed"]
+    pyg.write(tmp_path / "test.lmdb", [pyg.pyg1(row)])
+    assert main([str(tmp_path / "test.lmdb"), str(tmp_path / "new"), "--no-target"]) == 0
+    assert main(["inspect", str(tmp_path / "new"), "--no-target"]) == 0
+    assert "Delta Q" not in capsys.readouterr().out
+    data = IS2RSDataset({"src": str(tmp_path / "new"), "target_key": None})
+    assert data.source.checked and data[0].natoms == 13
+    with pytest.raises(BadRows, match="no 'pos_relaxed'"):
+        IS2RSDataset({"src": str(tmp_path / "new")})
+
+
+def test_rows_added_after_the_conversion_are_checked(tmp_path, legacy):
+    convert(legacy, tmp_path / "new")
+    with connect(tmp_path / "new" / "data.aselmdb", type="aselmdb") as database:
+        database.write(pyg.slab(), data={"sid": "late"})
+    with pytest.raises(BadRows, match="1 of 11 rows") as error:
+        IS2RSDataset({"src": str(tmp_path / "new")})
+    assert "structure late: no 'pos_relaxed'" in str(error.value)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, legacy, monkeypatch):
+    source = Interrupted(LegacySource(legacy), 3)
+    monkeypatch.setattr("fairchem_gdeq.data.convert.open_source", lambda *_: source)
+    with pytest.raises(SystemExit, match="interrupted; the same command goes on from here"):
+        main([str(legacy), str(tmp_path / "new")])
 
 
 def test_command_in_both_forms(tmp_path, legacy, capsys):

@@ -49,6 +49,9 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no \*.lmdb file"):
         LegacySource(tmp_path / "empty")
+    pyg.write(tmp_path / "empty" / "no.lmdb", [])
+    with pytest.raises(ValueError, match="empty: no records"):
+        LegacySource(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match=r"none.lmdb"):
         LegacySource(tmp_path / "none.lmdb")
 
@@ -148,12 +151,6 @@ def test_without_length_the_keys_that_are_there_count(tmp_path):
     pyg.write(tmp_path / "data.lmdb", [good, None, good], length=False)
     source = LegacySource(tmp_path / "data.lmdb")
     assert [source.where(i)[-5:] for i in range(len(source))] == ["key 0", "key 2"]
-
-
-def damage(path, old, new):
-    raw = path.read_bytes()
-    assert old in raw
-    path.write_bytes(raw.replace(old, new))
 
 
 def test_damaged_page_is_a_bad_row_and_a_short_file_an_error(tmp_path):
