@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from fairchem_gdeq.data import writer
 from fairchem_gdeq.data.rows import TARGET, BadRow, BadRows, Source, free_atoms, listed, read_row
-from fairchem_gdeq.data.safe_pickle import RefusedPickle
 from fairchem_gdeq.data.sources import open_source
 
 FINAL, METADATA = "data.aselmdb", "metadata.npz"
@@ -58,7 +57,6 @@ def convert(
     Raises:
         FileExistsError: the folder holds something else.
         BadRows: there are bad rows; no finished file is left.
-        RefusedPickle: a legacy file was tampered with.
         RuntimeError: what was written is not what was read.
     """
     path, folder = Path(path), Path(folder)
@@ -177,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = convert(
             options.source, options.folder, options.workers, options.skip_bad, target_key
         )
-    except (BadRows, RefusedPickle, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"convert: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("convert: interrupted; the same command goes on from here") from None

@@ -54,8 +54,8 @@ class SourceDataset(AseAtomsDataset):
 
         Raises:
             FileNotFoundError: ``src`` is not there.
-            BadRows: some rows cannot be used, and ``skip_bad`` is not set.
-            RefusedPickle: a legacy file was tampered with, whatever ``skip_bad`` says.
+            BadRows: some rows cannot be used, and ``skip_bad`` is not set; or none can.
+            RefusedPickle: the length in a legacy file is a call of something.
         """
         source = config["src"]
         for path in [source] if isinstance(source, str) else source:
@@ -101,13 +101,14 @@ class SourceDataset(AseAtomsDataset):
         if self._natoms is None:
             return super()._metadata
         folders = [path if path.is_dir() else path.parent for path in self.paths]
-        if not any((folder / "metadata.npz").is_file() for folder in folders):
+        stored = any((folder / "metadata.npz").is_file() for folder in folders)
+        if not stored and not self.config.get("metadata_path"):
             return {"natoms": self._natoms}
         # fairchem compares with the number of rows, which must be that of the files for once.
         self.num_samples = len(self.source)
-        stored = {key: values[self.ids] for key, values in super()._metadata.items()}
+        known = {key: values[self.ids] for key, values in super()._metadata.items()}
         self.num_samples = len(self.ids)
-        return stored | {"natoms": self._natoms}
+        return known | {"natoms": self._natoms}
 
     def get_atoms(self, idx: int) -> ase.Atoms:
         """The start structure of an item, with its target in ``info``."""
@@ -140,7 +141,7 @@ class IS2RSDataset(SourceDataset):
 
 @registry.register_dataset("is2rs_lmdb")
 class LegacyDataset(SourceDataset):
-    """An IS2RE/IS2RS LMDB of OC20 or OC22, or a folder of them."""
+    """An IS2RE/IS2RS LMDB of OC20 or OC22, a folder of them, or a list of those."""
 
     def _open(self, config: dict) -> Source:
         return LegacySource(config["src"], self._target_key)

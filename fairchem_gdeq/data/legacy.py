@@ -23,14 +23,16 @@ SCALARS = {"y_init": "energy_initial", "y_relaxed": "energy_relaxed", "nads": "n
 
 
 class LegacySource:
-    """Rows of one LMDB or of all ``*.lmdb`` in a folder, in the order of file names and keys.
+    """Rows of LMDBs, or of all ``*.lmdb`` in folders, in the order of file names and keys.
 
     A row's ``info`` has sid, the target [n, 3] where there is one, and, where given,
     energy_initial and energy_relaxed (eV) and nads. Edges and distances stored by the old
     preprocessing are not read. All structures are periodic in three directions, as in OC20.
     """
 
-    def __init__(self, path: str | Path, target_key: str | None = TARGET) -> None:
+    def __init__(
+        self, path: str | Path | list[str | Path], target_key: str | None = TARGET
+    ) -> None:
         """Find the records; none is unpickled yet, except "length".
 
         Raises:
@@ -40,7 +42,8 @@ class LegacySource:
             ValueError: no rows at all.
         """
         self.target_key = target_key
-        self.files = lmdb_files(Path(path))
+        paths = sorted(map(Path, path)) if isinstance(path, list) else [Path(path)]
+        self.files = [file for each in paths for file in lmdb_files(each)]
         self._keys = [_keys(file) for file in self.files]
         self._ends = list(accumulate(map(len, self._keys)))
         if not len(self):

@@ -15,8 +15,6 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 
-from fairchem_gdeq.data.safe_pickle import RefusedPickle
-
 TARGET = "pos_relaxed"  # where our own rows keep the relaxed positions
 SMALLEST_VOLUME = 0.1  # Angstrom^3; also what fairchem asks of partly periodic structures
 SAME_CELL = 1e-3  # Angstrom, between the cells of start and target
@@ -76,11 +74,10 @@ def read_row(source: Source, index: int) -> Atoms:
 
     Raises:
         BadRow: it cannot be read or used.
-        RefusedPickle: its pickle asks for something that a data set has no business to run.
     """
     try:
         atoms = source.read(index)
-    except (BadRow, RefusedPickle):
+    except BadRow:
         raise
     except Exception as error:
         # Whatever a library raises on damaged bytes: lmdb, zlib, json, pickle, ase, numpy.
@@ -196,11 +193,7 @@ class Scan:
 
 
 def scan(source: Source, indices: Iterable[int]) -> Scan:
-    """Check rows, collecting what is wrong.
-
-    Raises:
-        RefusedPickle: never collected: a file that was tampered with is not to be trained on.
-    """
+    """Check rows, collecting what is wrong."""
     found = Scan()
     for index in indices:
         try:

@@ -17,16 +17,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fairchem_gdeq.data.rows import BadRow
 
-class RefusedPickle(ValueError):
-    """A pickle asks for something outside the allow-list, or an allowed thing in a wrong way."""
+
+class RefusedPickle(BadRow):
+    """A record whose pickle asks for something outside the allow-list. It did not get it."""
+
+
+class _RefusedError(Exception):
+    """The same, before the record is known: what the pickle does."""
 
 
 class _Sealed(type):
     """Classes whose attributes a pickle cannot set (its BUILD instruction can set any object's)."""
 
     def __setattr__(cls, name: str, value: object) -> None:
-        raise RefusedPickle(f"sets {name} of {cls.__name__}")
+        raise _RefusedError(f"sets {name} of {cls.__name__}")
 
 
 class _Record(metaclass=_Sealed):
@@ -41,7 +47,7 @@ class _Record(metaclass=_Sealed):
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-            raise RefusedPickle(f"a state of a PyG object that is a {type(state).__name__}")
+            raise _RefusedError(f"a state of a PyG object that is a {type(state).__name__}")
         self.fields = state
 
 
@@ -55,7 +61,7 @@ class _DType(metaclass=_Sealed):
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ("<", ">", "|", "="):
-            raise RefusedPickle(f"numpy.dtype with byte order {state[1]!r}")
+            raise _RefusedError(f"numpy.dtype with byte order {state[1]!r}")
         self.order = state[1]
 
     def numpy(self) -> np.dtype[Any]:
@@ -84,7 +90,7 @@ class _Storage(metaclass=_Sealed):
         self.flat = flat
 
     def __setstate__(self, state: object) -> None:
-        raise RefusedPickle("sets the state of a torch storage")
+        raise _RefusedError("sets the state of a torch storage")
 
 
 class _Function(metaclass=_Sealed):
@@ -97,15 +103,15 @@ class _Function(metaclass=_Sealed):
         object.__setattr__(self, "_call", call)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise RefusedPickle(f"sets {name} of {self._name}")
+        raise _RefusedError(f"sets {name} of {self._name}")
 
     def __setstate__(self, state: object) -> None:
-        raise RefusedPickle(f"sets the state of {self._name}")
+        raise _RefusedError(f"sets the state of {self._name}")
 
     def __call__(self, *arguments: object) -> object:
         try:
             return self._call(*arguments)
-        except RefusedPickle:
+        except _RefusedError:
             raise
         except Exception as error:
             # Not refused: damaged bytes do this too, and nothing was asked that is not allowed.
@@ -114,14 +120,14 @@ class _Function(metaclass=_Sealed):
 
 def _array(raw: object, dtype: object, shape: tuple[int, ...], order: str) -> NDArray[Any]:
     if not isinstance(dtype, _DType) or not isinstance(raw, bytes | bytearray | memoryview):
-        raise RefusedPickle("a numpy array that is not of plain numbers or text")
+        raise _RefusedError("a numpy array that is not of plain numbers or text")
     return np.frombuffer(raw, dtype.numpy()).reshape(shape, order=order)
 
 
 def _dtype(code: object, *_: object) -> _DType:
     # No "O": an array of objects can hold anything.
     if not isinstance(code, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]|[US]\d{1,6}", code):
-        raise RefusedPickle(f"numpy.dtype({code!r})")
+        raise _RefusedError(f"numpy.dtype({code!r})")
     return _DType(code)
 
 
@@ -129,13 +135,13 @@ def _frombuffer(
     raw: object, dtype: object, shape: tuple[int, ...], order: str, axes: None = None
 ) -> _Array:
     if axes is not None:
-        raise RefusedPickle("a numpy array with permuted axes")
+        raise _RefusedError("a numpy array with permuted axes")
     return _Array(_array(raw, dtype, shape, order))
 
 
 def _reconstruct(kind: object, *_: object) -> _Array:
     if kind is not _NDARRAY:
-        raise RefusedPickle("numpy's _reconstruct of something that is not an ndarray")
+        raise _RefusedError("numpy's _reconstruct of something that is not an ndarray")
     return _Array(np.empty(0))
 
 
@@ -146,16 +152,16 @@ def _scalar(dtype: object, raw: object) -> object:
 def _load_storage(raw: object) -> _Storage:
     """What torch.storage._load_from_bytes does, but with torch's own safe loader."""
     if not isinstance(raw, bytes | bytearray):
-        raise RefusedPickle(f"torch.storage._load_from_bytes of a {type(raw).__name__}")
+        raise _RefusedError(f"torch.storage._load_from_bytes of a {type(raw).__name__}")
     try:
         storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL\s+(\S+)", str(error))
         if named is None:
             raise
-        raise RefusedPickle(f"calls {named[1]} inside torch.storage._load_from_bytes") from error
+        raise _RefusedError(f"calls {named[1]} inside torch.storage._load_from_bytes") from error
     if not isinstance(storage, torch.storage.TypedStorage):
-        raise RefusedPickle(f"a torch storage that is a {type(storage).__name__}")
+        raise _RefusedError(f"a torch storage that is a {type(storage).__name__}")
     return _Storage(torch.empty(0, dtype=storage.dtype).set_(storage))
 
 
@@ -163,7 +169,7 @@ def _rebuild_tensor(
     storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> _Array:
     if not isinstance(storage, _Storage):
-        raise RefusedPickle(f"a torch tensor on a {type(storage).__name__}")
+        raise _RefusedError(f"a torch tensor on a {type(storage).__name__}")
     # as_strided checks that no element lies outside of the storage; hooks (in _) are dropped.
     return _Array(storage.flat.as_strided(size, stride, offset).numpy())
 
@@ -171,13 +177,13 @@ def _rebuild_tensor(
 def _reconstructor(kind: object, base: object, state: object) -> _Record:
     """copyreg._reconstructor, by which protocols 0 and 1 make an object of a class."""
     if kind is not _Record or base is not _OBJECT or state is not None:
-        raise RefusedPickle("copyreg._reconstructor of something that is not a PyG object")
+        raise _RefusedError("copyreg._reconstructor of something that is not a PyG object")
     return _Record()
 
 
 def _encode(text: str, codec: str) -> bytes:
     if codec != "latin1":  # how protocols below 3 write bytes
-        raise RefusedPickle(f"_codecs.encode to {codec!r}")
+        raise _RefusedError(f"_codecs.encode to {codec!r}")
     return text.encode(codec)
 
 
@@ -220,11 +226,11 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         found = ALLOWED.get((_PYTHON2.get(module, module), name))
         if found is None:
-            raise RefusedPickle(f"calls {module}.{name}")
+            raise _RefusedError(f"calls {module}.{name}")
         return found
 
     def persistent_load(self, pid: object) -> object:
-        raise RefusedPickle(f"refers to an object outside of the file ({pid!r})")
+        raise _RefusedError(f"refers to an object outside of the file ({pid!r})")
 
 
 def load(raw: bytes, where: str) -> object:
@@ -240,10 +246,11 @@ def load(raw: bytes, where: str) -> object:
     """
     try:
         value = _Unpickler(io.BytesIO(raw)).load()
-    except RefusedPickle as error:
+    except _RefusedError as error:
         raise RefusedPickle(
-            f"{where}: refused, its pickle {error}. Only PyG Data of tensors, arrays and plain "
-            "values is read; nothing was run. Do not trust this file."
+            where,
+            f"refused, its pickle {error}. Only PyG Data of tensors, arrays and plain values is "
+            "read, and nothing was run. Unless it is damaged, do not trust this file.",
         ) from error
     if not isinstance(value, _Record):
         return value

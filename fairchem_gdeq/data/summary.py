@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fairchem_gdeq.data.rows import BadRow, Source, free_atoms, listed, masses, read_row
-from fairchem_gdeq.data.safe_pickle import RefusedPickle
 from fairchem_gdeq.relax import Structures
 from fairchem_gdeq.relax.objective import delta_q, max_displacement
 
@@ -74,7 +73,7 @@ def _structures(rows: list[Atoms], moving: list[NDArray[np.bool_]]) -> Structure
 
 
 def summarise(source: Source) -> Summary:
-    """Look at every row, with a progress bar. Refused pickles are listed among the bad rows."""
+    """Look at every row, with a progress bar."""
     found = Summary()
     waiting: list[Atoms] = []
     for index in tqdm(range(len(source)), desc="inspect", unit="row"):
@@ -82,9 +81,6 @@ def summarise(source: Source) -> Summary:
             atoms = read_row(source, index)
         except BadRow as error:
             found.bad.append(error)
-            continue
-        except RefusedPickle as error:
-            found.bad.append(BadRow(source.where(index), str(error)))
             continue
         found.add(atoms)
         waiting.append(atoms)

@@ -46,6 +46,8 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path):
         *("100", "101"),
     ]
     assert source.where(13).endswith("data.0001.lmdb, key 1")
+    both = LegacySource([tmp_path / "data.0001.lmdb", tmp_path / "data.0000.lmdb"])
+    assert both.files == source.files
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no \*.lmdb file"):
         LegacySource(tmp_path / "empty")
@@ -184,7 +186,7 @@ class Hostile:
         return os.system, ("touch hostile_ran",)
 
 
-def test_hostile_files_stop_everything_and_never_run(tmp_path, monkeypatch):
+def test_hostile_files_are_refused_by_name_and_never_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good = pyg.pyg1(pyg.fields(pyg.slab()))
     pyg.write(tmp_path / "row.lmdb", [good, pyg.pyg1(changed(sid=Hostile()))])
@@ -193,9 +195,11 @@ def test_hostile_files_stop_everything_and_never_run(tmp_path, monkeypatch):
     with env.begin(write=True) as transaction:
         transaction.put(b"length", pickle.dumps(Hostile()))
     env.close()
-    for name, key in (("row", "1"), ("length", "length")):
-        with pytest.raises(RefusedPickle, match=rf"{name}.lmdb, key {key}: .*posix.system"):
-            LegacyDataset({"src": f"{name}.lmdb", "skip_bad": True})
+    with pytest.raises(BadRows, match=r"row.lmdb, key 1: refused, .*posix.system"):
+        LegacyDataset({"src": "row.lmdb"})
+    assert len(LegacyDataset({"src": "row.lmdb", "skip_bad": True})) == 1
+    with pytest.raises(RefusedPickle, match=r"length.lmdb, key length: refused, .*posix.system"):
+        LegacyDataset({"src": "length.lmdb", "skip_bad": True})
     assert not (tmp_path / "hostile_ran").exists()
 
 
