@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from abc import abstractmethod
+from functools import cached_property
 from glob import glob
 from pathlib import Path
 
@@ -9,25 +12,51 @@ import ase
 import numpy as np
 import torch
 from fairchem.core.common.registry import registry
-from fairchem.core.datasets.ase_datasets import AseDBDataset
+from fairchem.core.datasets.ase_datasets import AseAtomsDataset
 from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fairchem_gdeq.data.database import DatabaseSource
+from fairchem_gdeq.data.legacy import LegacySource
+from fairchem_gdeq.data.rows import (
+    TARGET,
+    BadRows,
+    Source,
+    free_atoms,
+    listed,
+    masses,
+    read_row,
+    scan,
+)
+from fairchem_gdeq.data.trajectories import TrajectorySource
+
+LONG = 2000  # rows from which on a scan shows its progress
+ADVICE = "Mend them, or set skip_bad: true in the dataset to leave them out."
 
 
-@registry.register_dataset("is2rs")
-class IS2RSDataset(AseDBDataset):
-    """An ASE database (ASE-LMDB, ...) whose rows are starts, with targets in ``row.data``.
+class SourceDataset(AseAtomsDataset):
+    """Rows of a source as AtomicData; all of them are checked before the first is used.
 
-    Besides what ``AseDBDataset`` gives, an item has
-        pos_relaxed: [n, 3] target positions, Angstrom, from ``row.data[target_key]``;
-        mass: [n] amu, from ``row.data["masses"]`` where given, else the standard masses;
-        fixed: [n], atoms of FixAtoms constraints and those that ``row.data["free"]`` excludes.
+    Besides what fairchem's ASE datasets give, an item has
+        pos_relaxed: [n, 3] target positions, Angstrom;
+        mass: [n] amu, from the row's ``masses`` where given, else the standard masses;
+        fixed: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes.
 
-    Config keys: those of ``AseDBDataset``, ``target_key`` (default ``pos_relaxed``) and ``obtain``,
-    what to tell somebody who does not have the files.
+    Config keys of all formats: ``src``; ``target_key`` (default ``pos_relaxed``; null for starts
+    without targets); ``skip_bad`` (default false: a data set with bad rows stops the run with the
+    list of them; true: they are left out and counted in the log); ``obtain``, what to tell somebody
+    who does not have the files; and of fairchem: ``a2g_args``, ``transforms``, ``key_mapping``.
     """
 
     def __init__(self, config: dict) -> None:
-        self.dbs: list[object] = []  # AseDBDataset closes them, also when this raises
+        """Open and check.
+
+        Raises:
+            FileNotFoundError: ``src`` is not there.
+            BadRows: some rows cannot be used, and ``skip_bad`` is not set; or none can.
+            RefusedPickle: the length in a legacy file is a call of something.
+        """
         source = config["src"]
         for path in [source] if isinstance(source, str) else source:
             if not glob(str(path)):
@@ -35,40 +64,96 @@ class IS2RSDataset(AseDBDataset):
                     f"data set {path}: no such file or folder (working folder {Path.cwd()}). "
                     f"{config.get('obtain') or ''}"
                 )
+        self._target_key = config.get("target_key", TARGET)
         super().__init__(config)
         self._convert = self.a2g
-        self._target_key = config.get("target_key", "pos_relaxed")
         self.a2g = self._with_target
 
-    def _with_target(self, atoms: ase.Atoms, sid: object) -> AtomicData:
-        """AtomicData of a start with its target.
+    @abstractmethod
+    def _open(self, config: dict) -> Source:
+        """The source that ``config`` describes."""
 
-        Raises:
-            ValueError: the target is missing, has another shape or is not finite.
-        """
-        where = f"{self.config['src']}, structure {sid}"
-        if self._target_key not in atoms.info:
-            known = ", ".join(sorted(map(str, atoms.info))) or "none"
-            raise ValueError(
-                f"{where}: row.data has no {self._target_key!r} (it has: {known}). Write the relaxed "
-                f"positions under that key, or name the right one as target_key in the dataset."
+    def _load_dataset_get_ids(self, config: dict) -> list[int]:
+        """Indices of the good rows in the source."""
+        self.source = self._open(config)
+        self._natoms: NDArray[np.int64] | None = None
+        indices = range(len(self.source))
+        if getattr(self.source, "checked", False):
+            return list(indices)
+        name = str(config["src"])
+        shown = tqdm(indices, desc=f"checking {name}", disable=len(indices) < LONG)
+        found = scan(self.source, shown)
+        if found.bad and (not config.get("skip_bad") or not found.good):
+            error = BadRows(name, found.bad, len(indices), ADVICE)
+            logging.error(error)  # Hydra prints the exception too, but as one line
+            raise error
+        if found.bad:
+            logging.warning(
+                f"data set {name}: {len(found.bad)} of {len(indices)} rows are bad and left out:\n"
+                f"{listed(found.bad)}"
             )
-        target = np.asarray(atoms.info[self._target_key], dtype=float)
-        if target.shape != (len(atoms), 3):
-            raise ValueError(
-                f"{where}: {self._target_key} has shape {target.shape}, expected ({len(atoms)}, 3): "
-                "start and target must have the same atoms in the same order."
-            )
-        for name, values in (("start", atoms.positions), (self._target_key, target)):
-            if not np.isfinite(values).all():
-                raise ValueError(f"{where}: {name} positions contain NaN or infinity.")
+        self._natoms = np.array(found.natoms)
+        return found.good
+
+    @cached_property
+    def _metadata(self) -> dict[str, NDArray]:
+        """Atom counts as found, and what else ``metadata.npz`` says of the rows that are used."""
+        if self._natoms is None:
+            return super()._metadata
+        folders = [path if path.is_dir() else path.parent for path in self.paths]
+        stored = any((folder / "metadata.npz").is_file() for folder in folders)
+        if not stored and not self.config.get("metadata_path"):
+            return {"natoms": self._natoms}
+        # fairchem compares with the number of rows, which must be that of the files for once.
+        self.num_samples = len(self.source)
+        known = {key: values[self.ids] for key, values in super()._metadata.items()}
+        self.num_samples = len(self.ids)
+        return known | {"natoms": self._natoms}
+
+    def get_atoms(self, idx: int) -> ase.Atoms:
+        """The start structure of an item, with its target in ``info``."""
+        atoms = read_row(self.source, self.ids[idx])
+        atoms.info.setdefault("sid", self.ids[idx])
+        return atoms
+
+    def _with_target(self, atoms: ase.Atoms, sid: object) -> AtomicData:
+        """AtomicData of a start with its target."""
         data = self._convert(atoms, sid=str(sid))
-        data.pos_relaxed = torch.as_tensor(target, dtype=data.pos.dtype)
-        masses = np.asarray(atoms.info.get("masses", atoms.get_masses()), dtype=float)
-        data.mass = torch.as_tensor(masses, dtype=data.pos.dtype)
-        free = np.asarray(atoms.info.get("free", np.ones(len(atoms))), dtype=bool)
-        data.fixed = data.fixed | torch.from_numpy(~free).long()
+        if self.source.target_key is not None:
+            target = np.asarray(atoms.info[self.source.target_key], dtype=float)
+            data.pos_relaxed = torch.as_tensor(target, dtype=data.pos.dtype)
+        data.mass = torch.as_tensor(masses(atoms), dtype=data.pos.dtype)
+        data.fixed = torch.from_numpy(~free_atoms(atoms)).long()
         return data
+
+
+@registry.register_dataset("is2rs")
+class IS2RSDataset(SourceDataset):
+    """An ASE database (ASE-LMDB, ...) whose rows are starts, with targets in ``row.data``.
+
+    Config keys besides those of ``SourceDataset``: ``connect_args`` and ``select_args`` of
+    fairchem's ``ase_db``. Files that our converter wrote were checked then, and are not again.
+    """
+
+    def _open(self, config: dict) -> Source:
+        return DatabaseSource(config, self._target_key)
+
+
+@registry.register_dataset("is2rs_lmdb")
+class LegacyDataset(SourceDataset):
+    """An IS2RE/IS2RS LMDB of OC20 or OC22, a folder of them, or a list of those."""
+
+    def _open(self, config: dict) -> Source:
+        return LegacySource(config["src"], self._target_key)
+
+
+@registry.register_dataset("is2rs_trajectories")
+class TrajectoryDataset(SourceDataset):
+    """A folder of relaxations that ASE can read. ``pattern`` (default ``**/*``) picks the files."""
+
+    def _open(self, config: dict) -> Source:
+        pattern = config.get("pattern", "**/*")
+        return TrajectorySource(config["src"], self._target_key, pattern)
 
 
 def collate(rows: list[AtomicData]) -> AtomicData:

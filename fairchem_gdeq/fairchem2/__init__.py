@@ -1,6 +1,7 @@
 """fairchem-core 2: trainer, task, runner and frozen-graph force fields.
 
-Importing it registers the trainer ``gdeq``, the task ``is2rs`` and the dataset ``is2rs``.
+Importing it registers the trainer ``gdeq``, the task ``is2rs`` and the datasets ``is2rs``,
+``is2rs_lmdb`` and ``is2rs_trajectories``.
 """
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset

@@ -38,9 +38,8 @@ def test_is2rs_rows(tmp_path):
 def test_bad_rows_name_file_and_structure(tmp_path, data, message):
     with connect(tmp_path / "bad.aselmdb", type="aselmdb") as database:
         database.write(small.silicon(1)[0], data={"sid": "the-one", **data})
-    rows = IS2RSDataset({"src": str(tmp_path / "bad.aselmdb")})
     with pytest.raises(ValueError, match=message) as error:
-        rows[0]
+        IS2RSDataset({"src": str(tmp_path / "bad.aselmdb")})
     assert "bad.aselmdb" in str(error.value) and "the-one" in str(error.value)
 
 

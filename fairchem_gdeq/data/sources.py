@@ -1,0 +1,36 @@
+"""Which reader a path needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fairchem_gdeq.data.legacy import LegacySource
+from fairchem_gdeq.data.rows import TARGET, Source
+from fairchem_gdeq.data.trajectories import TrajectorySource
+
+DATABASES = (".aselmdb", ".db")
+
+
+def open_source(path: str | Path, target_key: str | None = TARGET) -> Source:
+    """The rows of a file or folder, told by what it holds: ASE databases, LMDBs, trajectories.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: a single file of another kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder (working folder {Path.cwd()})")
+    names = [path.name] if path.is_file() else [each.name for each in path.iterdir()]
+    if any(name.endswith(DATABASES) for name in names):
+        # Not at the top: the other readers, and their worker processes, do without fairchem.
+        from fairchem_gdeq.data.database import DatabaseSource
+
+        return DatabaseSource({"src": str(path)}, target_key)
+    if any(name.endswith(".lmdb") for name in names):
+        return LegacySource(path, target_key)
+    if path.is_file():
+        raise ValueError(
+            f"{path}: expected {', '.join(DATABASES)}, .lmdb, or a folder of them or of trajectories"
+        )
+    return TrajectorySource(path, target_key)

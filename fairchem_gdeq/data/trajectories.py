@@ -1,0 +1,68 @@
+"""A folder of relaxations that ASE can read: first frame the start, last frame the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ase import Atoms
+from ase.io import read
+
+from fairchem_gdeq.data.rows import TARGET, BadRow, check_pair
+
+KEPT = ("charge", "spin")  # of a frame's info: what fairchem reads
+
+
+class TrajectorySource:
+    """One row a file, sorted by path; sid is the path within the folder, without suffix.
+
+    The first frame's constraints and tags are kept. Its energy and forces are not: rows of the
+    other formats have none, and a batch needs the same fields in all rows.
+    """
+
+    def __init__(
+        self, folder: str | Path, target_key: str | None = TARGET, pattern: str = "**/*"
+    ) -> None:
+        """List the files that match ``pattern``, hidden ones and ``metadata.npz`` left out.
+
+        Raises:
+            FileNotFoundError: no such folder, or nothing in it matches.
+        """
+        self.folder = Path(folder)
+        self.target_key = None if target_key is None else TARGET
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{folder}: expected a folder of trajectories")
+        self.files = sorted(
+            path
+            for path in self.folder.glob(pattern)
+            if path.is_file() and not path.name.startswith(".") and path.name != "metadata.npz"
+        )
+        if not self.files:
+            raise FileNotFoundError(f"{folder}: no file matches {pattern!r}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def where(self, index: int) -> str:
+        """The file."""
+        return str(self.files[index])
+
+    def read(self, index: int) -> Atoms:
+        """The start with its target.
+
+        Raises:
+            BadRow: one frame only, or the last has other atoms, order or cell than the first.
+        """
+        path = self.files[index]
+        first = read(path, slice(0, 2))
+        if not first:
+            raise BadRow(self.where(index), "no frames")
+        start = first[0].copy()  # a copy has no calculator
+        sid = path.relative_to(self.folder).with_suffix("").as_posix()
+        start.info = {"sid": sid} | {key: start.info[key] for key in KEPT if key in start.info}
+        if self.target_key is not None:
+            if len(first) < 2:
+                raise BadRow(self.where(index), "one frame only, so there is no target")
+            target = read(path, -1)
+            check_pair(start, target, f"{self.where(index)}, structure {sid}")
+            start.info[TARGET] = target.positions.copy()
+        return start
