@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
-from fairchem_gdeq.fairchem2.fields import force_task, hydra_model, require_direct_forces
+from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.history import History
+from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.memory import peak_mb, reset_peak
 from fairchem_gdeq.metrics import Record, finite_or_nan, order_by_sid, summarise
@@ -68,13 +69,14 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             warm_start: begin a structure's adjoint solve from its last answer.
 
         Raises:
-            ValueError: an unknown signal, a conservative model, or no single force task.
+            ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
+                force task.
         """
         if signal not in SIGNALS:
             raise ValueError(
                 f"unknown training signal {signal!r}: choose one of {', '.join(SIGNALS)}"
             )
-        require_direct_forces(hydra_model(model))
+        require_exact(hydra_model(model))
         self.force_task = force_task(list(tasks))
         super().__init__(
             job_config=job_config,
