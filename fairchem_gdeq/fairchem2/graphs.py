@@ -8,18 +8,20 @@ the family needs per edge, atom or structure.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.graph.compute import generate_graph
 from fairchem.core.models.escaip.EScAIP import EScAIPBackbone
-from fairchem.core.models.uma.escn_md import eSCNMDBackbone
+from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
+TURNS = (0.8567, 0.7339, 0.6287, 0.5386, 0.4614)  # per edge index, see ``EdgeList.rolls``
 NODE_KEYS = ("pos", "atomic_numbers", "fixed", "tags", "wrap")
 GRAPH_KEYS = ("cell", "pbc", "natoms", "charge", "spin", "nedges")
 EDGE_KEYS = ("cell_offsets", "image", "slots", "rank")
@@ -56,7 +58,7 @@ def graphs_of(backbone: nn.Module) -> Graphs | None:
 
     if isinstance(backbone, EScAIPBackbone) or hasattr(backbone, "molecular_graph_cfg"):
         return NeighbourLists(backbone)
-    if isinstance(backbone, eSCNMDBackbone):
+    if isinstance(backbone, escn_md.eSCNMDBackbone):
         return EdgeList(backbone)
     if getattr(backbone, "neighbour_free", False):
         return None
@@ -97,6 +99,17 @@ def into_cell(batch: AtomicData, pbc: Tensor) -> Tensor:
     return (-fraction.floor() * pbc[batch.batch]).to(batch.pos.dtype)
 
 
+@contextmanager
+def swapped(owner: object, name: str, value: Any) -> Iterator[None]:
+    """Another value of ``owner.name`` inside, the old one afterwards."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
 def lattice_shift(batch: AtomicData, whole: Tensor) -> Tensor:
     """Whole lattice vectors per atom [n, 3] in Angstrom."""
     return torch.einsum("ni,nij->nj", whole, batch.cell[batch.batch])
@@ -105,8 +118,8 @@ def lattice_shift(batch: AtomicData, whole: Tensor) -> Tensor:
 class EdgeList:
     """eSCN-MD, eSEN and UMA: a list of edges, which the model takes from the batch when asked to.
 
-    Frozen are the pairs and their periodic images. Distances, directions, the envelope that vanishes
-    at the cutoff and the Wigner matrices follow the positions.
+    Frozen are the pairs, their periodic images and the rolls of their frames. Distances, directions,
+    the envelope that vanishes at the cutoff and the Wigner matrices follow the positions.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -142,13 +155,32 @@ class EdgeList:
 
     @contextmanager
     def given(self, batch: AtomicData) -> Iterator[None]:
-        """As ``Graphs.given``: fairchem's own switch."""
-        before = self.backbone.otf_graph
-        self.backbone.otf_graph = False
-        try:
+        """As ``Graphs.given``: fairchem's own switch, and rolls that are not drawn at random."""
+        original, rolls = escn_md.axis_angle_wigner_hybrid, self.rolls(batch)
+
+        def rolled(vectors: Tensor, *args: Any, **kwargs: Any) -> Any:
+            # Without any edge fairchem adds one of its own, outside the cutoff.
+            gamma = rolls if len(rolls) else vectors.new_zeros(len(vectors))
+            return original(vectors, *args, gamma=gamma, **kwargs)
+
+        with (
+            swapped(self.backbone, "otf_graph", False),
+            swapped(escn_md, "axis_angle_wigner_hybrid", rolled),
+        ):
             yield
-        finally:
-            self.backbone.otf_graph = before
+
+    @staticmethod
+    def rolls(batch: AtomicData) -> Tensor:
+        """Angle [e] by which each edge's frame is turned about the edge, radian.
+
+        fairchem draws it at random in every forward pass, because forces should not depend on it;
+        with act_type s2 they do, by about 1 %. Here it is a function of which edge it is, spread as
+        evenly as random numbers: one map, whichever structures are evaluated together.
+        """
+        first = (batch.natoms.cumsum(0) - batch.natoms)[batch.batch[batch.edge_index[1]]]
+        own = torch.cat([(batch.edge_index - first).T, batch.cell_offsets.round().long()], dim=1)
+        turns = own.double() @ torch.tensor(TURNS, dtype=torch.float64, device=own.device)
+        return (2 * math.pi * (turns % 1)).to(batch.pos.dtype)
 
     def skin(self, batch: AtomicData) -> Tensor:
         """As ``Graphs.skin``, at most ``SKIN_SEARCH``."""

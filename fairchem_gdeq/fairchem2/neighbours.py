@@ -1,10 +1,10 @@
 """The padded neighbour lists of EScAIP and AllScAIP, frozen.
 
 Both models build, in every forward pass, one table [atom, slot] of neighbours: the pairs whose
-envelope argument x, the soft or hard maximum of rank / k at either end and distance / cutoff, is below
-1, in the order of x. Frozen are the pairs, their periodic images and their slots; with hard ranks also the ranks,
-which are steps. Displacements and, with soft ranks, the envelope follow the positions: that is the
-model's own smooth function, and the forces at X_0 are the model's own.
+envelope argument is below 1, in its order. The argument is the soft or hard maximum of three numbers:
+the pair's rank at either end over k, and its distance over the cutoff. Frozen are the pairs, their
+periodic images and their slots, and hard ranks, which are steps. Displacements and, with soft ranks,
+the envelope follow the positions: the model's own smooth function, with its own forces at X_0.
 
 ``build_radius_graph`` is the one function of fairchem in which pairs are chosen. It is called once for
 each structure and replaced here for the duration of one call: once by a recorder, then by a replay.
@@ -20,12 +20,20 @@ import torch
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.models.allscaip.AllScAIP import AllScAIPBackbone
 from fairchem.core.models.allscaip.utils import allscaip_radius_graph
+from fairchem.core.models.escaip.utils import graph_utils
 from fairchem.core.models.escaip.utils import radius_graph as escaip_radius_graph
 from fairchem.core.models.escaip.utils.radius_graph import hard_rank, safe_norm, soft_rank
 from torch import Tensor, nn
 
-from fairchem_gdeq.fairchem2.graphs import into_cell, lattice_shift, restate, with_positions
+from fairchem_gdeq.fairchem2.graphs import (
+    into_cell,
+    lattice_shift,
+    restate,
+    swapped,
+    with_positions,
+)
 
+BUILDER = "build_radius_graph"
 BEYOND = 2.0  # an envelope argument above 1: the pair is masked
 
 
@@ -40,6 +48,17 @@ def _ranks(distance: Tensor, rank: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
     first = rank(distance.reshape(n, n * m)).view(n, n, m)
     flipped = distance.transpose(0, 1).reshape(n, n * m)
     return first, rank(flipped).view(n, n, m).transpose(0, 1)
+
+
+def _legendre(x: Tensor, lmax: int) -> Tensor:
+    """P_0(x) ... P_lmax(x) in a last dimension.
+
+    EScAIP's own, for angle biases, overwrites what autograd needs for derivatives by positions.
+    """
+    p = [torch.ones_like(x), x]
+    for n in range(1, lmax):
+        p.append(((2 * n + 1) * x * p[n] - n * p[n - 1]) / (n + 1))
+    return torch.stack(p[: lmax + 1], dim=-1)
 
 
 class NeighbourLists:
@@ -65,7 +84,7 @@ class NeighbourLists:
             wrap = into_cell(out, self._pbc(batch))
             parts: list[dict[str, Tensor]] = []
             wrapped = with_positions(out, out.pos + lattice_shift(out, wrap))
-            with self._replaced(self._recorder(parts)):
+            with swapped(self.module, BUILDER, self._recorder(parts)):
                 self.backbone.data_preprocess(wrapped)
             first = (batch.natoms.cumsum(0) - batch.natoms).tolist()
             edges = torch.cat([p["pairs"] + n for p, n in zip(parts, first, strict=True)], dim=1)
@@ -137,23 +156,12 @@ class NeighbourLists:
     @contextmanager
     def given(self, batch: AtomicData) -> Iterator[None]:
         """As ``Graphs.given``. Runs without torch.compile: it would compile anew for every shape."""
-        config = self.backbone.global_cfg
-        before = config.use_compile
-        config.use_compile = False
-        try:
-            with self._replaced(self._replay(batch)):
-                yield
-        finally:
-            config.use_compile = before
-
-    @contextmanager
-    def _replaced(self, build: Callable[..., Any]) -> Iterator[None]:
-        before = self.module.build_radius_graph
-        self.module.build_radius_graph = build
-        try:
+        with (
+            swapped(self.backbone.global_cfg, "use_compile", False),
+            swapped(self.module, BUILDER, self._replay(batch)),
+            swapped(graph_utils, "legendre_polynomials", _legendre),
+        ):
             yield
-        finally:
-            self.module.build_radius_graph = before
 
     def _replay(self, batch: AtomicData) -> Callable[..., Any]:
         """A stand-in that returns the frozen pairs of one structure after the other."""
@@ -187,7 +195,11 @@ class NeighbourLists:
             if soft:
 
                 def rank(d: Tensor) -> Tensor:
-                    return low_mem_rank(d, k, sigmoid_scale) if use_low_mem else soft_rank(d, sigmoid_scale)
+                    return (
+                        low_mem_rank(d, k, sigmoid_scale)
+                        if use_low_mem
+                        else soft_rank(d, sigmoid_scale)
+                    )
 
                 all_lengths = safe_norm(_displacements(pos, cell, image_id))
                 first, second = (r[i, j, image] / k for r in _ranks(all_lengths, rank))
