@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.graphs import EdgeList
 from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.relax.guidance import guidance_by_sweep
+from fairchem_gdeq.relax.objective import delta_q
 from tests import small
 
 UMA = "fairchem.core.models.uma."
@@ -309,3 +311,40 @@ def _vjp(operator, positions):
 def measure(name: str) -> Row:
     """One row of the table."""
     return Row(*force_differences(name), derivative_error(name), cost(name))
+
+
+def frozen(name: str) -> str:
+    """In a few words, what is constant while positions move."""
+    data = small.batch(structures(name), double=False)
+    graphs = HydraForceField.freeze(model(name, False, data), tasks(name), data).graphs
+    if graphs is None:
+        return "nothing: no neighbours"
+    if isinstance(graphs, EdgeList):
+        return "pairs, images, frame rolls"
+    config = graphs.backbone
+    parts = ["pairs", "images", "slots"]
+    parts += [] if config.molecular_graph_cfg.knn_soft else ["ranks"]
+    if graphs.all_pairs and config.global_cfg.use_node_path:
+        parts.append("nearest images")
+    return ", ".join(parts)
+
+
+def two_steps(name: str) -> tuple[float, float]:
+    """Mean Delta Q at X_K before and after two Adam steps on its own guidance gradient."""
+    data = small.batch(structures(name), double=False)
+    built = model(name, False, data)
+    target = data.pos + 0.05 * torch.randn(data.pos.shape, generator=torch.manual_seed(1))
+    operator = IS2RS(alpha=0.01).operator(built, tasks(name), data)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return delta_q(x, target, operator.structures, operator.pin)
+
+    optimizer = torch.optim.Adam(built.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        losses.append(guidance_by_sweep(operator, data.pos, 3, loss, 1.0)[2])
+        reached = [p.grad for p in built.parameters() if p.grad is not None]
+        assert reached and all(torch.isfinite(g).all() for g in reached)
+        optimizer.step()
+    return losses[0], losses[-1]

@@ -151,6 +151,8 @@ class EdgeList:
             out.edge_index = edges
             out.cell_offsets = offsets.to(pos.dtype) + wrap[edges[0]] - wrap[edges[1]]
             out.nedges = torch.bincount(batch.batch[edges[1]], minlength=len(batch.natoms))
+            if widen == 0:
+                require_closed(out)
         return out
 
     @contextmanager
@@ -197,6 +199,28 @@ class EdgeList:
 def given(graphs: Graphs | None, batch: AtomicData) -> AbstractContextManager[None]:
     """``graphs.given``, or nothing for a model without neighbours."""
     return nullcontext() if graphs is None else graphs.given(batch)
+
+
+def require_closed(batch: AtomicData) -> None:
+    """Refuse edges that leave a structure where it ends.
+
+    EScAIP with use_pbc, and eSCN-type models that force periodicity, put images beside a molecule
+    or above a slab. With enough vacuum nothing comes of it; without, forces would be those of a
+    crystal of molecules.
+
+    Raises:
+        ValueError: names the structures.
+    """
+    structure = batch.batch[batch.edge_index[1]]
+    through = ((batch.cell_offsets.round() != 0) & ~batch.pbc[structure]).any(dim=1)
+    if bool(through.any()):
+        found = torch.unique(structure[through]).tolist()
+        raise ValueError(
+            f"structures {[batch.sid[i] for i in found]} are not periodic in every direction, but this "
+            "model sees neighbours through their boundaries. Give them a cell with vacuum wider than "
+            "the cutoff, or load the model with overrides backbone.use_pbc: false (EScAIP) or "
+            "backbone.always_use_pbc: false (eSEN)."
+        )
 
 
 def select_structures(batch: AtomicData, keep: Tensor) -> AtomicData:

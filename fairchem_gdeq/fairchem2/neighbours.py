@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fairchem_gdeq.fairchem2.graphs import (
     into_cell,
     lattice_shift,
+    require_closed,
     restate,
     swapped,
     with_positions,
@@ -83,8 +84,9 @@ class NeighbourLists:
             restate(out)
             wrap = into_cell(out, self._pbc(batch))
             parts: list[dict[str, Tensor]] = []
+            recorder = self._recorder(parts)
             wrapped = with_positions(out, out.pos + lattice_shift(out, wrap))
-            with swapped(self.module, BUILDER, self._recorder(parts)):
+            with self._unpadded(), swapped(self.module, BUILDER, recorder):
                 self.backbone.data_preprocess(wrapped)
             first = (batch.natoms.cumsum(0) - batch.natoms).tolist()
             edges = torch.cat([p["pairs"] + n for p, n in zip(parts, first, strict=True)], dim=1)
@@ -96,6 +98,7 @@ class NeighbourLists:
             out.cell_offsets = shifts + wrap[edges[1]] - wrap[edges[0]]
             out.nedges = torch.tensor([len(p["image"]) for p in parts], device=wrap.device)
             out.wrap = wrap
+            require_closed(out)
             if self.all_pairs:
                 out.nearest = [p["nearest"] for p in parts]
         return out
@@ -109,6 +112,8 @@ class NeighbourLists:
     def _recorder(self, parts: list[dict[str, Tensor]]) -> Callable[..., Any]:
         """fairchem's function, which also leaves what it chose in ``parts``."""
         original = self.module.build_radius_graph
+        width = self.backbone.molecular_graph_cfg.knn_pad_size
+        drops = self.all_pairs and self.backbone.global_cfg.use_padding
 
         def record(
             pos: Tensor,
@@ -123,15 +128,17 @@ class NeighbourLists:
             **more: Any,
         ) -> Any:
             found = original(pos, cell, image_id, cutoff, start, device, k, soft, *rest, **more)
-            i, j = found[0] - start, found[1] - start
             slots = torch.stack(found[2:4], dim=1)
+            fits = (slots < width).all(dim=1) if drops else torch.ones_like(slots[:, 0]).bool()
+            slots = slots[fits]
             self._check_slots(int(slots.max()) + 1)
+            i, j = found[0][fits] - start, found[1][fits] - start
             # fairchem returns the displacement of a pair but not which image it belongs to.
-            shift = found[4] - pos[j] + pos[i]
+            shift = found[4][fits] - pos[j] + pos[i]
             image = torch.cdist(shift.double(), (image_id @ cell).double()).argmin(dim=1)
             distance = safe_norm(_displacements(pos, cell, image_id))
             part = {"pairs": torch.stack([i, j]), "slots": slots, "image": image}
-            part["rank"] = torch.zeros_like(found[5])
+            part["rank"] = torch.zeros_like(found[5][fits])
             if not soft:
                 first, second = _ranks(distance, hard_rank)
                 part["rank"] = torch.maximum(first, second)[i, j, image] / k
@@ -143,7 +150,7 @@ class NeighbourLists:
         return record
 
     def _check_slots(self, needed: int) -> None:
-        """EScAIP's table has a fixed width; AllScAIP drops what does not fit, or has none."""
+        """EScAIP's table has a fixed width; AllScAIP drops what does not fit, or has no width."""
         width = self.backbone.molecular_graph_cfg.knn_pad_size
         if not self.all_pairs and needed > width:
             raise ValueError(
@@ -155,12 +162,20 @@ class NeighbourLists:
 
     @contextmanager
     def given(self, batch: AtomicData) -> Iterator[None]:
-        """As ``Graphs.given``. Runs without torch.compile: it would compile anew for every shape."""
+        """As ``Graphs.given``."""
         with (
-            swapped(self.backbone.global_cfg, "use_compile", False),
+            self._unpadded(),
             swapped(self.module, BUILDER, self._replay(batch)),
             swapped(graph_utils, "legendre_polynomials", _legendre),
         ):
+            yield
+
+    @contextmanager
+    def _unpadded(self) -> Iterator[None]:
+        """Without torch.compile, which would compile anew for every number of atoms, and without the
+        imaginary atoms that serve it alone: in EScAIP some of them give NaN gradients."""
+        config = self.backbone.global_cfg
+        with swapped(config, "use_compile", False), swapped(config, "use_padding", False):
             yield
 
     def _replay(self, batch: AtomicData) -> Callable[..., Any]:
