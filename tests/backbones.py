@@ -339,7 +339,7 @@ def two_steps(name: str) -> tuple[float, float]:
     def loss(x: torch.Tensor) -> torch.Tensor:
         return delta_q(x, target, operator.structures, operator.pin)
 
-    optimizer = torch.optim.Adam(built.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(built.parameters(), lr=3e-4)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
