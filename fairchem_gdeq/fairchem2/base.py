@@ -10,6 +10,7 @@ from typing import Any
 
 from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import Task, initialize_finetuning_model
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 
@@ -30,7 +31,7 @@ def load_base(
 
     Raises:
         FileNotFoundError: names the file and what to do.
-        ValueError: a pattern of ``train`` matches no parameter.
+        ValueError: a pattern of ``train`` matches no parameter that can learn.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -38,6 +39,8 @@ def load_base(
             "inference checkpoint (inference_ckpt.pt) with base=PATH; the silicon configs expect to "
             "be started in the folder of the repository."
         )
+    if isinstance(overrides, DictConfig):
+        overrides = OmegaConf.to_container(overrides, resolve=True)
     model = initialize_finetuning_model(path, overrides=overrides)
     if train is not None:
         train_only(model, train)
@@ -47,18 +50,20 @@ def load_base(
 def train_only(model: nn.Module, patterns: Sequence[str]) -> None:
     """Let exactly the parameters learn whose names match one of the patterns.
 
+    What fairchem itself keeps fixed, such as embeddings with ``cs_emb_grad: false``, stays fixed.
+
     Raises:
-        ValueError: a pattern matches none; says which names there are.
+        ValueError: a pattern matches none that learns; says which names there are.
     """
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
     chosen: set[str] = set()
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
             groups = sorted({".".join(name.split(".")[:3]) + "*" for name in names})
             raise ValueError(
-                f"train: the pattern {pattern!r} matches none of the model's parameters. There are "
-                + ", ".join(groups)
+                f"train: the pattern {pattern!r} matches none of the parameters that can learn. There "
+                "are " + ", ".join(groups)
             )
         chosen |= matched
     for name, parameter in model.named_parameters():
