@@ -121,7 +121,9 @@ def _spec(backbone: dict, heads: dict, **changes: Any) -> Spec:
 
 def _moe(wrapper: str = "DatasetSpecificMoEWrapper", merge: bool = False, **changes: Any) -> Spec:
     config = {"backbone": MOE | changes, "heads": _moe_heads(wrapper)}
-    return Spec(config | {"pass_through_head_outputs": True}, "si_forces", merge)
+    # fairchem opens no mixture of experts without a model_id: UMA 1.0 had none.
+    config |= {"pass_through_head_outputs": True, "model_id": "tiny"}
+    return Spec(config, "si_forces", merge)
 
 
 BACKBONES = {

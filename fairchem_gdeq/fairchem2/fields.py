@@ -13,8 +13,9 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import Tensor, nn
 
 from fairchem_gdeq.fairchem2 import graphs
-from fairchem_gdeq.fairchem2.graphs import Graphs, graphs_of, with_positions
-from fairchem_gdeq.fairchem2.supported import require_dataset, require_exact
+from fairchem_gdeq.fairchem2.families import graphs_of
+from fairchem_gdeq.fairchem2.graphs import Graphs, with_positions
+from fairchem_gdeq.fairchem2.supported import dataset_names, require_dataset, require_exact
 
 KEPT = {
     *graphs.NODE_KEYS,
@@ -103,11 +104,14 @@ class HydraForceField:
         """
         require_exact(model)
         task = force_task(tasks)
-        require_dataset(model, task, batch)
+        names = dataset_names(batch)
+        require_dataset(model, task, names)
         model.backbone.on_predict_check(batch)  # a merged mixture is for one composition only
         data = with_positions(batch, batch.pos)
         for key in set(data.__keys__) - KEPT:
             del data[key]
+        if names is not None:
+            data.dataset = names
         return cls(model, task, data, live).refreeze(batch.pos)
 
     @property

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import torch
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.graph.compute import generate_graph
-from fairchem.core.models.escaip.EScAIP import EScAIPBackbone
 from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
@@ -46,27 +45,6 @@ class Graphs(Protocol):
     def skin(self, batch: AtomicData) -> Tensor:
         """Per structure [s], how far (Angstrom) the nearest pair is from entering or leaving."""
         ...
-
-
-def graphs_of(backbone: nn.Module) -> Graphs | None:
-    """How this backbone's neighbours are frozen; None if it has none.
-
-    Raises:
-        ValueError: a backbone about whose neighbours nothing is known.
-    """
-    from fairchem_gdeq.fairchem2.neighbours import NeighbourLists  # it imports this module
-
-    if isinstance(backbone, EScAIPBackbone) or hasattr(backbone, "molecular_graph_cfg"):
-        return NeighbourLists(backbone)
-    if isinstance(backbone, escn_md.eSCNMDBackbone):
-        return EdgeList(backbone)
-    if getattr(backbone, "neighbour_free", False):
-        return None
-    raise ValueError(
-        f"{type(backbone).__name__}: how its neighbours are chosen is not known here, so its graph "
-        "cannot be frozen and its Jacobian would jump where they change. A backbone without "
-        "neighbours says so with the attribute neighbour_free = True."
-    )
 
 
 def with_positions(batch: AtomicData, positions: Tensor) -> AtomicData:

@@ -13,7 +13,7 @@ each structure and replaced here for the duration of one call: once by a recorde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class NeighbourLists:
             parts: list[dict[str, Tensor]] = []
             recorder = self._recorder(parts)
             wrapped = with_positions(out, out.pos + lattice_shift(out, wrap))
-            with self._unpadded(), swapped(self.module, BUILDER, recorder):
+            with self._plainly(), swapped(self.module, BUILDER, recorder):
                 self.backbone.data_preprocess(wrapped)
             first = (batch.natoms.cumsum(0) - batch.natoms).tolist()
             edges = torch.cat([p["pairs"] + n for p, n in zip(parts, first, strict=True)], dim=1)
@@ -164,18 +164,22 @@ class NeighbourLists:
     def given(self, batch: AtomicData) -> Iterator[None]:
         """As ``Graphs.given``."""
         with (
-            self._unpadded(),
+            self._plainly(),
             swapped(self.module, BUILDER, self._replay(batch)),
             swapped(graph_utils, "legendre_polynomials", _legendre),
         ):
             yield
 
     @contextmanager
-    def _unpadded(self) -> Iterator[None]:
-        """Without torch.compile, which would compile anew for every number of atoms, and without the
-        imaginary atoms that serve it alone: in EScAIP some of them give NaN gradients."""
-        config = self.backbone.global_cfg
-        with swapped(config, "use_compile", False), swapped(config, "use_padding", False):
+    def _plainly(self) -> Iterator[None]:
+        """Without torch.compile, which would compile anew for every number of atoms; without the
+        imaginary atoms that serve it alone, and in EScAIP can give NaN gradients; on one device."""
+        config, graph = self.backbone.global_cfg, self.backbone.molecular_graph_cfg
+        with ExitStack() as stack:
+            stack.enter_context(swapped(config, "use_compile", False))
+            stack.enter_context(swapped(config, "use_padding", False))
+            if self.all_pairs:
+                stack.enter_context(swapped(graph, "preprocess_on_cpu", False))
             yield
 
     def _replay(self, batch: AtomicData) -> Callable[..., Any]:

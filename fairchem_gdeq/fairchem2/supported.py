@@ -8,7 +8,7 @@ from fairchem.core.models.uma.nn.execution_backends import ExecutionBackend
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import nn
 
-from fairchem_gdeq.fairchem2.graphs import graphs_of
+from fairchem_gdeq.fairchem2.families import graphs_of
 
 
 def require_direct_forces(model: HydraModel) -> None:
@@ -79,6 +79,11 @@ def _neighbour_list_reasons(backbone: nn.Module) -> list[str]:
             "distance_function: silu makes a new random linear layer in every forward pass: the "
             "model has no forces of its own."
         )
+    if getattr(backbone.global_cfg, "single_system_no_padding", False):
+        reasons.append(
+            "single_system_no_padding: true lets the structures of a batch feel each other. Load it "
+            "with overrides backbone.single_system_no_padding: false."
+        )
     if getattr(backbone.global_cfg, "use_fp16_backbone", False):
         reasons.append(
             "use_fp16_backbone: true: with half-precision forces neither the fixed point nor its "
@@ -88,7 +93,19 @@ def _neighbour_list_reasons(backbone: nn.Module) -> list[str]:
     return reasons
 
 
-def require_dataset(model: HydraModel, task: Task, batch: AtomicData) -> None:
+def dataset_names(batch: AtomicData) -> list[str] | None:
+    """The data set of each structure, or None if the batch does not say.
+
+    fairchem's concatenated data sets name what they give ``<data set>.<split>``.
+    """
+    if "dataset" in batch:
+        return list(batch.dataset)
+    if "dataset_name" in batch:
+        return [name.partition(".")[0] for name in batch.dataset_name]
+    return None
+
+
+def require_dataset(model: HydraModel, task: Task, names: list[str] | None) -> None:
     """Refuse structures of data sets that the force task does not cover.
 
     UMA's heads return zero forces, silently, for structures of any other data set than the task's.
@@ -99,10 +116,11 @@ def require_dataset(model: HydraModel, task: Task, batch: AtomicData) -> None:
     reads = getattr(model.backbone, "use_dataset_embedding", False) or any(
         hasattr(head, "dataset_names") for head in model.output_heads.values()
     )
-    foreign = set(batch.dataset if "dataset" in batch else []) - set(task.datasets)
-    if reads and foreign:
-        raise ValueError(
-            f"structures of data sets {sorted(foreign)}, but the force task {task.name!r} is for "
-            f"{sorted(task.datasets)}, and this model treats data sets differently. Name the data "
-            "set as the model does, or choose the task of that data set."
-        )
+    if not reads or (names is not None and set(names) <= set(task.datasets)):
+        return
+    found = "of no named data set" if names is None else f"of data sets {sorted(set(names))}"
+    raise ValueError(
+        f"structures {found}, but the force task {task.name!r} is for {sorted(task.datasets)}, and "
+        "this model treats data sets differently. Name the data set in dataset_configs as the model "
+        "does, or choose the task of that data set."
+    )

@@ -7,8 +7,8 @@ import torch
 from fairchem.core.models.base import HydraModel
 from torch import nn
 
+from fairchem_gdeq.fairchem2.families import graphs_of
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.graphs import graphs_of
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from tests import backbones, small
@@ -163,6 +163,7 @@ def test_settings_that_are_not_exact():
     refused(ESCAIP, "random linear layer", distance_function="silu")
     refused(ESCAIP, "use_fp16_backbone: false", use_fp16_backbone=True)
     refused(ALLSCAIP, "use_chunked_graph: false", use_chunked_graph=True)
+    refused(ALLSCAIP, "feel each other", single_system_no_padding=True)
 
 
 def test_euler_angles_are_wrong_on_the_y_axis_and_the_override_changes_no_forces(monkeypatch):
@@ -201,8 +202,14 @@ def test_data_set_of_another_head():
     """UMA's heads would return zero forces for it without a word."""
     data = small.batch(small.silicon(2), double=False)
     data.dataset = ["si", "oc20"]
-    with pytest.raises(ValueError, match="oc20"):
+    with pytest.raises(ValueError, match=r"'oc20', 'si'.* is for \['si'\]"):
         HydraForceField.freeze(backbones.model(MOE, False), backbones.tasks(MOE), data)
+    del data["dataset"]
+    with pytest.raises(ValueError, match="no named data set"):
+        HydraForceField.freeze(backbones.model(MOE, False), backbones.tasks(MOE), data)
+    data.dataset_name = ["si.train", "si.val"]  # as fairchem's concatenated data sets have it
+    field = HydraForceField.freeze(backbones.model(MOE, False), backbones.tasks(MOE), data)
+    assert field.batch.dataset == ["si", "si"] and field(data.pos).abs().max() > 1e-3
 
 
 def test_merged_mixture_is_for_one_composition():
