@@ -48,6 +48,10 @@ class Wells(nn.Module):
         """There is nothing to freeze."""
         return self
 
+    def thaw(self) -> Wells:
+        """There is nothing to build anew."""
+        return self
+
 
 def problem(seed: int, count: int = 32) -> tuple[Operator, Tensor, Tensor]:
     """Operator, starts and targets [count, 3]: half of the structures belong left, half right."""

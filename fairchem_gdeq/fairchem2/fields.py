@@ -92,9 +92,7 @@ class HydraForceField:
     live: bool = False
 
     @classmethod
-    def freeze(
-        cls, model: HydraModel, tasks: list[Task], batch: AtomicData, live: bool = False
-    ) -> HydraForceField:
+    def freeze(cls, model: HydraModel, tasks: list[Task], batch: AtomicData) -> HydraForceField:
         """The field with its graph built at the batch's positions.
 
         Raises:
@@ -112,7 +110,7 @@ class HydraForceField:
             del data[key]
         if names is not None:
             data.dataset = names
-        return cls(model, task, data, live).refreeze(batch.pos)
+        return cls(model, task, data).refreeze(batch.pos)
 
     @property
     def graphs(self) -> Graphs | None:
@@ -143,12 +141,16 @@ class HydraForceField:
         return replace(self, batch=graphs.select_structures(self.batch, structures))
 
     def refreeze(self, positions: Tensor) -> HydraForceField:
-        """The field with its graph built at positions [n, 3]."""
+        """The field with its graph built at positions [n, 3], and held."""
         if self.graphs is None:
             return self
         data = with_positions(self.batch, positions)
         with _one_map(self.model, positions.device):
-            return replace(self, batch=self.graphs.build(data))
+            return replace(self, batch=self.graphs.build(data), live=False)
+
+    def thaw(self) -> HydraForceField:
+        """The field with its graph built anew at every evaluation."""
+        return replace(self, live=True)
 
     def skin(self) -> Tensor:
         """How far from the cutoff the nearest pair distance is, per structure [s], Angstrom.

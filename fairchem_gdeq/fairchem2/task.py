@@ -75,11 +75,10 @@ class IS2RS:
         tasks: list[Task],
         batch: AtomicData,
         alpha: Tensor | None = None,
-        live: bool = False,
     ) -> Operator:
-        """G with its graph frozen at the batch's positions; ``live`` keeps the graph fresh."""
+        """G with its graph frozen at the batch's positions."""
         return Operator.build(
-            HydraForceField.freeze(model, tasks, batch, live),
+            HydraForceField.freeze(model, tasks, batch),
             self.structures(batch),
             self.alpha if alpha is None else alpha,
             self.cap,
@@ -96,7 +95,7 @@ class IS2RS:
             Records (distances are NaN-free; without ``pos_relaxed`` in the batch they are measured
             from X_0) and positions [n, 3], Angstrom.
         """
-        operator = self.operator(model, tasks, batch, alpha, live=True)
+        operator = self.operator(model, tasks, batch, alpha).thaw()
         path = rollout(operator, batch.pos, self.relaxer.horizon)
         solver = make_solver(self.relaxer.solver, **self.relaxer.solver_options)
         end = solve(operator, path.positions, solver, self.relaxer.fmax, self.relaxer.max_steps)

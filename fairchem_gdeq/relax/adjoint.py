@@ -2,6 +2,11 @@
 
 Each structure is a system of its own; all share the VJP calls. A structure whose system is solved
 leaves the batch.
+
+``damping`` mu >= 0 solves ((1 + mu) I - J_G^T) u = g instead, which is BPTT's sum over the past
+steps discounted by 1 / (1 + mu) per step: a gradient that forgets after about 1/mu steps. Where J_G
+has an eigenvalue next to 1 (a mode with hardly any stiffness, real or an artefact of the model) the
+exact u is that mode and nothing else; with damping no mode is amplified by more than 1/mu.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ class AdjointSolution:
     Attributes:
         u: [n, 3]; zero on fixed atoms.
         converged: [s] bool, relative residual below the tolerance.
-        residual: [s] |g - (I - J_G)^T u| / |g|; 0 where g = 0.
+        residual: [s] |g - ((1 + mu) I - J_G)^T u| / |g|; 0 where g = 0.
         vjps: [s] VJPs spent on each structure.
     """
 
@@ -37,6 +42,11 @@ def _norms(operator: Operator, vector: Tensor) -> Tensor:
     return segment_norm(vector, operator.structures.batch, operator.structures.count)
 
 
+def _system(operator: Operator, positions: Tensor, u: Tensor, damping: float) -> Tensor:
+    """((1 + mu) I - J_G^T) u [n, 3] in the space of the unknowns."""
+    return (1.0 + damping) * u - operator.project(operator.vjp(positions, u))
+
+
 @torch.no_grad()
 def gmres(
     operator: Operator,
@@ -45,9 +55,10 @@ def gmres(
     tol: float = 1e-3,
     max_vjps: int = 100,
     guess: Tensor | None = None,
+    damping: float = 0.0,
     restart: int = 50,
 ) -> AdjointSolution:
-    """Batched GMRES (Saad and Schultz 1986) on (I - J_G)^T u = g; needs no contraction, no symmetry.
+    """Batched GMRES (Saad and Schultz 1986); J_G needs to be neither contracting nor symmetric.
 
     Args:
         operator: G; its structures define the blocks.
@@ -56,6 +67,7 @@ def gmres(
         tol: wanted relative residual.
         max_vjps: most VJPs per structure.
         guess: [n, 3] first u (warm start), zero if None.
+        damping: mu.
         restart: Krylov vectors kept before a restart.
     """
     count = operator.structures.count
@@ -78,7 +90,7 @@ def gmres(
         if first:
             r = g[atoms]
         else:
-            r = g[atoms] - (u[atoms] - active.project(active.vjp(positions[atoms], u[atoms])))
+            r = g[atoms] - _system(active, positions[atoms], u[atoms], damping)
             vjps[which] += 1
             residual[which] = _norms(active, r) / scale[which]
         first = False
@@ -92,7 +104,8 @@ def gmres(
             keep = active.structures.atoms_of(todo)
             which, atoms, r, active = which[todo], atoms[keep], r[keep], active.select(todo)
         size = min(restart, budget)
-        du, spent, estimate = _arnoldi(active, positions[atoms], r, tol * scale[which], size)
+        goal = tol * scale[which]
+        du, spent, estimate = _arnoldi(active, positions[atoms], r, damping, goal, size)
         u[atoms] += du
         vjps[which] += spent
         residual[which] = estimate / scale[which]
@@ -101,7 +114,7 @@ def gmres(
 
 
 def _arnoldi(
-    operator: Operator, positions: Tensor, r: Tensor, target: Tensor, size: int
+    operator: Operator, positions: Tensor, r: Tensor, damping: float, target: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One GMRES cycle from residual r [n, 3]: correction [n, 3], VJPs [s], residual norms [s]."""
     count = operator.structures.count
@@ -116,7 +129,7 @@ def _arnoldi(
     for j in range(size):
         s = active.structures
         v = basis[-1]
-        w = v - active.project(active.vjp(x, v))
+        w = _system(active, x, v, damping)
         spent[which] += 1
         for i, earlier in enumerate(basis):  # modified Gram-Schmidt
             h = segment_dot(w, earlier, s.batch, s.count)
@@ -162,10 +175,14 @@ def neumann(
     tol: float = 1e-3,
     max_vjps: int = 100,
     guess: Tensor | None = None,
+    damping: float = 0.0,
 ) -> AdjointSolution:
-    """u <- g + J_G^T u: the series of eq. 4. Converges only where the spectral radius is below 1."""
+    """u <- (g + J_G^T u) / (1 + mu): the series of eq. 4, discounted.
+
+    Converges only where the spectral radius of J_G is below 1 + mu.
+    """
     g = operator.project(g)
-    u = g.clone() if guess is None else operator.project(guess)
+    u = g / (1.0 + damping) if guess is None else operator.project(guess)
     scale = _norms(operator, g)
     residual = torch.where(scale == 0, 0.0, torch.inf).to(g.dtype)
     vjps = torch.zeros(len(scale), dtype=torch.long, device=g.device)
@@ -175,14 +192,14 @@ def neumann(
             break
         atoms = operator.structures.atoms_of(open_)
         active = operator.select(open_)
-        new = g[atoms] + active.project(active.vjp(positions[atoms], u[atoms]))
+        error = g[atoms] - _system(active, positions[atoms], u[atoms], damping)
         vjps[open_] += 1
-        residual[open_] = _norms(active, new - u[atoms]) / scale[open_]
+        residual[open_] = _norms(active, error) / scale[open_]
         below = residual <= tol
         going = open_ & ~below & torch.isfinite(residual)
         # The residual just measured is that of the u before this update: keep that one.
         moved = going[operator.structures.batch[atoms]]
-        u[atoms[moved]] = new[moved]
+        u[atoms[moved]] += error[moved] / (1.0 + damping)
         open_ = going
     return AdjointSolution(u, residual <= tol, residual, vjps)
 
@@ -195,8 +212,10 @@ def identity(
     tol: float = 1e-3,
     max_vjps: int = 100,
     guess: Tensor | None = None,
+    damping: float = 0.0,
 ) -> AdjointSolution:
-    """u = g: Jacobian-free backpropagation (Fung et al. 2022), no VJP and no promise.
+    """u = g, whatever the damping: Jacobian-free backpropagation (Fung et al. 2022), no VJP and no
+    promise.
 
     Its residual is not measured (NaN); it counts as converged because nothing was to converge.
     """

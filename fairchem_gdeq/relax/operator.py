@@ -32,7 +32,11 @@ class ForceField(Protocol):
         ...
 
     def refreeze(self, positions: Tensor) -> ForceField:
-        """The field with its context built anew at positions [n, 3]."""
+        """The field with its context built anew at positions [n, 3], and held."""
+        ...
+
+    def thaw(self) -> ForceField:
+        """The field with its context built anew at every evaluation, as a plain relaxation does."""
         ...
 
 
@@ -134,5 +138,9 @@ class Operator:
         )
 
     def refreeze(self, positions: Tensor) -> Operator:
-        """The operator with the field's context built anew at positions [n, 3]."""
+        """The operator with the field's context built anew at positions [n, 3], and held."""
         return replace(self, field=self.field.refreeze(positions))
+
+    def thaw(self) -> Operator:
+        """The operator with the field's context built anew at every evaluation."""
+        return replace(self, field=self.field.thaw())

@@ -33,9 +33,13 @@ class Method:
         solver: name and options of the equilibrium solver.
         fmax: convergence of the equilibrium, eV/Angstrom.
         max_steps: displacements allowed to the solver.
+        hold_graph: keep the graph built at X_K through the whole equilibrium solve and the adjoint.
+            By default the solve works on a fresh graph, so that its X* is a fixed point of the
+            potential itself, and only the adjoint holds one, that of X*.
         adjoint: ``gmres``, ``neumann`` or ``identity``.
         adjoint_tol: relative residual asked of it.
         max_vjps: VJPs allowed to it per structure.
+        adjoint_damping: mu, see ``adjoint``; 0 is the exact implicit gradient.
     """
 
     horizon: int = 20
@@ -48,9 +52,11 @@ class Method:
     solver_options: dict[str, Any] = field(default_factory=dict)
     fmax: float = 0.01
     max_steps: int = 200
+    hold_graph: bool = False
     adjoint: str = "gmres"
     adjoint_tol: float = 1e-2
     max_vjps: int = 60
+    adjoint_damping: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse names and numbers that cannot be meant.
@@ -67,7 +73,14 @@ class Method:
         for key in ("horizon", "max_unroll", "max_steps", "max_vjps"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}={getattr(self, key)}: expected a number >= 0")
-        for key in ("lambda_guide", "lambda_eq", "step_tol", "fmax", "adjoint_tol"):
+        for key in (
+            "lambda_guide",
+            "lambda_eq",
+            "step_tol",
+            "fmax",
+            "adjoint_tol",
+            "adjoint_damping",
+        ):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}={getattr(self, key)}: expected a number >= 0")
 
@@ -147,9 +160,12 @@ def _settle(
     if len(rows) == 0:
         return report
     atoms = operator.structures.atoms_of(~report.diverged)
-    sub = operator.select(~report.diverged).refreeze(report.handoff[atoms])
+    sub = operator.select(~report.diverged)
+    sub = sub.refreeze(report.handoff[atoms]) if method.hold_graph else sub.thaw()
     solver = make_solver(method.solver, **method.solver_options)
     found = solve(sub, report.handoff[atoms], solver, method.fmax, method.max_steps)
+    if not method.hold_graph:
+        sub = sub.refreeze(found.positions)
 
     with torch.enable_grad():
         x = found.positions.detach().requires_grad_(True)
@@ -168,6 +184,7 @@ def _settle(
         tol=method.adjoint_tol,
         max_vjps=method.max_vjps,
         guess=None if guess is None else guess[mine],
+        damping=method.adjoint_damping,
     )
     good = answer.converged
     if bool(good.any()):

@@ -89,7 +89,7 @@ def test_pairs_enter_and_leave_only_when_frozen_anew(name):
     moved[0] += 0.9
     changed = field.edges_changed(moved)
     assert changed[0] > 0 and changed[1] == 0
-    live = HydraForceField.freeze(built, tasks, data, live=True)
+    live = HydraForceField.freeze(built, tasks, data).thaw()
     again = data.clone()
     again.pos = moved
     plain = backbones.unmodified_forces(built, tasks[0], again)

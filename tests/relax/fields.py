@@ -63,6 +63,9 @@ class PairField(nn.Module):
     def refreeze(self, positions: Tensor) -> PairField:
         return self
 
+    def thaw(self) -> PairField:
+        return self
+
 
 class SiteField(nn.Module):
     """Absolute coordinates: springs to sites, a rotational (non-conservative) part and a net.
@@ -96,6 +99,9 @@ class SiteField(nn.Module):
         return out
 
     def refreeze(self, positions: Tensor) -> SiteField:
+        return self
+
+    def thaw(self) -> SiteField:
         return self
 
 

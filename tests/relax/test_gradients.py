@@ -117,17 +117,33 @@ PAIR_FIXED = [0, 1, 2, 4, 5, 6, 9, 10, 11]  # three in each of [4, 5, 6]: no rot
     ("kind", "options"),
     [("site", {}), ("site", {"fixed": [0, 5]}), ("pair", {"fixed": PAIR_FIXED})],
 )
-def test_adjoint_matches_dense_solve(kind, options):
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+def test_adjoint_matches_dense_solve(kind, options, damping):
     operator, x, target = relaxed(kind, [4, 5, 6], **options)
     s = operator.structures
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(5)) * s.free[:, None]
     free = s.free.repeat_interleave(3)
     jacobian = dense_jacobian(operator, x)[free][:, free]
-    dense = torch.linalg.solve((torch.eye(len(jacobian)) - jacobian).T, g.flatten()[free])
-    answer = gmres(operator, x, g, tol=1e-12, max_vjps=400)
-    assert answer.converged.all()
-    assert relative(answer.u.flatten()[free], dense) < 1e-8
-    assert (answer.u[~s.free] == 0).all()
+    matrix = (1 + damping) * torch.eye(len(jacobian)) - jacobian.T
+    dense = torch.linalg.solve(matrix, g.flatten()[free])
+    for method in (gmres, neumann):
+        answer = method(operator, x, g, tol=1e-12, max_vjps=2000, damping=damping)
+        assert answer.converged.all()
+        assert relative(answer.u.flatten()[free], dense) < 1e-8
+        assert (answer.u[~s.free] == 0).all()
+
+
+def test_damping_bounds_what_a_soft_mode_does_to_the_adjoint():
+    """A site held by almost nothing: alpha k = 1e-6. Exact u = g / 1e-6; damped, g / (mu + 1e-6)."""
+    operator, x, _ = random_batch("site", [1], alpha=1e-6)
+    x = solve(operator, x, make_solver("lbfgs", stiffness=3.0), 1e-12, 2000).positions
+    jacobian = dense_jacobian(operator, x)
+    assert torch.linalg.eigvals(jacobian).real.max() > 1 - 1e-4
+    g = torch.ones_like(x)
+    exact = gmres(operator, x, g, tol=1e-9, max_vjps=50)
+    damped = gmres(operator, x, g, tol=1e-9, max_vjps=50, damping=0.1)
+    assert exact.u.norm() > 1e3 * g.norm()
+    assert damped.u.norm() <= g.norm() / 0.1 * 1.01
 
 
 def test_adjoint_in_the_complement_of_rigid_shifts():

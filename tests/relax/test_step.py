@@ -1,5 +1,7 @@
 """Training signals as a whole: what is dropped, what is counted, what may never leak."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,6 +43,46 @@ def test_batch_gradient_is_the_mean_of_single_ones(signal):
         total += grads(operator)
     torch.testing.assert_close(together, total / 3, rtol=1e-6, atol=1e-9)
     assert losses == pytest.approx(single / 3, rel=1e-6)
+
+
+class Neighbours(torch.nn.Module):
+    """Two atoms on springs to their sites that repel within 1 Angstrom, if listed as neighbours."""
+
+    translation_invariant = False
+    sites = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]], dtype=torch.float64)
+
+    def __init__(self, stiff, near=False, live=False):
+        super().__init__()
+        self.stiff, self.near, self.live = stiff, near, live
+
+    def select(self, structures):
+        return self
+
+    def refreeze(self, positions):
+        return Neighbours(self.stiff, bool((positions[0] - positions[1]).norm() < 1))
+
+    def thaw(self):
+        return Neighbours(self.stiff, live=True)
+
+    def forward(self, positions):
+        apart = positions[0] - positions[1]
+        if self.live:
+            return self.refreeze(positions)(positions)
+        push = 20 * self.near * (1 - apart.norm()).clamp_min(0) ** 2 * apart / apart.norm()
+        return torch.stack([push, -push]) - self.stiff * (positions - self.sites)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_equilibrium_of_the_potential_itself_unless_the_graph_is_held(hold):
+    """Atoms that become neighbours only on the way: a held graph lets them pass each other."""
+    start = torch.tensor([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    field = Neighbours(torch.nn.Parameter(torch.ones(3)))
+    operator = Operator.build(field, structures([2]), 0.1)
+    method = replace(TIGHT, horizon=1, hold_graph=hold)
+    report = SIGNALS["gdeq"](operator, start, field.sites, method)
+    assert report.converged.all() and report.contributing.all()
+    residual = field.refreeze(report.positions)(report.positions).abs().max()
+    assert residual > 1 if hold else residual < 1e-7
 
 
 def broken_batch(value, everything=False):
