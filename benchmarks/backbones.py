@@ -9,7 +9,7 @@ import logging
 import sys
 import warnings
 
-from tests import backbones
+from tests import backbone_checks, backbones
 
 HEADER = ("backbone", "frozen", "forces at X_0", "own spread", "VJP error", "VJP / forward")
 
@@ -23,9 +23,9 @@ def main(words: list[str]) -> None:
     for name in backbones.BACKBONES:
         if words and not any(word.lower() in name.lower() for word in words):
             continue
-        row = backbones.measure(name)
+        row = backbone_checks.measure(name)
         numbers = f"{row.forces:.0e} | {row.spread:.0e} | {row.derivative:.0e} | {row.cost:.1f}"
-        print(f"| {name} | {backbones.frozen(name)} | {numbers} |", flush=True)
+        print(f"| {name} | {backbone_checks.frozen(name)} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

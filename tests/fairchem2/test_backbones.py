@@ -11,7 +11,7 @@ from fairchem_gdeq.fairchem2.families import graphs_of
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
-from tests import backbones, small
+from tests import backbone_checks, backbones, small
 
 ALL = pytest.mark.parametrize("name", backbones.BACKBONES)
 ESEN, MOE, ESCAIP, ALLSCAIP = (
@@ -24,12 +24,12 @@ ESEN, MOE, ESCAIP, ALLSCAIP = (
 
 @ALL
 def test_forces_at_the_start_are_the_unmodified_models(name):
-    assert backbones.force_differences(name)[0] < 1e-5
+    assert backbone_checks.force_differences(name)[0] < 1e-5
 
 
 @ALL
 def test_vjp_against_central_differences(name):
-    assert backbones.derivative_error(name) < 1e-6
+    assert backbone_checks.derivative_error(name) < 1e-6
 
 
 @ALL
@@ -41,7 +41,7 @@ def test_vjp_as_trained_in_single_precision(name):
     lam = torch.randn(data.pos.shape, generator=torch.Generator().manual_seed(0))
     task = IS2RS(alpha=1.0, cap=None)
     got = task.operator(single, backbones.tasks(name), data).vjp(data.pos, lam)
-    with backbones.double_precision():
+    with backbone_checks.double_precision():
         wide = small.batch(backbones.structures(name))
         operator = task.operator(double, backbones.tasks(name), wide)
         want = operator.vjp(wide.pos, lam.double())
@@ -50,7 +50,7 @@ def test_vjp_as_trained_in_single_precision(name):
 
 @ALL
 def test_two_training_steps_lower_the_loss(name):
-    before, after = backbones.two_steps(name)
+    before, after = backbone_checks.two_steps(name)
     assert after < before
 
 
@@ -69,7 +69,7 @@ def test_selected_structures_have_the_same_forces(name):
 
 @pytest.mark.parametrize("name", [ESEN, MOE, ESCAIP, ALLSCAIP])
 def test_whole_cells_and_rigid_shifts_change_nothing(name):
-    with backbones.double_precision():
+    with backbone_checks.double_precision():
         data = small.batch(backbones.structures(name))
         field = HydraForceField.freeze(backbones.model(name, True), backbones.tasks(name), data)
         cells = torch.randint(-2, 3, data.pos.shape, generator=torch.Generator().manual_seed(0))
@@ -92,7 +92,7 @@ def test_pairs_enter_and_leave_only_when_frozen_anew(name):
     live = HydraForceField.freeze(built, tasks, data).thaw()
     again = data.clone()
     again.pos = moved
-    plain = backbones.unmodified_forces(built, tasks[0], again)
+    plain = backbone_checks.unmodified_forces(built, tasks[0], again)
     torch.testing.assert_close(live(moved).detach(), plain, rtol=1e-4, atol=1e-5)
     assert (field(moved) - plain).abs().max() > 1e-4
     assert field.skin().isnan().all()
@@ -122,9 +122,9 @@ def test_careless_training_mode_is_one_map(name):
     data = small.batch(small.silicon(2), double=False)
     task = backbones.tasks(name)
     model.eval()
-    quiet = backbones.unmodified_forces(model, task[0], data)
+    quiet = backbone_checks.unmodified_forces(model, task[0], data)
     model.train()
-    noisy = [backbones.unmodified_forces(model, task[0], data) for _ in range(2)]
+    noisy = [backbone_checks.unmodified_forces(model, task[0], data) for _ in range(2)]
     assert not torch.allclose(*noisy, rtol=1e-3), "the configuration is not random after all"
 
     operator = IS2RS(remove_drift=False).operator(model, task, data)
@@ -178,8 +178,8 @@ def test_euler_angles_are_wrong_on_the_y_axis_and_the_override_changes_no_forces
     for quaternion in (True, False):
         monkeypatch.setitem(config["backbone"], "use_quaternion_wigner", quaternion)
         model = backbones.model(ESEN, False)
-        forces.append(backbones.unmodified_forces(model, backbones.tasks(ESEN)[0], data))
-        errors.append(backbones.derivative_error(ESEN, pair))
+        forces.append(backbone_checks.unmodified_forces(model, backbones.tasks(ESEN)[0], data))
+        errors.append(backbone_checks.derivative_error(ESEN, pair))
     assert errors[0] < 1e-6 and errors[1] > 1e-2
     torch.testing.assert_close(*forces, rtol=1e-4, atol=1e-5)
 

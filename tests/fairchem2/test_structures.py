@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 from fairchem_gdeq.relax import SIGNALS, Method
-from tests import backbones, small
+from tests import backbone_checks, backbones, small
 
 FAMILIES = [
     "eSEN direct (OC25)",
@@ -71,8 +71,8 @@ def freeze(name: str, model: HydraModel, structures: list[Atoms]):
 @pytest.mark.parametrize("pbc", [(True, True, False), True])
 def test_slab_with_fixed_atoms(name, pbc):
     atoms = slab(pbc)
-    assert backbones.force_differences(name, [atoms])[0] < 1e-5
-    assert backbones.derivative_error(name, [atoms]) < 1e-6
+    assert backbone_checks.force_differences(name, [atoms])[0] < 1e-5
+    assert backbone_checks.derivative_error(name, [atoms]) < 1e-6
     data = small.batch([atoms], double=False)
     assert data.fixed.tolist() == [1, 0, 0, 0] and data.tags.tolist() == [3, 2, 1, 0]
     operator = IS2RS().operator(backbones.model(name, False), backbones.tasks(name), data)
@@ -99,7 +99,7 @@ def test_molecule_without_cell(name):
     model = without_pbc(name)
     water = molecule("H2O")
     data, field = freeze(name, model, [water])
-    plain = backbones.unmodified_forces(model, backbones.tasks(name)[0], data)
+    plain = backbone_checks.unmodified_forces(model, backbones.tasks(name)[0], data)
     torch.testing.assert_close(field(data.pos).detach(), plain, rtol=1e-4, atol=1e-6)
     in_box, box = freeze(name, backbones.model(name, False), [boxed(water)])
     assert box.batch.nedges.tolist() == field.batch.nedges.tolist()
