@@ -126,29 +126,40 @@ def write_is2rs(folder, structures: list, seed: int = 1) -> None:
     np.savez(folder / "metadata.npz", natoms=np.array([len(a) for a in structures]))
 
 
-def checkpoint(path, kind: str = "esen", seed: int = 0) -> None:
-    """An inference checkpoint of a random small model, in fairchem's own format."""
-    built = model(kind, double=False, seed=seed)
-    forces = {
-        "_target_": "fairchem.core.units.mlip_unit.mlip_unit.Task",
-        "name": "forces",
-        "level": "atom",
-        "property": "forces",
-        "out_spec": {"dim": [3], "dtype": "float32"},
+def task_config(name: str, kind: str = "forces", dataset: str = "si") -> dict:
+    """A task as checkpoints and configs spell it; ``kind`` is ``forces`` or ``energy``."""
+    units = "fairchem.core."
+    return {
+        "_target_": units + "units.mlip_unit.mlip_unit.Task",
+        "name": name,
+        "level": "atom" if kind == "forces" else "system",
+        "property": kind,
+        "out_spec": {"dim": [3] if kind == "forces" else [1], "dtype": "float32"},
         "normalizer": {
-            "_target_": "fairchem.core.modules.normalization.normalizer.Normalizer",
+            "_target_": units + "modules.normalization.normalizer.Normalizer",
             "mean": 0.0,
             "rmsd": 1.0,
         },
-        "datasets": ["si"],
+        "datasets": [dataset],
         "metrics": ["mae"],
     }
+
+
+def checkpoint(path, kind: str = "esen", seed: int = 0) -> None:
+    """An inference checkpoint of a random small model of a kind in ``MODELS``."""
+    write_checkpoint(path, MODELS[kind], [task_config("forces")], seed)
+
+
+def write_checkpoint(path, config: dict, tasks: list[dict], seed: int = 0) -> None:
+    """An inference checkpoint of a random model, in fairchem's own format."""
+    torch.manual_seed(seed)
+    built = HydraModel(**config).eval().float()
     torch.save(
         MLIPInferenceCheckpoint(
-            model_config={"_target_": "fairchem.core.models.base.HydraModel", **MODELS[kind]},
+            model_config={"_target_": "fairchem.core.models.base.HydraModel", **config},
             model_state_dict=built.state_dict(),
             ema_state_dict=torch.optim.swa_utils.AveragedModel(built).state_dict(),
-            tasks_config=[forces],
+            tasks_config=tasks,
         ),
         path,
     )

@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
-from fairchem_gdeq.fairchem2.fields import force_task, hydra_model, require_direct_forces
+from fairchem_gdeq.fairchem2.base import warn_of_other_heads
+from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
+from fairchem_gdeq.fairchem2.gradients import average_over_ranks, reached
 from fairchem_gdeq.fairchem2.history import History
+from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.memory import peak_mb, reset_peak
 from fairchem_gdeq.metrics import Record, finite_or_nan, order_by_sid, summarise
@@ -68,14 +71,16 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             warm_start: begin a structure's adjoint solve from its last answer.
 
         Raises:
-            ValueError: an unknown signal, a conservative model, or no single force task.
+            ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
+                force task.
         """
         if signal not in SIGNALS:
             raise ValueError(
                 f"unknown training signal {signal!r}: choose one of {', '.join(SIGNALS)}"
             )
-        require_direct_forces(hydra_model(model))
+        require_exact(hydra_model(model))
         self.force_task = force_task(list(tasks))
+        warn_of_other_heads(hydra_model(model), self.force_task)
         super().__init__(
             job_config=job_config,
             model=model,
@@ -155,29 +160,25 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         return log
 
     def _update(self) -> bool:
-        """Average gradients over ranks, clip, step, EMA. False if they were not finite."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        if distutils.get_world_size() > 1:
-            for p in [*parameters, *([self.alpha] if self.alpha_optimizer else [])]:
-                if p.grad is None:
-                    p.grad = torch.zeros_like(p)
-                dist.all_reduce(p.grad)
-                p.grad /= distutils.get_world_size()
+        """Average gradients over ranks, clip, step, EMA. False if none was there or not finite."""
+        parameters = reached(self.model.parameters())
+        average_over_ranks([*parameters, *([self.alpha] if self.alpha_optimizer else [])])
         limit = float("inf") if self.clip_grad_norm is None else self.clip_grad_norm
         self.last_grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
-        finite = bool(torch.isfinite(self.last_grad_norm))
-        if finite:
+        applied = bool(parameters) and bool(torch.isfinite(self.last_grad_norm))
+        if applied:
             self.optimizer.step()
             if self.alpha_optimizer is not None:
                 self.alpha_optimizer.step()
             if self.ema_model is not None:
                 self.ema_model.update_parameters(self.model)
         else:
-            logging.warning("gradient is not finite: no update in this step")
+            why = "is not finite" if parameters else "reaches no parameter that is trained"
+            logging.warning(f"the gradient {why}: no update in this step")
         self.optimizer.zero_grad(set_to_none=True)
         if self.alpha_optimizer is not None:
             self.alpha_optimizer.zero_grad(set_to_none=True)
-        return finite
+        return applied
 
     def _describe(
         self, report: StepReport, operator: Operator, batch: AtomicData

@@ -47,6 +47,7 @@ class CoordinateBackbone(nn.Module, BackboneInterface):
     """
 
     translation_invariant = False
+    neighbour_free = True
 
     def __init__(
         self,

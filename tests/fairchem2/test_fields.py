@@ -4,7 +4,7 @@ import pytest
 import torch
 from fairchem.core.models.base import HydraModel
 
-from fairchem_gdeq.fairchem2.fields import HydraForceField, build_graph, force_task
+from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep
 from fairchem_gdeq.relax.objective import delta_q
@@ -104,7 +104,7 @@ def test_changed_edges_are_counted():
     assert changed[0] > 0 and changed[1] == 0
     small_move = data.pos + 0.2 * field.skin().min() * torch.randn_like(data.pos).clamp(-1, 1)
     assert field.edges_changed(small_move).sum() == 0
-    fresh = build_graph(field.model.backbone, data)
+    fresh = field.refreeze(data.pos).batch
     assert int(fresh.nedges.sum()) == fresh.edge_index.shape[1]
 
 

@@ -1,0 +1,237 @@
+"""What freezing the context c means for each family of fairchem 2 backbones.
+
+A frozen graph travels in the batch: ``edge_index`` [2, e], ``cell_offsets`` [e, 3] and ``nedges`` [s],
+with the edge vectors x_source - x_target + offset @ cell at the positions as given, and whatever else
+the family needs per edge, atom or structure.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.graph.compute import generate_graph
+from fairchem.core.models.uma import escn_md
+from torch import Tensor, nn
+
+SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
+TURNS = (0.8567, 0.7339, 0.6287, 0.5386, 0.4614)  # per edge index, see ``EdgeList.rolls``
+NODE_KEYS = ("pos", "atomic_numbers", "fixed", "tags", "wrap")
+GRAPH_KEYS = ("cell", "pbc", "natoms", "charge", "spin", "nedges")
+EDGE_KEYS = ("cell_offsets", "image", "slots", "rank")
+LIST_KEYS = ("sid", "dataset", "nearest")
+
+
+class Graphs(Protocol):
+    """How one family of backbones gets its neighbours, and how they are frozen."""
+
+    def build(self, batch: AtomicData) -> AtomicData:
+        """The batch with the graph that the model itself would make at its positions.
+
+        Raises:
+            ValueError: the structures cannot have a graph; says which and why.
+        """
+        ...
+
+    def given(self, batch: AtomicData) -> AbstractContextManager[None]:
+        """Inside, the backbone works on the graph of the batch instead of its own."""
+        ...
+
+    def skin(self, batch: AtomicData) -> Tensor:
+        """Per structure [s], how far (Angstrom) the nearest pair is from entering or leaving."""
+        ...
+
+
+def with_positions(batch: AtomicData, positions: Tensor) -> AtomicData:
+    """A shallow copy at other positions; models add keys to what they are given."""
+    data = copy.copy(batch)
+    data.__keys__ = set(batch.__keys__)
+    data.pos = positions
+    return data
+
+
+def into_cell(batch: AtomicData, pbc: Tensor) -> Tensor:
+    """Lattice shifts [n, 3], whole numbers, that bring every atom into its cell.
+
+    ``pbc`` [s, 3] bool says along which lattice vectors the model sees a periodic structure.
+
+    Raises:
+        ValueError: a structure is periodic and its cell has no volume.
+    """
+    cell = batch.cell.double()
+    flat = (torch.linalg.det(cell).abs() < 1e-6) & pbc.any(dim=1)
+    if bool(flat.any()):
+        names = [sid for sid, bad in zip(batch.sid, flat.tolist(), strict=True) if bad]
+        raise ValueError(
+            f"structures {names} are periodic for this model, but their cells have no volume. Give "
+            "them a cell (with vacuum along directions that are not periodic), or pbc = False and a "
+            "model that reads it (always_use_pbc: false, use_pbc: false)."
+        )
+    inverse = torch.linalg.pinv(cell * pbc[:, :, None])
+    fraction = torch.einsum("ni,nij->nj", batch.pos.double(), inverse[batch.batch])
+    return (-fraction.floor() * pbc[batch.batch]).to(batch.pos.dtype)
+
+
+@contextmanager
+def swapped(owner: object, name: str, value: Any) -> Iterator[None]:
+    """Another value of ``owner.name`` inside, the old one afterwards."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def lattice_shift(batch: AtomicData, whole: Tensor) -> Tensor:
+    """Whole lattice vectors per atom [n, 3] in Angstrom."""
+    return torch.einsum("ni,nij->nj", whole, batch.cell[batch.batch])
+
+
+class EdgeList:
+    """eSCN-MD, eSEN and UMA: a list of edges, which the model takes from the batch when asked to.
+
+    Frozen are the pairs, their periodic images and the rolls of their frames. Distances, directions,
+    the envelope that vanishes at the cutoff and the Wigner matrices follow the positions.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self.backbone = backbone
+
+    def build(self, batch: AtomicData, widen: float = 0.0) -> AtomicData:
+        """As ``Graphs.build``; ``widen`` is added to the cutoff, Angstrom.
+
+        Positions may lie outside the cell: the builder sees them wrapped, and the offsets are
+        corrected so that the edge vectors belong to the positions as given.
+        """
+        model = self.backbone
+        with torch.no_grad():
+            pos = batch.pos.detach()
+            # Versions 2 and 3 read the structures' own pbc whatever they are told.
+            forced = model.always_use_pbc and model.radius_pbc_version == 1
+            pbc = torch.ones_like(batch.pbc) if forced else batch.pbc
+            wrap = into_cell(with_positions(batch, pos), pbc)
+            graph = generate_graph(
+                with_positions(batch, pos + lattice_shift(batch, wrap)),
+                cutoff=model.cutoff + widen,
+                max_neighbors=model.max_neighbors,
+                enforce_max_neighbors_strictly=model.enforce_max_neighbors_strictly,
+                radius_pbc_version=model.radius_pbc_version,
+                pbc=pbc,
+            )
+            edges, offsets = graph["edge_index"], graph["cell_offsets"]
+            out = with_positions(batch, pos)
+            out.edge_index = edges
+            out.cell_offsets = offsets.to(pos.dtype) + wrap[edges[0]] - wrap[edges[1]]
+            out.nedges = torch.bincount(batch.batch[edges[1]], minlength=len(batch.natoms))
+            if widen == 0:
+                require_closed(out)
+        return out
+
+    @contextmanager
+    def given(self, batch: AtomicData) -> Iterator[None]:
+        """As ``Graphs.given``: fairchem's own switch, and rolls that are not drawn at random."""
+        original, rolls = escn_md.axis_angle_wigner_hybrid, self.rolls(batch)
+
+        def rolled(vectors: Tensor, *args: Any, **kwargs: Any) -> Any:
+            # Without any edge fairchem adds one of its own, outside the cutoff.
+            gamma = rolls if len(rolls) else vectors.new_zeros(len(vectors))
+            return original(vectors, *args, gamma=gamma, **kwargs)
+
+        with (
+            swapped(self.backbone, "otf_graph", False),
+            swapped(escn_md, "axis_angle_wigner_hybrid", rolled),
+        ):
+            yield
+
+    @staticmethod
+    def rolls(batch: AtomicData) -> Tensor:
+        """Angle [e] by which each edge's frame is turned about the edge, radian.
+
+        fairchem draws it at random in every forward pass, because forces should not depend on it;
+        with act_type s2 they do, by about 1 %. Here it is a function of which edge it is, spread as
+        evenly as random numbers: one map, whichever structures are evaluated together.
+        """
+        first = (batch.natoms.cumsum(0) - batch.natoms)[batch.batch[batch.edge_index[1]]]
+        own = torch.cat([(batch.edge_index - first).T, batch.cell_offsets.round().long()], dim=1)
+        turns = own.double() @ torch.tensor(TURNS, dtype=torch.float64, device=own.device)
+        return (2 * math.pi * (turns % 1)).to(batch.pos.dtype)
+
+    def skin(self, batch: AtomicData) -> Tensor:
+        """As ``Graphs.skin``, at most ``SKIN_SEARCH``."""
+        wide = self.build(batch, widen=SKIN_SEARCH)
+        source, target = wide.edge_index
+        structure = wide.batch[target]
+        shift = torch.einsum("ni,nij->nj", wide.cell_offsets, wide.cell[structure])
+        distance = (wide.pos[source] - wide.pos[target] + shift).norm(dim=-1)
+        gap = (distance - self.backbone.cutoff).abs()
+        widest = gap.new_full((len(wide.natoms),), SKIN_SEARCH)
+        return widest.scatter_reduce(0, structure, gap, "amin")
+
+
+def given(graphs: Graphs | None, batch: AtomicData) -> AbstractContextManager[None]:
+    """``graphs.given``, or nothing for a model without neighbours."""
+    return nullcontext() if graphs is None else graphs.given(batch)
+
+
+def require_closed(batch: AtomicData) -> None:
+    """Refuse edges that leave a structure where it ends.
+
+    EScAIP with use_pbc, and eSCN-type models that force periodicity, put images beside a molecule
+    or above a slab. With enough vacuum nothing comes of it; without, forces would be those of a
+    crystal of molecules.
+
+    Raises:
+        ValueError: names the structures.
+    """
+    structure = batch.batch[batch.edge_index[1]]
+    through = ((batch.cell_offsets.round() != 0) & ~batch.pbc[structure]).any(dim=1)
+    if bool(through.any()):
+        found = torch.unique(structure[through]).tolist()
+        raise ValueError(
+            f"structures {[batch.sid[i] for i in found]} are not periodic in every direction, but this "
+            "model sees neighbours through their boundaries. Give them a cell with vacuum wider than "
+            "the cutoff, or load the model with overrides backbone.use_pbc: false (EScAIP) or "
+            "backbone.always_use_pbc: false (eSEN)."
+        )
+
+
+def select_structures(batch: AtomicData, keep: Tensor) -> AtomicData:
+    """The structures where the mask [s] holds, with their part of the graph."""
+    atoms = keep[batch.batch]
+    number = atoms.long().cumsum(0) - 1
+    edges = keep[batch.batch[batch.edge_index[1]]]
+    data = with_positions(batch, batch.pos)
+    for keys, mask in ((NODE_KEYS, atoms), (GRAPH_KEYS, keep), (EDGE_KEYS, edges)):
+        for key in keys:
+            if key in batch:
+                data[key] = batch[key][mask]
+    data.edge_index = number[batch.edge_index[:, edges]]
+    data.batch = (keep.long().cumsum(0) - 1)[batch.batch[atoms]]
+    chosen = keep.tolist()
+    for key in LIST_KEYS:
+        if key in batch:
+            data[key] = [v for v, kept in zip(batch[key], chosen, strict=True) if kept]
+    restate(data)
+    return data
+
+
+def restate(batch: AtomicData) -> None:
+    """Tell the batch its own division into structures, which AllScAIP reads from it."""
+    first = torch.cat([batch.natoms.new_zeros(1), batch.natoms.cumsum(0)]).tolist()
+    batch.assign_batch_stats({"pos": first}, {}, {}, batch.natoms.tolist())
+
+
+def edges_changed(before: AtomicData, after: AtomicData) -> Tensor:
+    """Edges [s] that one graph of a batch has and the other lacks."""
+    rows = [
+        torch.cat([b.edge_index.T, b.cell_offsets.round().long()], dim=1) for b in (before, after)
+    ]
+    edges, number = torch.unique(torch.cat(rows), dim=0, return_counts=True)
+    lonely = edges[number == 1][:, 1]
+    return torch.bincount(before.batch[lonely], minlength=len(before.natoms))
