@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fairchem.core.models.base import HydraModel
-from fairchem.core.units.mlip_unit.mlip_unit import Task, initialize_finetuning_model
+from fairchem.core.units.mlip_unit.mlip_unit import Task
+from fairchem.core.units.mlip_unit.utils import load_inference_model
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -19,7 +20,10 @@ def load_base(
     overrides: Mapping[str, Any] | None = None,
     train: Sequence[str] | None = None,
 ) -> HydraModel:
-    """A fairchem 2 inference checkpoint, through fairchem's own fine-tuning loader.
+    """A fairchem 2 inference checkpoint, by fairchem's own loader, ready to be fine-tuned.
+
+    Its averaged (EMA) weights: what ``load_predict_unit`` opens and its scores were measured with.
+    fairchem's ``initialize_finetuning_model`` would start from the last raw ones.
 
     Args:
         path: an ``inference_ckpt.pt``.
@@ -41,7 +45,9 @@ def load_base(
         )
     if isinstance(overrides, DictConfig):
         overrides = OmegaConf.to_container(overrides, resolve=True)
-    model = initialize_finetuning_model(path, overrides=overrides)
+    averaged, checkpoint = load_inference_model(path, overrides=overrides, use_ema=True)
+    model = averaged.module
+    model.finetune_model_full_config = checkpoint.model_config  # what the exported one is built of
     if train is not None:
         train_only(model, train)
     return model

@@ -8,6 +8,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from fairchem.core.units.mlip_unit import load_predict_unit
 
 from fairchem_gdeq.fairchem2.base import load_base
 from fairchem_gdeq.fairchem2.gradients import reached
@@ -25,6 +26,22 @@ def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "esen.pt"
     small.write_checkpoint(path, CONFIG, TASKS)
     return path
+
+
+def test_the_base_is_what_plain_fairchem_opens(base, tmp_path):
+    """The averaged weights, where they differ from the last raw ones."""
+    stored = torch.load(base, weights_only=False)
+    for key, value in stored.ema_state_dict.items():
+        if value.is_floating_point():
+            stored.ema_state_dict[key] = value + 0.1
+    torch.save(stored, tmp_path / "base.pt")
+    predictor = load_predict_unit(str(tmp_path / "base.pt"), device="cpu")
+    theirs = dict(predictor.model.module.named_parameters())
+    ours = dict(load_base(str(tmp_path / "base.pt")).named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    name = next(iter(ours))
+    assert not torch.equal(ours[name], stored.model_state_dict[name])
 
 
 def test_overrides(base):
