@@ -53,7 +53,6 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         signal: str = "gdeq",
         method: Method | None = None,
         alpha_lr: float = 0.0,
-        start_noise: float = 0.0,
         warm_start: bool = True,
         print_every: int = 10,
         clip_grad_norm: float | None = 1.0,
@@ -69,8 +68,6 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
             method: horizon, weights, solver, adjoint.
             alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed.
-            start_noise: standard deviation of a shift of every free atom of X_0 in training, Angstrom,
-                drawn anew at every visit: one target then teaches many paths to it.
             warm_start: begin a structure's adjoint solve from its last answer.
 
         Raises:
@@ -109,7 +106,6 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         learn = alpha_lr > 0
         self.alpha = torch.tensor(is2rs.alpha, device=device, requires_grad=learn)
         self.alpha_optimizer = torch.optim.Adam([self.alpha], lr=alpha_lr) if learn else None
-        self.start_noise = start_noise
         self.warm_start = warm_start
         self.adjoints: dict[str, Tensor] = {}
         self.epoch_records: list[Record] = []
@@ -136,8 +132,6 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         reset_peak()
         started = time.perf_counter()
         batch = data.to(get_device_for_local_rank())
-        if self.start_noise > 0:
-            batch.pos = self._shaken(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with tf32_context_manager(self.tf32):
             report, operator = self.differentiate(batch)
@@ -164,14 +158,6 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             logging.info(log)
         self.scheduler.step()
         return log
-
-    def _shaken(self, batch: AtomicData) -> Tensor:
-        """X_0 [n, 3] with noise on the free atoms, the same whenever this step is made again."""
-        step, rank = self.train_progress.num_steps_completed, distutils.get_rank()
-        seed = hash((self.job_config.seed, step, rank)) % 2**63
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(batch.pos.shape, generator=generator).to(batch.pos)
-        return batch.pos + self.start_noise * noise * (batch.fixed == 0)[:, None]
 
     def _update(self) -> bool:
         """Average gradients over ranks, clip, step, EMA. False if none was there or not finite."""
