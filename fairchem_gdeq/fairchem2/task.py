@@ -112,16 +112,20 @@ class IS2RS:
         )
         return records, end.positions
 
-    def score_unrelaxed(
-        self, model: HydraModel, tasks: list[Task], batch: AtomicData
+    def score_positions(
+        self,
+        model: HydraModel,
+        tasks: list[Task],
+        batch: AtomicData,
+        positions: Tensor,
     ) -> list[Record]:
-        """Records of the start structures themselves: what doing nothing scores."""
+        """Records of given positions [n, 3], Angstrom, such as X_0: nothing is relaxed."""
         operator = self.operator(model, tasks, batch)
         count, device = operator.structures.count, batch.pos.device
         none = torch.zeros(count, dtype=torch.bool, device=device)
         return measure(
             [str(sid) for sid in batch.sid],
-            batch.pos,
+            positions,
             batch.pos_relaxed,
             operator.structures,
             operator.pin,
