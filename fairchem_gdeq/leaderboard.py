@@ -42,7 +42,8 @@ def position_errors(positions: Tensor, target: Tensor, structures: Structures) -
     """Errors of positions [n, 3] against target [n, 3], Angstrom.
 
     Distances are of the image that rounding each periodic fractional coordinate gives: fairchem's,
-    which in a skewed cell need not be the shortest one. The errors of coordinates are those of the
+    which in a skewed cell need not be the shortest one. (fairchem takes every direction for
+    periodic; here the structure says which are.) The errors of coordinates are those of the
     plain difference: fairchem takes no minimum image there, so a target that is wrapped otherwise
     than the start counts with its full lattice vector.
     """

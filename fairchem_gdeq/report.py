@@ -53,7 +53,7 @@ def print_table(
     console.print(table)
     console.print(
         "Delta Q in amu^0.5 Angstrom. MAE, MSE, ADwT as fairchem's IS2RS metrics: free atoms, rigid "
-        "shifts kept.",
+        "shifts kept. Rows of ASE: its optimizers on the base.",
         highlight=False,
     )
     if history.steps:

@@ -38,7 +38,7 @@ def open_reference(reference: Calculator | str | Path | None) -> Reference | Non
 
 
 def baseline_rows(names: Sequence[str], is2rs: IS2RS) -> dict[str, Score]:
-    """Rows of ASE's optimizers, each with a title.
+    """Rows of ASE's optimizers (on the base), each with a title.
 
     Raises:
         ValueError: an unknown name.
@@ -49,8 +49,7 @@ def baseline_rows(names: Sequence[str], is2rs: IS2RS) -> dict[str, Score]:
             f"unknown baselines {', '.join(sorted(unknown))}: choose among {', '.join(OPTIMIZERS)}"
         )
     return {
-        f"base, ASE {OPTIMIZERS[name].__name__}": partial(relax_with_ase, name, is2rs)
-        for name in names
+        f"ASE {OPTIMIZERS[name].__name__}": partial(relax_with_ase, name, is2rs) for name in names
     }
 
 

@@ -119,7 +119,13 @@ class IS2RS:
         batch: AtomicData,
         positions: Tensor,
     ) -> list[Record]:
-        """Records of given positions [n, 3], Angstrom, such as X_0: nothing is relaxed."""
+        """Records of given positions [n, 3], Angstrom, such as X_0: nothing is relaxed.
+
+        Raises:
+            ValueError: the batch has no ``pos_relaxed``.
+        """
+        if "pos_relaxed" not in batch:
+            raise ValueError("this split has no targets to score against: use --mode predict")
         operator = self.operator(model, tasks, batch)
         count, device = operator.structures.count, batch.pos.device
         none = torch.zeros(count, dtype=torch.bool, device=device)

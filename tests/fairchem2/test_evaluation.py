@@ -84,7 +84,7 @@ def test_ase_rows_mark_what_diverges(monkeypatch):
 
 def test_baselines_by_name():
     rows = baseline_rows(["ase_lbfgs", "ase_fire"], IS2RS())
-    assert list(rows) == ["base, ASE LBFGS", "base, ASE FIRE"]
+    assert list(rows) == ["ASE LBFGS", "ASE FIRE"]
     with pytest.raises(ValueError, match=r"newton.*ase_fire"):
         baseline_rows(["newton"], IS2RS())
 

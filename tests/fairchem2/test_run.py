@@ -15,6 +15,7 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from tests import small
+from tests.data import pyg
 
 ROOT = Path(__file__).parents[2]
 FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
@@ -140,10 +141,10 @@ def test_validate_with_ase_rows_and_reference_forces(inputs, trained):
     code, out, err = fairchem(inputs, run_dir, *options)
     assert code == 0, err[-3000:]
     scores = json.loads((folder / "val.json").read_text())["scores"]
-    rows = ["unrelaxed X_0", "base", "base, ASE FIRE", "base, ASE LBFGS", "tuned"]
+    rows = ["unrelaxed X_0", "base", "ASE FIRE", "ASE LBFGS", "tuned"]
     assert list(scores) == rows and "AFbT" in out
     assert all(0 <= row["fbt"] <= 1 and 0 <= row["afbt"] <= 1 for row in scores.values())
-    assert scores["base, ASE FIRE"]["evaluations"] > 1
+    assert scores["ASE FIRE"]["evaluations"] > 1
     shared = {"positions_mse", "average_distance_within_threshold", "delta_q_mean"}
     assert all(shared <= set(row) for row in scores.values())
 
@@ -169,6 +170,37 @@ def test_predicted_structures_come_back_with_forces(inputs, trained, tmp_path):
     assert row["fbt"] == pytest.approx(2 / 3)
     for key in ("delta_q_mean", "positions_mae", "average_distance_within_threshold"):
         assert row[key] == pytest.approx(tuned[key], abs=1e-4)
+
+
+def test_legacy_test_splits_become_a_submission(inputs, tmp_path):
+    """OC22's two splits as LMDBs without targets; the names of the rows are those of the file."""
+    wanted = {"id": [100, 101, 102], "ood": [100, 101]}
+    dataset = "test_loader.dataset.dataset_configs.si"
+    for split, sids in wanted.items():
+        (inputs / split).mkdir()
+        rows = [pyg.fields(pyg.slab(i), sid, oc22=True) for i, sid in enumerate(sids)]
+        for stored in rows:
+            del stored["pos_relaxed"]
+        pyg.write(inputs / split / "data.0001.lmdb", [pyg.pyg1(stored) for stored in rows])
+        options = [f"test={split}", f"{dataset}.format=is2rs_lmdb", f"+{dataset}.target_key=null"]
+        code, _, err = fairchem(inputs, tmp_path, "--mode", "predict", *options)
+        assert code == 0, err[-3000:]
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "validate", *options)
+    assert code != 0 and "no targets" in err
+    folder = tmp_path / "gdeq" / "results" / "predictions"
+    script = [sys.executable, "-m", "fairchem.core.scripts.make_submission_file"]
+    files = [f"--{split}={folder / split}.npz" for split in wanted]
+    output = ["--dataset=OC22", f"--out-path={tmp_path / 'evalai'}"]
+    subprocess.run([*script, *files, *output], check=True, capture_output=True)
+    stored = np.load(tmp_path / "evalai.npz")
+    for split, sids in wanted.items():
+        assert stored[f"{split}_ids"].tolist() == [str(sid) for sid in sids]
+        ends = np.split(stored[f"{split}_pos"], stored[f"{split}_chunk_idx"])
+        for i, end in enumerate(ends):
+            start = pyg.slab(i)
+            held = start.constraints[0].index
+            np.testing.assert_allclose(end[held], start.positions[held], atol=1e-5)
+            assert end.shape == start.positions.shape
 
 
 @pytest.mark.parametrize("base", ["esen", "adapt"])
