@@ -1,8 +1,9 @@
 """The IS2RS metrics as the leaderboard counts them: fairchem's definitions, and the OC20 paper's.
 
 ADwT, MAE and MSE follow ``Evaluator(task="is2rs")`` of fairchem-core 1.10 (and 2.24, the same code)
-as its ``run_relaxations`` calls it: free atoms only, and no rigid shift taken out. FbT and AFbT,
-which fairchem does not publish code for, follow Chanussot et al., ACS Catal. 11, 6059 (2021).
+as its ``run_relaxations`` calls it: free atoms only, and no rigid shift taken out. FbT and AFbT
+are those of Chanussot et al., ACS Catal. 11, 6059 (2021); no public code of them is known to us, so
+that leaving the last threshold (0.4) out, as in ADwT's, is our choice.
 """
 
 from __future__ import annotations
