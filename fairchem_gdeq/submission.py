@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import ase
 import numpy as np
 
 
-def write_positions(path: Path, images: list[ase.Atoms]) -> None:
+def write_positions(target: Path | BinaryIO, images: list[ase.Atoms]) -> None:
     """Write relaxed structures as fairchem-core 1.10's ``relaxed_positions.npz``.
 
     ids: [s] str, ascending, each ``info["sid"]`` once; pos: [n, 3], Angstrom, all atoms (fixed ones
@@ -19,11 +20,11 @@ def write_positions(path: Path, images: list[ase.Atoms]) -> None:
         ValueError: no structures.
     """
     if not images:
-        raise ValueError(f"{path}: no structures to write")
+        raise ValueError(f"{target}: no structures to write")
     unique = {str(atoms.info["sid"]): atoms for atoms in images}
     ids = sorted(unique)
     np.savez_compressed(
-        path,
+        target,
         ids=np.array(ids),
         pos=np.concatenate([unique[sid].positions for sid in ids]),
         chunk_idx=np.cumsum([len(unique[sid]) for sid in ids])[:-1],

@@ -141,7 +141,7 @@ def test_validate_with_ase_rows_and_reference_forces(inputs, trained):
     code, out, err = fairchem(inputs, run_dir, *options)
     assert code == 0, err[-3000:]
     scores = json.loads((folder / "val.json").read_text())["scores"]
-    rows = ["unrelaxed X_0", "base", "ASE FIRE", "ASE LBFGS", "tuned"]
+    rows = ["unrelaxed X_0", "base", "tuned", "ASE FIRE", "ASE LBFGS"]
     assert list(scores) == rows and "AFbT" in out
     assert all(0 <= row["fbt"] <= 1 and 0 <= row["afbt"] <= 1 for row in scores.values())
     assert scores["ASE FIRE"]["evaluations"] > 1
