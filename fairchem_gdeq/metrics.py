@@ -1,4 +1,4 @@
-"""How good a relaxed structure is: Delta Q, basin capture, positions MAE, ADwT. In one place."""
+"""How good a relaxed structure is: Delta Q, basin capture, and the leaderboard's metrics."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fairchem_gdeq.leaderboard import (
+    ADWT_THRESHOLDS,
+    AFBT_THRESHOLDS,
+    FBT_THRESHOLD,
+    position_errors,
+    share_below,
+)
 from fairchem_gdeq.relax.objective import free_displacement
 from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum
 from fairchem_gdeq.relax.structures import Structures
 
 PAPER_DELTA_Q = 3.0  # amu^0.5 Angstrom: the papers' 300 summed over about 100 structures
-ADWT_THRESHOLDS = np.arange(0.01, 0.5, 0.001)  # Angstrom, as the IS2RS leaderboard
 
 
 @dataclass(frozen=True)
@@ -34,17 +41,25 @@ class Basin:
 
 @dataclass(frozen=True)
 class Record:
-    """One relaxed structure against its target; distances after drift removal where pinned.
+    """One relaxed structure against its target.
+
+    The first measures are after drift removal where pinned; those named ``leaderboard_`` are
+    fairchem's, see ``leaderboard.PositionErrors``.
 
     Attributes:
         sid: its name in the data set.
         delta_q: eq. 2, amu^0.5 Angstrom.
         max_displacement: of a free atom from its target, Angstrom.
-        mean_distance: of free atoms from their targets, Angstrom (what ADwT thresholds).
+        mean_distance: of free atoms from their targets, Angstrom.
         mae: mean absolute error of a free coordinate, Angstrom.
         converged, diverged: how the relaxation ended.
         evaluations: force evaluations.
         residual: largest force on a free atom at the end, eV/Angstrom.
+        free_atoms: number of free atoms.
+        leaderboard_distance: mean distance of free atoms from their targets, Angstrom.
+        leaderboard_mae, leaderboard_mse: of free coordinates, Angstrom and Angstrom^2.
+        reference_force: largest reference force on a free atom there, eV/Angstrom; infinite where
+            it could not be calculated, None where there is no reference.
     """
 
     sid: str
@@ -56,6 +71,11 @@ class Record:
     diverged: bool
     evaluations: int
     residual: float
+    free_atoms: int
+    leaderboard_distance: float
+    leaderboard_mae: float
+    leaderboard_mse: float
+    reference_force: float | None = None
 
 
 def measure(
@@ -83,6 +103,7 @@ def measure(
         diverged,
         evaluations,
         residual,
+        *position_errors(positions, target, s),
     )
     return [Record(*row) for row in zip(sids, *(c.tolist() for c in columns), strict=True)]
 
@@ -94,14 +115,22 @@ def _double(s: Structures) -> Structures:
 def summarise(records: list[Record], basin: Basin) -> dict[str, float]:
     """The row of a results table; fractions are of all structures, diverged ones included.
 
+    ``mae`` and ``adwt`` are after drift removal; ``positions_mae``, ``positions_mse`` (of all free
+    coordinates of the split) and ``average_distance_within_threshold`` carry fairchem's names and
+    are its numbers. ``fbt`` and ``afbt`` are there if every record has a reference force.
+
     Raises:
         ValueError: no records.
     """
     if not records:
         raise ValueError("no structures to summarise")
     column = {f.name: np.array([getattr(r, f.name) for r in records]) for f in fields(Record)}
-    within = column["mean_distance"][:, None] < ADWT_THRESHOLDS[None]
-    return {
+    atoms = column["free_atoms"]
+
+    def pooled(values: NDArray) -> float:
+        return float((atoms * values).sum() / max(atoms.sum(), 1))
+
+    row = {
         "structures": len(records),
         "delta_q_mean": float(column["delta_q"].mean()),
         "delta_q_total": float(column["delta_q"].sum()),
@@ -110,11 +139,21 @@ def summarise(records: list[Record], basin: Basin) -> dict[str, float]:
         "basins_displacement": float((column["max_displacement"] < basin.displacement).mean()),
         "basins_paper": float((column["delta_q"] < PAPER_DELTA_Q).mean()),
         "mae": float(column["mae"].mean()),
-        "adwt": float(within.mean()),
+        "adwt": share_below(column["mean_distance"], ADWT_THRESHOLDS),
+        "positions_mae": pooled(column["leaderboard_mae"]),
+        "positions_mse": pooled(column["leaderboard_mse"]),
+        "average_distance_within_threshold": share_below(
+            column["leaderboard_distance"], ADWT_THRESHOLDS
+        ),
         "converged": float(column["converged"].mean()),
         "diverged": float(column["diverged"].mean()),
         "evaluations": float(column["evaluations"].mean()),
     }
+    forces = column["reference_force"]
+    if all(force is not None for force in forces):
+        row["fbt"] = share_below(forces, FBT_THRESHOLD)
+        row["afbt"] = share_below(forces, AFBT_THRESHOLDS)
+    return row
 
 
 def to_rows(records: list[Record]) -> list[dict[str, object]]:

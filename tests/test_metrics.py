@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from fairchem_gdeq.fairchem2.history import History
-from fairchem_gdeq.metrics import ADWT_THRESHOLDS, Basin, Record, measure, order_by_sid, summarise
+from fairchem_gdeq.leaderboard import ADWT_THRESHOLDS
+from fairchem_gdeq.metrics import Basin, Record, measure, order_by_sid, summarise
 from fairchem_gdeq.relax import Structures
 
-RECORD = Record("a", 1.0, 0.2, 0.1, 0.05, True, False, 10, 0.01)
+RECORD = Record("a", 1.0, 0.2, 0.1, 0.05, True, False, 10, 0.01, 5, 0.1, 0.05, 0.01)
 
 
 def test_measure_is_the_plain_formula():
@@ -68,8 +69,26 @@ def test_summary():
     # ADwT: the share of (structure, threshold) pairs with the mean distance below the threshold.
     above = [(d < ADWT_THRESHOLDS).sum() for d in (0.1, 0.3, 0.6)]
     assert s["adwt"] == pytest.approx(sum(above) / (3 * len(ADWT_THRESHOLDS)))
+    assert "fbt" not in s and "afbt" not in s
     with pytest.raises(ValueError, match="no structures"):
         summarise([], Basin())
+
+
+def test_summary_pools_coordinates_and_counts_forces_of_all_structures():
+    rows = [
+        replace(RECORD, reference_force=0.03),
+        replace(RECORD, free_atoms=15, leaderboard_mae=0.25, leaderboard_mse=0.09),
+    ]
+    s = summarise(rows, Basin())
+    assert s["positions_mae"] == pytest.approx((5 * 0.05 + 15 * 0.25) / 20)
+    assert s["positions_mse"] == pytest.approx((5 * 0.01 + 15 * 0.09) / 20)
+    assert "fbt" not in s  # one structure has no reference force
+    rows[1] = replace(rows[1], reference_force=0.2)
+    s = summarise([*rows, replace(RECORD, reference_force=float("inf"))], Basin())
+    assert s["fbt"] == pytest.approx(1 / 3)
+    # Of the 390 thresholds 0.010, 0.011, ..., 0.399, those above 0.03 and above 0.2, give or take
+    # the one that equals it.
+    assert s["afbt"] == pytest.approx((369 + 199) / (3 * 390), abs=2 / (3 * 390))
 
 
 def test_repeats_of_a_padded_sampler_count_once():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -96,6 +96,15 @@ class HydraForceField:
         """The field with its graph built at the batch's positions.
 
         Raises:
+            ValueError: as ``follow``.
+        """
+        return cls.follow(model, tasks, batch).refreeze(batch.pos)
+
+    @classmethod
+    def follow(cls, model: HydraModel, tasks: list[Task], batch: AtomicData) -> HydraForceField:
+        """The field that builds its graph anew at every evaluation; none is built here.
+
+        Raises:
             ValueError: the model cannot be differentiated exactly (conservative, or a setting that
                 ``supported`` names), no single force task is known, or it is not for these
                 structures.
@@ -110,7 +119,7 @@ class HydraForceField:
             del data[key]
         if names is not None:
             data.dataset = names
-        return cls(model, task, data).refreeze(batch.pos)
+        return cls(model, task, data, live=True)
 
     @property
     def graphs(self) -> Graphs | None:
@@ -140,10 +149,15 @@ class HydraForceField:
         """The field of the structures where the mask [s] holds."""
         return replace(self, batch=graphs.select_structures(self.batch, structures))
 
+    def join(self, others: Sequence[HydraForceField]) -> HydraForceField:
+        """The field of this one's structures and, after them, those of ``others``."""
+        batches = [self.batch, *(other.batch for other in others)]
+        return replace(self, batch=graphs.join_structures(batches))
+
     def refreeze(self, positions: Tensor) -> HydraForceField:
         """The field with its graph built at positions [n, 3], and held."""
         if self.graphs is None:
-            return self
+            return replace(self, live=False)
         data = with_positions(self.batch, positions)
         with _one_map(self.model, positions.device):
             return replace(self, batch=self.graphs.build(data), live=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -217,6 +217,25 @@ def select_structures(batch: AtomicData, keep: Tensor) -> AtomicData:
     for key in LIST_KEYS:
         if key in batch:
             data[key] = [v for v, kept in zip(batch[key], chosen, strict=True) if kept]
+    restate(data)
+    return data
+
+
+def join_structures(batches: Sequence[AtomicData]) -> AtomicData:
+    """The structures of several batches, one after the other, with their graphs."""
+    data = with_positions(batches[0], torch.cat([b.pos for b in batches]))
+    for key in (*NODE_KEYS, *GRAPH_KEYS, *EDGE_KEYS):
+        if key in data and key != "pos":
+            data[key] = torch.cat([b[key] for b in batches])
+    for key in LIST_KEYS:
+        if key in data:
+            data[key] = [value for b in batches for value in b[key]]
+    edges, owners, atoms, count = [], [], 0, 0
+    for b in batches:
+        edges.append(b.edge_index + atoms)
+        owners.append(b.batch + count)
+        atoms, count = atoms + len(b.batch), count + len(b.natoms)
+    data.edge_index, data.batch = torch.cat(edges, dim=1), torch.cat(owners)
     restate(data)
     return data
 

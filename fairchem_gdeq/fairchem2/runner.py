@@ -6,29 +6,37 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ase.io
-import numpy as np
 import torch
+from ase.calculators.calculator import Calculator
 from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.components.train.train_runner import TrainEvalRunner
-from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.models.base import HydraModel
-from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT, Task
+from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
 from fairchem.core.units.mlip_unit.utils import load_inference_model
 from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 from tqdm import tqdm
 
+from fairchem_gdeq.fairchem2.bulk import Bulk, atom_budget, row_count, rows_of
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
+from fairchem_gdeq.fairchem2.evaluation import (
+    Score,
+    baseline_rows,
+    file_row,
+    open_reference,
+    unrelaxed_row,
+    with_reference,
+)
 from fairchem_gdeq.fairchem2.fields import hydra_model
+from fairchem_gdeq.fairchem2.predictions import Journal, fingerprint, relax_all, write
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.metrics import Record, order_by_sid, summarise, to_rows
+from fairchem_gdeq.reference import ReferenceFile, add_forces
 from fairchem_gdeq.report import plot_all, print_table
 
 MODES = ("train", "validate", "predict")
@@ -46,7 +54,10 @@ class GDEQRunner(TrainEvalRunner):
         test_dataloader: DataLoader,
         train_eval_unit: GDEQTrainer,
         split: str = "test",
+        test: str = "test",
         checkpoint: str | None = None,
+        baselines: Sequence[str] = (),
+        reference: Calculator | str | None = None,
         callbacks: list[Callback] | None = None,
         max_epochs: int = 1,
     ) -> None:
@@ -57,16 +68,22 @@ class GDEQRunner(TrainEvalRunner):
             eval_dataloader: the validation split, which alone selects the reported epoch.
             test_dataloader: the held-out split of the final table.
             train_eval_unit: the trainer; its untrained model is the base.
-            split: ``train``, ``val`` or ``test``, for validate and predict.
+            split: ``train``, ``val`` or that of ``test``, for validate and predict.
+            test: name of the held-out split; result files carry it.
             checkpoint: an inference checkpoint to score; by default the run's best epoch.
+            baselines: rows of the table besides: ``ase_fire``, ``ase_lbfgs``, on the base.
+            reference: where FbT and AFbT come from: an ASE calculator, which is asked at the
+                structures of every row, or a file with forces (``reference.ReferenceFile``), whose
+                structures are a row of their own. None: there are no such columns.
             callbacks, max_epochs: as ``TrainEvalRunner``.
 
         Raises:
-            ValueError: an unknown mode or split.
+            ValueError: an unknown mode, split or baseline.
+            FileNotFoundError: there is no such reference file.
         """
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
-        self.loaders = {"train": train_dataloader, "val": eval_dataloader, "test": test_dataloader}
+        self.loaders = {"train": train_dataloader, "val": eval_dataloader, test: test_dataloader}
         if split not in self.loaders:
             raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.loaders)}")
         super().__init__(
@@ -76,7 +93,9 @@ class GDEQRunner(TrainEvalRunner):
             callbacks=callbacks,
             max_epochs=max_epochs,
         )
-        self.mode, self.split, self.checkpoint = mode, split, checkpoint
+        self.mode, self.split, self.test, self.checkpoint = mode, split, test, checkpoint
+        self.baselines = baseline_rows(baselines, train_eval_unit.is2rs)
+        self.reference = open_reference(reference)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         self.base = copy.deepcopy(hydra_model(train_eval_unit.model))
 
@@ -99,49 +118,36 @@ class GDEQRunner(TrainEvalRunner):
                 callback.folder = self.results / "best"
         super().run()
         unit = self.train_eval_unit
-        base = self._records("val", self._relax, self.base, BASE)
+        base = self._relaxed("val", self.base, BASE)
         unit.history.base = summarise(base, unit.is2rs.basin)
-        self.score("test", self.results)
+        self.score(self.test, self.results)
 
     def validate(self) -> None:
         """Score the split; files go to ``results/validate``, those of the training run stay."""
         self.score(self.split, self.results / "validate")
 
     def predict(self) -> None:
-        """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (ids, pos, chunk_idx)."""
+        """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (see ``submission``)."""
         name, model = self.tuned() or (BASE, self.base)
         logging.info(f"predicting split {self.split} with the {name} model")
         folder = self.results / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
-        images: list[ase.Atoms] = []
-        unit = self.train_eval_unit
-        model.to(get_device_for_local_rank()).eval()
-        for batch in tqdm(self.loaders[self.split], desc=f"predict {self.split}"):
-            batch = batch.to(get_device_for_local_rank())
-            records, positions = unit.is2rs.relax(model, unit.tasks, batch)
-            batch.pos = positions
-            for record, atoms in zip(records, batch.to_ase(), strict=True):
-                atoms.info = {
-                    "sid": record.sid,
-                    "converged": record.converged,
-                    "diverged": record.diverged,
-                    "evaluations": record.evaluations,
-                    "max_force": record.residual,
-                }
-                atoms.calc = None
-                images.append(atoms)
-        images = sorted(self._all_ranks(images), key=lambda a: a.info["sid"])
-        images = list({a.info["sid"]: a for a in images}.values())
+        bulk, loader = self._bulk(self.split, model), self.loaders[self.split]
+        made_by = fingerprint(model, bulk.is2rs)
+        journal = Journal(folder, self.split, made_by, distutils.get_rank())
+        with tqdm(total=row_count(loader), desc=f"predict {self.split}") as bar:
+            images = relax_all(journal, rows_of(loader), bulk, bar)
+        images = self._all_ranks(images)
         if distutils.is_master():
-            ase.io.write(folder / f"{self.split}.extxyz", images, format="extxyz")
-            np.savez_compressed(
-                folder / f"{self.split}.npz",
-                ids=np.array([a.info["sid"] for a in images]),
-                pos=np.concatenate([a.positions for a in images]),
-                chunk_idx=np.cumsum([len(a) for a in images])[:-1],
-            )
+            write(folder, self.split, images)
             missed = sum(not a.info["converged"] for a in images)
-            print(f"{len(images)} structures ({missed} not converged) in {folder}")
+            failed = sum(a.info["failed"] for a in images)
+            print(
+                f"{len(images)} structures ({missed} not converged"
+                + (f", {failed} of them for want of memory" if failed else "")
+                + f") in {folder}"
+            )
+        distutils.synchronize()
+        journal.remove()
 
     # ---- scoring -----------------------------------------------------------------------------
 
@@ -166,31 +172,58 @@ class GDEQRunner(TrainEvalRunner):
         return TUNED, hydra_model(model)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
-        """Relax and score a split with the base and the tuned model; table, JSON and plots."""
+        """Score a split, a row for each model and baseline; table, JSON and plots."""
         unit = self.train_eval_unit
         tuned = self.tuned()
-        models = [(BASE, self.base), *([tuned] if tuned else [])]
-        records = {
-            UNRELAXED: self._records(split, unit.is2rs.score_unrelaxed, self.base, UNRELAXED)
-        }
-        for name, model in models:
-            records[name] = self._records(split, self._relax, model, name)
+        file = self.reference if isinstance(self.reference, ReferenceFile) else None
+        calculator = None if file else self.reference
+        rows = {UNRELAXED: unrelaxed_row(unit.is2rs)} | self.baselines
+        if file:
+            rows |= dict([file_row(unit.is2rs, file)])
+        if calculator:
+            rows = {name: with_reference(row, calculator) for name, row in rows.items()}
+        records = {UNRELAXED: self._scored(split, rows.pop(UNRELAXED), UNRELAXED)}
+        records[BASE] = self._relaxed(split, self.base, BASE, calculator)
+        if tuned:
+            records[TUNED] = self._relaxed(split, tuned[1], TUNED, calculator)
+        records |= {name: self._scored(split, row, name) for name, row in rows.items()}
         scores = {name: summarise(rows, unit.is2rs.basin) for name, rows in records.items()}
         if distutils.is_master():
             self._write(split, folder, scores, records)
         return scores
 
-    def _relax(self, model: HydraModel, tasks: list[Task], batch: AtomicData) -> list[Record]:
-        return self.train_eval_unit.is2rs.relax(model, tasks, batch)[0]
-
-    def _records(
-        self, split: str, score: Callable[..., list[Record]], model: nn.Module, name: str
-    ) -> list[Record]:
-        unit = self.train_eval_unit
-        model.to(get_device_for_local_rank()).eval()
+    def _scored(self, split: str, row: Score, name: str) -> list[Record]:
+        """Records of the split in a row that has the base and no flight."""
+        unit, device = self.train_eval_unit, get_device_for_local_rank()
+        self.base.to(device).eval()
         found: list[Record] = []
         for batch in tqdm(self.loaders[split], desc=f"{name} on {split}", leave=False):
-            found += score(model, unit.tasks, batch.to(get_device_for_local_rank()))
+            found += row(self.base, unit.tasks, batch.to(device))[0]
+        return order_by_sid(self._all_ranks(found))
+
+    def _bulk(self, split: str, model: nn.Module) -> Bulk:
+        """What relaxes rows of the split with a model."""
+        unit, device = self.train_eval_unit, get_device_for_local_rank()
+        model.to(device).eval()
+        return Bulk(unit.is2rs, model, unit.tasks, atom_budget(self.loaders[split]), device)
+
+    def _relaxed(
+        self, split: str, model: nn.Module, name: str, calculator: Calculator | None = None
+    ) -> list[Record]:
+        """Records of the split as a model relaxes it, with a calculator's forces if one is given."""
+        bulk, loader = self._bulk(split, model), self.loaders[split]
+        found: list[Record] = []
+        with tqdm(total=row_count(loader), desc=f"{name} on {split}", leave=False) as bar:
+            for relaxed in bulk.relax(rows_of(loader)):
+                record = relaxed.record
+                if calculator is not None:
+                    (record,) = add_forces([record], [relaxed.to_ase()], calculator)
+                found.append(record)
+                bulk.show(bar)
+        if bulk.failed:
+            logging.warning(
+                f"{name} on {split}: memory did not suffice for {bulk.failed} structures"
+            )
         return order_by_sid(self._all_ranks(found))
 
     def _all_ranks(self, items: list[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.metrics import Basin, Record, measure
-from fairchem_gdeq.relax import Operator, Structures, make_solver, solve
+from fairchem_gdeq.relax import Arrival, Course, Operator, Structures, make_solver, solve
 from fairchem_gdeq.relax.guidance import rollout
 
 
@@ -35,6 +35,16 @@ class Relaxer:
     solver_options: dict[str, Any] = field(default_factory=dict)
     fmax: float = 0.02
     max_steps: int = 300
+
+    @property
+    def course(self) -> Course:
+        """The same for a ``Stream``."""
+        return Course(
+            self.horizon,
+            lambda: make_solver(self.solver, **self.solver_options),
+            self.fmax,
+            self.max_steps,
+        )
 
 
 @registry.register_task("is2rs")
@@ -77,8 +87,18 @@ class IS2RS:
         alpha: Tensor | None = None,
     ) -> Operator:
         """G with its graph frozen at the batch's positions."""
+        return self._operator(HydraForceField.freeze(model, tasks, batch), batch, alpha)
+
+    def arrival(self, key: int, model: HydraModel, tasks: list[Task], row: AtomicData) -> Arrival:
+        """A batch of one structure as it enters a ``Stream``; its graphs are built there."""
+        field = HydraForceField.follow(model, tasks, row)
+        return Arrival(key, self._operator(field, row, None), row.pos)
+
+    def _operator(
+        self, field: HydraForceField, batch: AtomicData, alpha: Tensor | None
+    ) -> Operator:
         return Operator.build(
-            HydraForceField.freeze(model, tasks, batch),
+            field,
             self.structures(batch),
             self.alpha if alpha is None else alpha,
             self.cap,
@@ -112,16 +132,26 @@ class IS2RS:
         )
         return records, end.positions
 
-    def score_unrelaxed(
-        self, model: HydraModel, tasks: list[Task], batch: AtomicData
+    def score_positions(
+        self,
+        model: HydraModel,
+        tasks: list[Task],
+        batch: AtomicData,
+        positions: Tensor,
     ) -> list[Record]:
-        """Records of the start structures themselves: what doing nothing scores."""
+        """Records of given positions [n, 3], Angstrom, such as X_0: nothing is relaxed.
+
+        Raises:
+            ValueError: the batch has no ``pos_relaxed``.
+        """
+        if "pos_relaxed" not in batch:
+            raise ValueError("this split has no targets to score against: use --mode predict")
         operator = self.operator(model, tasks, batch)
         count, device = operator.structures.count, batch.pos.device
         none = torch.zeros(count, dtype=torch.bool, device=device)
         return measure(
             [str(sid) for sid in batch.sid],
-            batch.pos,
+            positions,
             batch.pos_relaxed,
             operator.structures,
             operator.pin,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,22 +39,26 @@ class Anderson:
     def start(self, operator: Operator, positions: Tensor) -> None:
         """Empty windows."""
         self._differences: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.window)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last = (positions, torch.zeros_like(positions))
         self._smallest = positions.new_full((operator.structures.count,), torch.inf)
+        self._length = torch.zeros_like(self._smallest)  # of each structure's own window
 
     def propose(self, operator: Operator, positions: Tensor, forces: Tensor) -> Tensor:
         """The accelerated displacement [n, 3], Angstrom."""
         batch, count = operator.structures.batch, operator.structures.count
         r = operator.step(forces)
-        if self._last is not None:
+        first = self._smallest.isinf()
+        if not bool(first.all()):
             self._differences.append((positions - self._last[0], r - self._last[1]))
         self._last = (positions, r)
+        self._length = torch.where(first, 0.0, (self._length + 1).clamp_max(self.window))
 
         size = segment_norm(r, batch, count)
         restart = size > self.growth * self._smallest
         self._smallest = torch.where(restart, size, torch.minimum(size, self._smallest))
-        keep = (~restart).to(r.dtype)[batch, None]
-        # A difference set to zero drops out of the least-squares problem below.
+        keep = (~(restart | first)).to(r.dtype)[batch, None]
+        # The first difference of a structure is with nothing; a restart forgets all of them. A
+        # difference set to zero drops out of the least-squares problem below.
         pairs = [(dx * keep, dr * keep) for dx, dr in self._differences]
         self._differences = deque(pairs, maxlen=self.window)
 
@@ -71,7 +76,7 @@ class Anderson:
             [segment_dot(a, b, batch, count) for a in columns for b in columns], dim=-1
         ).view(count, m, m)
         right = torch.stack([segment_dot(a, r, batch, count) for a in columns], dim=-1)
-        scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+        scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1) / self._length.clamp_min(1)
         floor = torch.finfo(r.dtype).tiny ** 0.5
         eye = torch.eye(m, dtype=r.dtype, device=r.device)
         system = gram + (self.ridge * scale + floor)[:, None, None] * eye
@@ -83,6 +88,27 @@ class Anderson:
         """Drop the other structures' windows."""
         pairs = [(dx[atoms], dr[atoms]) for dx, dr in self._differences]
         self._differences = deque(pairs, maxlen=self.window)
-        if self._last is not None:
-            self._last = (self._last[0][atoms], self._last[1][atoms])
-        self._smallest = self._smallest[structures]
+        self._last = (self._last[0][atoms], self._last[1][atoms])
+        self._smallest, self._length = self._smallest[structures], self._length[structures]
+
+    def join(self, others: Sequence[Anderson]) -> None:
+        """Append the others' windows, the latest differences beside the latest."""
+        parts = [self, *others]
+        longest = max(len(p._differences) for p in parts)
+        columns = zip(*(p._padded(longest) for p in parts), strict=True)
+        pairs = [
+            (torch.cat([dx for dx, _ in column]), torch.cat([dr for _, dr in column]))
+            for column in columns
+        ]
+        self._differences = deque(pairs, maxlen=self.window)
+        self._last = (
+            torch.cat([p._last[0] for p in parts]),
+            torch.cat([p._last[1] for p in parts]),
+        )
+        self._smallest = torch.cat([p._smallest for p in parts])
+        self._length = torch.cat([p._length for p in parts])
+
+    def _padded(self, length: int) -> list[tuple[Tensor, Tensor]]:
+        """The differences after as many of zero as make ``length``."""
+        zero = torch.zeros_like(self._last[0])
+        return [(zero, zero)] * (length - len(self._differences)) + list(self._differences)

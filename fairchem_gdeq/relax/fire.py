@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,3 +73,11 @@ class FIRE:
         self._velocity = self._velocity[atoms]
         self._dt, self._mix = self._dt[structures], self._mix[structures]
         self._downhill = self._downhill[structures]
+
+    def join(self, others: Sequence[FIRE]) -> None:
+        """Append the others' velocities, time steps and mixing."""
+        parts = [self, *others]
+        self._velocity = torch.cat([p._velocity for p in parts])
+        self._dt = torch.cat([p._dt for p in parts])
+        self._mix = torch.cat([p._mix for p in parts])
+        self._downhill = torch.cat([p._downhill for p in parts])

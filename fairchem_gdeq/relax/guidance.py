@@ -49,7 +49,7 @@ class Rollout:
 MAX_TRAVEL = 10.0  # Angstrom in one step: no relaxation moves an atom so far; it has diverged
 
 
-def _bad(operator: Operator, move: Tensor) -> Tensor:
+def lost(operator: Operator, move: Tensor) -> Tensor:
     """Mask [s] of structures with a step that is not finite or absurdly long."""
     s = operator.structures
     longest = segment_max_norm(move, s.batch, s.count)
@@ -92,7 +92,7 @@ def _roll(
             after = active(here)
             move = (after - here).detach()
             evaluations[moving] += 1
-            bad = _bad(active, move)
+            bad = lost(active, move)
             if bool(bad.any()):
                 where = moving.nonzero().squeeze(-1)
                 diverged[where[bad]] = True

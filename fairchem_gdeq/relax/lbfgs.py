@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,10 @@ from fairchem_gdeq.relax.solvers import limit
 
 @dataclass
 class Pair:
-    """One secant pair: displacement s and gradient change y [n, 3], and 1 / (s . y) [s]."""
+    """One secant pair: displacement s and gradient change y [n, 3], and 1 / (s . y) [s].
+
+    For a structure whose rho is zero there is no pair: whatever its s and y, it changes nothing.
+    """
 
     s: Tensor
     y: Tensor
@@ -42,19 +46,20 @@ class LBFGS:
     def start(self, operator: Operator, positions: Tensor) -> None:
         """Forget all pairs."""
         self._pairs: deque[Pair] = deque(maxlen=self.memory)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._count = operator.structures.count
+        # As if the last step had not moved: the first pair then has no curvature and is left out.
+        self._last = (positions, torch.zeros_like(positions))
 
     def propose(self, operator: Operator, positions: Tensor, forces: Tensor) -> Tensor:
         """The limited quasi-Newton displacement [n, 3], Angstrom."""
         batch, count = operator.structures.batch, operator.structures.count
-        if self._last is not None:
-            s = positions - self._last[0]
-            y = self._last[1] - forces
-            curvature = segment_dot(s, y, batch, count)
-            lengths = (segment_dot(s, s, batch, count) * segment_dot(y, y, batch, count)).sqrt()
-            usable = curvature > 1e-8 * lengths
-            rho = torch.where(usable, 1.0 / curvature, torch.zeros_like(curvature))
-            self._pairs.append(Pair(s, y, rho))
+        s = positions - self._last[0]
+        y = self._last[1] - forces
+        curvature = segment_dot(s, y, batch, count)
+        lengths = (segment_dot(s, s, batch, count) * segment_dot(y, y, batch, count)).sqrt()
+        usable = curvature > 1e-8 * lengths
+        rho = torch.where(usable, 1.0 / curvature, torch.zeros_like(curvature))
+        self._pairs.append(Pair(s, y, rho))
         self._last = (positions, forces)
         return limit(self.inverse_hessian(forces, batch, count), self.max_step, operator)
 
@@ -74,7 +79,29 @@ class LBFGS:
 
     def select(self, structures: Tensor, atoms: Tensor) -> None:
         """Drop the other structures' pairs."""
-        for pair in self._pairs:
-            pair.s, pair.y, pair.rho = pair.s[atoms], pair.y[atoms], pair.rho[structures]
-        if self._last is not None:
-            self._last = (self._last[0][atoms], self._last[1][atoms])
+        pairs = [Pair(p.s[atoms], p.y[atoms], p.rho[structures]) for p in self._pairs]
+        self._pairs = deque(pairs, maxlen=self.memory)
+        self._count = int(structures.sum())
+        self._last = (self._last[0][atoms], self._last[1][atoms])
+
+    def join(self, others: Sequence[LBFGS]) -> None:
+        """Append the others' pairs, the latest beside the latest."""
+        parts = [self, *others]
+        longest = max(len(p._pairs) for p in parts)
+        columns = zip(*(p._padded(longest) for p in parts), strict=True)
+        pairs = [
+            Pair(*(torch.cat(c) for c in zip(*((p.s, p.y, p.rho) for p in column), strict=True)))
+            for column in columns
+        ]
+        self._pairs = deque(pairs, maxlen=self.memory)
+        self._count = sum(p._count for p in parts)
+        self._last = (
+            torch.cat([p._last[0] for p in parts]),
+            torch.cat([p._last[1] for p in parts]),
+        )
+
+    def _padded(self, length: int) -> list[Pair]:
+        """The pairs after as many void ones as make ``length``."""
+        nowhere = torch.zeros_like(self._last[0])
+        void = Pair(nowhere, nowhere, nowhere.new_zeros(self._count))
+        return [void] * (length - len(self._pairs)) + list(self._pairs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +30,10 @@ class ForceField(Protocol):
 
     def select(self, structures: Tensor) -> ForceField:
         """The same field for the structures where the mask [s] holds."""
+        ...
+
+    def join(self, others: Sequence[Self]) -> ForceField:
+        """The same field for its own structures followed by those of ``others``."""
         ...
 
     def refreeze(self, positions: Tensor) -> ForceField:
@@ -135,6 +140,25 @@ class Operator:
             field=self.field.select(structures),
             structures=self.structures.select(structures),
             pin=self.pin[structures],
+        )
+
+    def join(self, others: Sequence[Operator]) -> Operator:
+        """The operator on its own structures followed by those of ``others``.
+
+        Raises:
+            ValueError: another one has another alpha or cap: it would be another map.
+        """
+        for other in others:
+            if other.cap != self.cap or not torch.equal(other.alpha, self.alpha):
+                raise ValueError(
+                    f"operators with alpha {self.alpha}, cap {self.cap} and alpha {other.alpha}, "
+                    f"cap {other.cap} cannot be joined: they are different maps"
+                )
+        return replace(
+            self,
+            field=self.field.join([other.field for other in others]),
+            structures=self.structures.join([other.structures for other in others]),
+            pin=torch.cat([self.pin, *(other.pin for other in others)]),
         )
 
     def refreeze(self, positions: Tensor) -> Operator:

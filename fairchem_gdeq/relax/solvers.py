@@ -1,24 +1,33 @@
 """Phase 2 of Algorithm 1: find G(X*) = X*, i.e. max|F_free| < fmax, for each structure by itself.
 
 A solver proposes displacements; ``solve`` does the rest: convergence per structure, compaction,
-divergence, counting. A new solver is one small class with the three methods of ``Solver``.
+divergence, counting. A new solver is one small class with the four methods of ``Solver``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import segment_max_norm
+from fairchem_gdeq.relax.structures import Structures
+
+MAX_FORCE = 1e3  # eV/Angstrom: a structure with a larger force has diverged
+MAX_TRAVEL = 10.0  # Angstrom: so has one with an atom further from where the solve began
 
 
 class Solver(Protocol):
-    """A relaxer for a batch; its instance holds the state of one solve."""
+    """A relaxer for a batch; its instance holds the state of one solve.
+
+    Every structure's state is its own: what it does depends on nothing but its own path. ``start``,
+    ``select`` and ``join`` bind new state and leave the old in place, so that a shallow copy of a
+    solver may be selected from while the original goes on.
+    """
 
     def start(self, operator: Operator, positions: Tensor) -> None:
         """Forget everything and prepare for the structures of ``operator``."""
@@ -30,6 +39,10 @@ class Solver(Protocol):
 
     def select(self, structures: Tensor, atoms: Tensor) -> None:
         """Keep the state of the structures where mask [s] holds, whose atoms are ``atoms`` [m]."""
+        ...
+
+    def join(self, others: Sequence[Self]) -> None:
+        """Append the states of ``others``, of the same settings, each at its own stage."""
         ...
 
 
@@ -63,8 +76,8 @@ def solve(
     solver: Solver,
     fmax: float = 0.01,
     max_steps: int = 300,
-    max_force: float = 1e3,
-    max_travel: float = 10.0,
+    max_force: float = MAX_FORCE,
+    max_travel: float = MAX_TRAVEL,
     observe: Callable[[Tensor, int], None] | None = None,
 ) -> Solution:
     """Relax every structure from ``start`` until its largest free-atom force is below ``fmax``.
@@ -101,9 +114,7 @@ def solve(
         s = active.structures
         forces = active.forces(here)
         evaluations[which] += 1
-        force = segment_max_norm(forces, s.batch, s.count)
-        travel = segment_max_norm(here - start[atoms], s.batch, s.count)
-        bad = ~(force < max_force) | ~(travel < max_travel)
+        force, bad = examine(s, here, forces, start[atoms], max_force, max_travel)
         done = (force < fmax) & ~bad
         # What is reported of a structure is its last state, or, if that is bad, the last good one.
         good = ~bad[s.batch]
@@ -125,6 +136,23 @@ def solve(
     return Solution(best, best_forces, converged, diverged, steps, residual, evaluations)
 
 
+def examine(
+    structures: Structures,
+    positions: Tensor,
+    forces: Tensor,
+    start: Tensor,
+    max_force: float = MAX_FORCE,
+    max_travel: float = MAX_TRAVEL,
+) -> tuple[Tensor, Tensor]:
+    """max|F_free| [s] (eV/Angstrom), and the mask [s] of structures that have diverged.
+
+    Positions, forces and start are [n, 3]; NaN counts as diverged.
+    """
+    force = segment_max_norm(forces, structures.batch, structures.count)
+    travel = segment_max_norm(positions - start, structures.batch, structures.count)
+    return force, ~(force < max_force) | ~(travel < max_travel)
+
+
 def limit(move: Tensor, longest: float, operator: Operator) -> Tensor:
     """Scale each structure's displacement [n, 3] so that no atom moves further than ``longest``."""
     s = operator.structures
@@ -143,6 +171,9 @@ class Picard:
         return operator.step(forces)
 
     def select(self, structures: Tensor, atoms: Tensor) -> None:
+        """No state."""
+
+    def join(self, others: Sequence[Picard]) -> None:
         """No state."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +50,18 @@ class Structures:
             masses=self.masses[atoms],
             cell=self.cell[structures],
             pbc=self.pbc[structures],
+        )
+
+    def join(self, others: Sequence[Structures]) -> Structures:
+        """The batch of these structures followed by those of ``others``, in order."""
+        parts = [self, *others]
+        first = itertools.accumulate((p.count for p in parts[:-1]), initial=0)
+        return Structures(
+            batch=torch.cat([p.batch + k for p, k in zip(parts, first, strict=True)]),
+            free=torch.cat([p.free for p in parts]),
+            masses=torch.cat([p.masses for p in parts]),
+            cell=torch.cat([p.cell for p in parts]),
+            pbc=torch.cat([p.pbc for p in parts]),
         )
 
     def _lattice(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

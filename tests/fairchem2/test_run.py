@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from tests import small
+from tests.data import pyg
 
 ROOT = Path(__file__).parents[2]
 FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
@@ -128,6 +131,76 @@ def test_predict_writes_ase_files_and_npz(inputs, trained):
     assert [a.info["sid"] for a in images] == stored["ids"].tolist() == ["row0", "row1", "row2"]
     for atoms, positions in zip(images, np.split(stored["pos"], stored["chunk_idx"]), strict=True):
         np.testing.assert_allclose(atoms.positions, positions, atol=1e-6)
+
+
+def test_validate_with_ase_rows_and_reference_forces(inputs, trained):
+    run_dir, _, _ = trained
+    folder = run_dir / "gdeq" / "results" / "validate"
+    calculator = "reference={_target_: ase.calculators.lj.LennardJones, sigma: 2.0, rc: 4.0}"
+    options = ["--mode", "validate", "split=val", "baselines=[ase_fire,ase_lbfgs]", calculator]
+    code, out, err = fairchem(inputs, run_dir, *options)
+    assert code == 0, err[-3000:]
+    scores = json.loads((folder / "val.json").read_text())["scores"]
+    rows = ["unrelaxed X_0", "base", "tuned", "ASE FIRE", "ASE LBFGS"]
+    assert list(scores) == rows and "AFbT" in out
+    assert all(0 <= row["fbt"] <= 1 and 0 <= row["afbt"] <= 1 for row in scores.values())
+    assert scores["ASE FIRE"]["evaluations"] > 1
+    shared = {"positions_mse", "average_distance_within_threshold", "delta_q_mean"}
+    assert all(shared <= set(row) for row in scores.values())
+
+
+def test_predicted_structures_come_back_with_forces(inputs, trained, tmp_path):
+    """predict, single points by somebody else, validate; on a held-out split of another name."""
+    run_dir, _, _ = trained
+    results = run_dir / "gdeq" / "results"
+    shutil.copytree(inputs / "test", inputs / "ood_ads")
+    code, _, err = fairchem(inputs, run_dir, "--mode", "predict", "test=ood_ads")
+    assert code == 0, err[-3000:]
+    assert (results / "predictions" / "ood_ads.npz").is_file()
+    images = ase.io.read(results / "predictions" / "ood_ads.extxyz", ":")
+    for atoms, size in zip(images, (0.0, 0.01, 0.3), strict=True):
+        atoms.calc = SinglePointCalculator(atoms, forces=np.full((len(atoms), 3), size))
+    ase.io.write(tmp_path / "dft.extxyz", images)
+    options = ["--mode", "validate", "test=ood_ads", f"reference={tmp_path / 'dft.extxyz'}"]
+    code, out, err = fairchem(inputs, run_dir, *options)
+    assert code == 0, err[-3000:]
+    scores = json.loads((results / "validate" / "ood_ads.json").read_text())["scores"]
+    assert "file dft.extxyz" in out and "fbt" not in scores["base"]
+    row, tuned = scores["file dft.extxyz"], scores["tuned"]
+    assert row["fbt"] == pytest.approx(2 / 3)
+    for key in ("delta_q_mean", "positions_mae", "average_distance_within_threshold"):
+        assert row[key] == pytest.approx(tuned[key], abs=1e-4)
+
+
+def test_legacy_test_splits_become_a_submission(inputs, tmp_path):
+    """OC22's two splits as LMDBs without targets; the names of the rows are those of the file."""
+    wanted = {"id": [100, 101, 102], "ood": [100, 101]}
+    dataset = "test_loader.dataset.dataset_configs.si"
+    for split, sids in wanted.items():
+        (inputs / split).mkdir()
+        rows = [pyg.fields(pyg.slab(i), sid, oc22=True) for i, sid in enumerate(sids)]
+        for stored in rows:
+            del stored["pos_relaxed"]
+        pyg.write(inputs / split / "data.0001.lmdb", [pyg.pyg1(stored) for stored in rows])
+        options = [f"test={split}", f"{dataset}.format=is2rs_lmdb", f"+{dataset}.target_key=null"]
+        code, _, err = fairchem(inputs, tmp_path, "--mode", "predict", *options)
+        assert code == 0, err[-3000:]
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "validate", *options)
+    assert code != 0 and "no targets" in err
+    folder = tmp_path / "gdeq" / "results" / "predictions"
+    script = [sys.executable, "-m", "fairchem.core.scripts.make_submission_file"]
+    files = [f"--{split}={folder / split}.npz" for split in wanted]
+    output = ["--dataset=OC22", f"--out-path={tmp_path / 'evalai'}"]
+    subprocess.run([*script, *files, *output], check=True, capture_output=True)
+    stored = np.load(tmp_path / "evalai.npz")
+    for split, sids in wanted.items():
+        assert stored[f"{split}_ids"].tolist() == [str(sid) for sid in sids]
+        ends = np.split(stored[f"{split}_pos"], stored[f"{split}_chunk_idx"])
+        for i, end in enumerate(ends):
+            start = pyg.slab(i)
+            held = start.constraints[0].index
+            np.testing.assert_allclose(end[held], start.positions[held], atol=1e-5)
+            assert end.shape == start.positions.shape
 
 
 @pytest.mark.parametrize("base", ["esen", "adapt"])

@@ -27,6 +27,14 @@ def structures(
     )
 
 
+def joined(fields: list) -> Tensor:
+    """The batch index of several fields' structures, one field after the other."""
+    out = fields[0].batch
+    for field in fields[1:]:
+        out = torch.cat([out, field.batch + out.max() + 1])
+    return out
+
+
 class PairField(nn.Module):
     """Translation-invariant and non-reciprocal, hence a non-symmetric Jacobian and a net force.
 
@@ -57,6 +65,13 @@ class PairField(nn.Module):
         atoms = structures[self.batch]
         renumber = structures.long().cumsum(0) - 1
         out = PairField(renumber[self.batch[atoms]], self.strength[atoms])
+        out.stiff, out.rest, out.soft = self.stiff, self.rest, self.soft
+        return out
+
+    def join(self, others: list[PairField]) -> PairField:
+        parts = [self, *others]
+        strength = torch.cat([p.strength for p in parts])
+        out = PairField(joined(parts), strength)
         out.stiff, out.rest, out.soft = self.stiff, self.rest, self.soft
         return out
 
@@ -96,6 +111,13 @@ class SiteField(nn.Module):
         nn.Module.__init__(out)
         out.sites, out.batch, out.curl = self.sites[atoms], renumber[self.batch[atoms]], self.curl
         out.w1, out.w2, out.stiff = self.w1, self.w2, self.stiff
+        return out
+
+    def join(self, others: list[SiteField]) -> SiteField:
+        parts = [self, *others]
+        out = self.select(torch.ones(int(self.batch.max()) + 1, dtype=torch.bool))
+        out.sites = torch.cat([p.sites for p in parts])
+        out.batch = joined(parts)
         return out
 
     def refreeze(self, positions: Tensor) -> SiteField:
