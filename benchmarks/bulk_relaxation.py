@@ -14,7 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from fairchem.core import FAIRChemCalculator
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit import load_predict_unit
+from fairchem.core.units.mlip_unit.api.inference import guess_inference_settings
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from fairchem.core.units.mlip_unit.utils import load_inference_model
 
@@ -101,6 +102,12 @@ def main() -> None:
     parser.add_argument("--fmax", type=float, default=0.02)
     parser.add_argument("--max-steps", type=int, default=300)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--eager",
+        action="store_true",
+        help="ASE without torch.compile, which fairchem's predictor uses by default; in flight, "
+        "where sizes change all the time, nothing is compiled",
+    )
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -109,7 +116,10 @@ def main() -> None:
     needed = args.structures * args.repeats
     if needed > len(dataset):
         parser.error(f"{needed} structures asked for, {args.data} has {len(dataset)}")
-    predictor = load_predict_unit(args.checkpoint, device=args.device)
+    inference = guess_inference_settings("default")
+    if args.eager:
+        inference = replace(inference, compile=False)
+    predictor = load_predict_unit(args.checkpoint, inference, device=args.device)
     calculator = ForcesAlone(predictor, task_name="si")
     tasks = [task for task in predictor.tasks.values() if task.property == "forces"]
     # As predictions load it: the predictor may have changed its own copy for inference.
