@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import posix
+from functools import cache
 
 import numpy as np
 import pytest
@@ -193,10 +194,16 @@ def test_allowed_functions_with_odd_arguments_are_refused(value):
         load(raw, "here")
 
 
+@cache
+def _intact() -> bytes:
+    """Pickled once: torch writes a storage's address, so that the length differs between calls."""
+    return pyg.pyg1({"pos": torch.ones(2, 3), "sid": 3})
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damaged_bytes_are_an_error_or_plain_data(data):
-    raw = bytearray(pyg.pyg1({"pos": torch.ones(2, 3), "sid": 3}))
+    raw = bytearray(_intact())
     for _ in range(data.draw(st.integers(1, 5))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:
