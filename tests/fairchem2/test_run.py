@@ -99,6 +99,27 @@ def test_train_ends_with_table_and_pictures(trained):
     assert stored["best_epoch"] == best
 
 
+def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
+    code, out, err = fairchem(
+        inputs,
+        tmp_path,
+        "--mode",
+        "train",
+        "epochs=1",
+        "eval_max_atoms=9",  # a batch for each rank
+        "+job.scheduler.ranks_per_node=2",
+    )
+    assert code == 0, err[-3000:]
+    assert out.count("unrelaxed X_0") == 1
+    one, two = (
+        json.loads((r / "gdeq/results/test.json").read_text()) for r in (trained[0], tmp_path)
+    )
+    assert len(two["records"]["tuned"]) == 3
+    for mine, theirs in zip(one["records"]["base"], two["records"]["base"], strict=True):
+        assert mine["sid"] == theirs["sid"]
+        assert mine["delta_q"] == pytest.approx(theirs["delta_q"], abs=1e-3)
+
+
 def test_tensorboard_has_the_run(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
