@@ -115,7 +115,8 @@ class IS2RS:
             Records (distances are NaN-free; without ``pos_relaxed`` in the batch they are measured
             from X_0) and positions [n, 3], Angstrom.
         """
-        operator = self.operator(model, tasks, batch, alpha).thaw()
+        field = HydraForceField.follow(model, tasks, batch)  # no graph at X_0 that nothing reads
+        operator = self._operator(field, batch, alpha)
         path = rollout(operator, batch.pos, self.relaxer.horizon)
         solver = make_solver(self.relaxer.solver, **self.relaxer.solver_options)
         end = solve(operator, path.positions, solver, self.relaxer.fmax, self.relaxer.max_steps)

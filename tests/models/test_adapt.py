@@ -156,10 +156,11 @@ def test_permutation_equivariance_inside_a_batch(seed, count):
     torch.testing.assert_close(forces(model, permuted), expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["adapt", "resmlp"])
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 8), min_size=2, max_size=5), st.booleans())
-def test_batch_equals_one_at_a_time_for_any_sizes(sizes, double):
-    model = small.model("adapt", double=double)
+@given(sizes=st.lists(st.integers(1, 8), min_size=2, max_size=5), double=st.booleans())
+def test_batch_equals_one_at_a_time_for_any_sizes(kind, sizes, double):
+    model = small.model(kind, double=double)
     structures = [a[:n] for a, n in zip(small.silicon(len(sizes)), sizes, strict=True)]
     together = forces(model, small.batch(structures, double))
     apart = torch.cat([forces(model, small.batch([a], double)) for a in structures])

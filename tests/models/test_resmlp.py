@@ -8,8 +8,6 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn import functional
 
 from fairchem_gdeq.models.resmlp import ResMLPBackbone
@@ -46,17 +44,6 @@ def test_defaults_are_the_papers():
 def test_vjps_against_central_differences():
     positions, parameters = vjp_error("resmlp", small.silicon(3))
     assert positions < 1e-6 and parameters < 1e-6
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 8), min_size=2, max_size=5), st.booleans())
-def test_batch_equals_one_at_a_time_for_any_sizes(sizes, double):
-    model = small.model("resmlp", double=double)
-    structures = [a[:n] for a, n in zip(small.silicon(len(sizes)), sizes, strict=True)]
-    together = forces(model, small.batch(structures, double))
-    apart = torch.cat([forces(model, small.batch([a], double)) for a in structures])
-    tolerance = 1e-12 if double else 1e-6
-    torch.testing.assert_close(together, apart, rtol=tolerance, atol=tolerance)
 
 
 def test_a_structure_may_fill_the_model_but_not_exceed_it():
