@@ -20,6 +20,7 @@ from fairchem_gdeq.relax.guidance import guidance_by_sweep
 from fairchem_gdeq.relax.objective import delta_q
 from tests import small
 from tests.backbones import model, structures, tasks
+from tests.relax.fields import central_differences
 
 
 class _Double(TorchFunctionMode):
@@ -109,14 +110,7 @@ def derivative_error(name: str, atoms: list | None = None, step: float = 1e-5) -
         free = operator.structures.free[:, None]
         own = torch.where(free, lam, 0.0)
         analytic = operator.vjp(data.pos, lam) - own
-        numeric = torch.zeros_like(lam)
-        with torch.no_grad():
-            for i in range(lam.numel()):
-                e = torch.zeros(lam.numel())
-                e[i] = step
-                e = e.view_as(lam)
-                change = operator.forces(data.pos + e) - operator.forces(data.pos - e)
-                numeric.view(-1)[i] = (change * lam).sum() / (2 * step)
+        numeric = central_differences(operator.forces, data.pos, lam, step)
         numeric = torch.where(free, numeric, 0.0)
         return float((analytic - numeric).norm() / numeric.norm())
 

@@ -17,12 +17,9 @@ from torch import Tensor
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.metrics import Record, measure
 from fairchem_gdeq.relax import ForceField
+from fairchem_gdeq.relax.solvers import MAX_FORCE, MAX_TRAVEL
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"ase_fire": FIRE, "ase_lbfgs": LBFGS}
-
-
-# What counts as diverged, as in ``relax.solve``: eV/Angstrom, and Angstrom from the start.
-MAX_FORCE, MAX_TRAVEL = 1e3, 10.0
 
 
 class Diverged(ArithmeticError):

@@ -147,7 +147,7 @@ class IS2RS:
         """
         if "pos_relaxed" not in batch:
             raise ValueError("this split has no targets to score against: use --mode predict")
-        operator = self.operator(model, tasks, batch)
+        operator = self._operator(HydraForceField.follow(model, tasks, batch), batch, None)
         count, device = operator.structures.count, batch.pos.device
         none = torch.zeros(count, dtype=torch.bool, device=device)
         return measure(

@@ -154,6 +154,18 @@ def dense_jacobian(operator: Operator, x: Tensor) -> Tensor:
     return torch.func.jacfwd(flat)(x.flatten()).detach()
 
 
+def central_differences(function, x: Tensor, lam: Tensor, step: float) -> Tensor:
+    """lam^T d function / dx, component by component: [n, 3]."""
+    numeric = torch.zeros_like(x)
+    with torch.no_grad():
+        for i in range(x.numel()):
+            e = torch.zeros(x.numel())
+            e[i] = step
+            e = e.view_as(x)
+            numeric.view(-1)[i] = ((function(x + e) - function(x - e)) * lam).sum() / (2 * step)
+    return numeric
+
+
 def grads(operator: Operator) -> Tensor:
     """All parameter gradients as one vector."""
     return torch.cat([p.grad.flatten() for p in operator.field.parameters() if p.grad is not None])

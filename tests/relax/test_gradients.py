@@ -7,7 +7,7 @@ from fairchem_gdeq.relax import Method, delta_q, make_solver, solve
 from fairchem_gdeq.relax.adjoint import gmres, identity, neumann
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep
 from fairchem_gdeq.relax.step import SIGNALS
-from tests.relax.fields import dense_jacobian, grads, random_batch, zero
+from tests.relax.fields import central_differences, dense_jacobian, grads, random_batch, zero
 
 CASES = [
     ("site", {}),
@@ -28,14 +28,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_vjp_matches_central_differences(kind, options):
     operator, x, _ = random_batch(kind, [4, 1, 5], **options)
     lam = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    h = 1e-6
-    numeric = torch.zeros_like(x)
-    with torch.no_grad():
-        for i in range(x.numel()):
-            e = torch.zeros(x.numel())
-            e[i] = h
-            e = e.view_as(x)
-            numeric.view(-1)[i] = ((operator(x + e) - operator(x - e)) * lam).sum() / (2 * h)
+    numeric = central_differences(operator, x, lam, 1e-6)
     numeric[~operator.structures.free] = 0
     assert relative(operator.vjp(x, lam), numeric) < 1e-6
 
