@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db import connect
 from ase.geometry import find_mic
 from ase.io import read
 from defects import LATTICE, Defect, build, catalogue, distort
@@ -28,10 +27,12 @@ from tqdm import tqdm
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
+from ase_lmdb import evenly_in_force, summary, write  # noqa: E402
 from sevennet import relax_all  # noqa: E402
 
 SPLITS = {"train": 190, "val": 30, "test": 80}
 SINGLE_DISTORTION = {"sub+sub1": 31, "sub+int_T": 31, "sub+int_BC": 30}  # pairs drawn of each kind
+MORE_PAIRS = {"sub+sub1": 28, "sub+int_T": 50, "sub+int_BC": 50}  # training starts without frames
 FMAX = 0.01  # eV/Angstrom
 MAX_STEPS = 400
 FRAMES = 16  # kept of each training relaxation
@@ -49,6 +50,7 @@ class Job:
     split: str
     defect: Defect
     variant: int
+    keep_frames: bool = True
 
     @property
     def sid(self) -> str:
@@ -75,25 +77,31 @@ def plan() -> list[Job]:
     for group in groups:
         if sum(job.split == split for job in jobs) >= SPLITS[split]:
             split = next(names, split)
-        jobs += [Job(split, defect, variant) for defect, variant in group]
-    return jobs
+        jobs += [Job(split, defect, variant, split != "test") for defect, variant in group]
+    return jobs + more_training(jobs, by_kind)
+
+
+def more_training(jobs: list[Job], by_kind: dict[str, list[Defect]]) -> list[Job]:
+    """Starts and targets for fine-tuning only: pairs no split has, third distortions of the others.
+
+    The base potentials do not see them, so their frames are not kept.
+    """
+    rng = np.random.default_rng(SEED + 1)
+    used = {job.defect for job in jobs}
+    more = []
+    for kind, count in MORE_PAIRS.items():
+        unused = [defect for defect in by_kind[kind] if defect not in used]
+        chosen = rng.choice(len(unused), count, replace=False)
+        more += [Job("train", unused[i], 0, keep_frames=False) for i in chosen]
+    twice = {job.defect for job in jobs if job.split == "train" and job.variant == 1}
+    third = sorted(twice, key=lambda defect: defect.name)
+    return more + [Job("train", defect, 2, keep_frames=False) for defect in third]
 
 
 def start_of(job: Job) -> Atoms:
     """The unrelaxed structure of a job."""
     atoms, origin = build(job.defect)
     return distort(atoms, origin, job.sid)
-
-
-def select_frames(trajectory: list[Atoms]) -> list[int]:
-    """At most ``FRAMES`` indices, first and last included, evenly spread in log max force."""
-    force = np.array([np.linalg.norm(a.get_forces(), axis=1).max() for a in trajectory])
-    if len(trajectory) <= FRAMES:
-        return list(range(len(trajectory)))
-    travelled = np.concatenate([[0.0], np.abs(np.diff(np.log(force))).cumsum()])
-    wanted = np.linspace(0.0, travelled[-1], FRAMES)
-    nearest = {int(np.abs(travelled - w).argmin()) for w in wanted}
-    return sorted(nearest | {0, len(trajectory) - 1})
 
 
 def shifted(atoms: Atoms, decimals: int = 6) -> Atoms:
@@ -131,18 +139,6 @@ def pack_frame(atoms: Atoms) -> Atoms:
     return out
 
 
-def write(folder: Path, rows: list[tuple[Atoms, dict[str, object]]]) -> None:
-    """One ASE-LMDB and fairchem's ``metadata.npz`` (atom counts, for its batch sampler)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    with connect(folder / "data.aselmdb", type="aselmdb") as database:
-        for atoms, data in rows:
-            database.write(atoms, data=data)
-    (folder / "data.aselmdb-lock").unlink(missing_ok=True)
-    np.savez(folder / "metadata.npz", natoms=np.array([len(atoms) for atoms, _ in rows]))
-
-
 LARGE = {  # name: (defect, cells of the host); for memory and speed, so without targets
     "vac_216": (Defect("vac"), (3, 3, 3)),
     "sub+vac1-P_216": (Defect("sub+vac1", ("P",)), (3, 3, 3)),
@@ -159,10 +155,6 @@ def pack_large(out: Path) -> None:
         atoms, origin = build(defect, repeat)
         rows.append((shifted(distort(atoms, origin, name)), {"sid": name, "defect": defect.name}))
     write(out / "large", rows)
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    return {f.__name__: round(float(f(values)), 3) for f in (np.min, np.median, np.mean, np.max)}
 
 
 def pack(jobs: list[Job], work: Path, out: Path, splits: list[str]) -> None:
@@ -195,10 +187,10 @@ def pack(jobs: list[Job], work: Path, out: Path, splits: list[str]) -> None:
                 "energy_relaxed": round(float(last.get_potential_energy()), 5),
             }
             starts.append((start, data))
-            if split != "test":
+            if job.keep_frames:
                 frames += [
                     (pack_frame(trajectory[i]), {"sid": f"{job.sid}_{i}"})
-                    for i in select_frames(trajectory)
+                    for i in evenly_in_force(trajectory, FRAMES)
                 ]
             step = find_mic(last.positions - first.positions, first.cell)[0]
             masses = start.get_masses()[:, None]

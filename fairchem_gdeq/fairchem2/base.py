@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from fairchem.core.models.base import HydraModel
+from fairchem.core.units.mlip_unit import utils
 from fairchem.core.units.mlip_unit.mlip_unit import Task
-from fairchem.core.units.mlip_unit.utils import load_inference_model
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -19,6 +20,7 @@ def load_base(
     path: str,
     overrides: Mapping[str, Any] | None = None,
     train: Sequence[str] | None = None,
+    obtain: str = "",
 ) -> HydraModel:
     """A fairchem 2 inference checkpoint, by fairchem's own loader, ready to be fine-tuned.
 
@@ -32,25 +34,74 @@ def load_base(
         train: shell-style patterns of the names of the parameters to train, such as
             ``["backbone.blocks.3.*", "output_heads.forces.*"]``; the others keep their values.
             None trains all that the forces depend on.
+        obtain: what to tell somebody who does not have the file.
 
     Raises:
         FileNotFoundError: names the file and what to do.
         ValueError: a pattern of ``train`` matches no parameter that can learn.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"base potential {path}: no such file (working folder {Path.cwd()}). Name a fairchem 2 "
-            "inference checkpoint (inference_ckpt.pt) with base=PATH; the silicon configs expect to "
-            "be started in the folder of the repository."
-        )
+    require_file(path, obtain)
     if isinstance(overrides, DictConfig):
         overrides = OmegaConf.to_container(overrides, resolve=True)
-    averaged, checkpoint = load_inference_model(path, overrides=overrides, use_ema=True)
+    averaged, checkpoint = utils.load_inference_model(
+        path, overrides=overrides, use_ema=True
+    )
     model = averaged.module
     model.finetune_model_full_config = checkpoint.model_config  # what the exported one is built of
+    model.base_tasks = checkpoint.tasks_config
     if train is not None:
         train_only(model, train)
     return model
+
+
+def require_file(path: str, obtain: str) -> None:
+    """Refuse a checkpoint that is not there.
+
+    Raises:
+        FileNotFoundError: names the file and what to do.
+    """
+    if not Path(path).is_file():
+        error = FileNotFoundError(
+            f"base potential {path}: no such file (working folder {Path.cwd()}). {obtain}"
+        )
+        logging.error(error)  # Hydra prints the exception too, but as one line among many
+        raise error
+
+
+def load_tasks(path: str, dataset: str, obtain: str = "") -> list[Task]:
+    """The tasks of an inference checkpoint for a data set: outputs, normalizers and units.
+
+    Args:
+        path: an ``inference_ckpt.pt``.
+        dataset: the name that the tasks list among their ``datasets``, such as ``oc25``.
+        obtain: what to tell somebody who does not have the file.
+
+    Raises:
+        FileNotFoundError: names the file and what to do.
+        ValueError: none of its tasks is for forces of that data set; says which there are.
+    """
+    require_file(path, obtain)
+    tasks = utils.load_tasks(path)
+    found = [task for task in tasks if dataset in task.datasets]
+    if not any(task.property == "forces" for task in found):
+        known = sorted({each for t in tasks if t.property == "forces" for each in t.datasets})
+        raise ValueError(
+            f"base potential {path} predicts forces for the data sets {', '.join(known) or 'none'}, "
+            f"not for {dataset!r}: choose one of them with dataset=NAME"
+        )
+    return found
+
+
+def export_tasks(file: str | Path, model: HydraModel) -> None:
+    """Give an exported inference checkpoint the tasks of the base that ``model`` came from.
+
+    fairchem writes what ``tasks`` is in the config. Where that is the call of ``load_tasks``, a
+    list of tasks has to take its place, all that the base has.
+    """
+    checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+    if not OmegaConf.is_list(checkpoint.tasks_config):
+        checkpoint.tasks_config = model.base_tasks
+        torch.save(checkpoint, file)
 
 
 def train_only(model: nn.Module, patterns: Sequence[str]) -> None:

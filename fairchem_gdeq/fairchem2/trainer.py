@@ -14,14 +14,18 @@ from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.units.mlip_unit.mlip_unit import MLIPTrainEvalUnit, Task
+from fairchem.core.units.mlip_unit.mlip_unit import (
+    UNIT_INFERENCE_CHECKPOINT,
+    MLIPTrainEvalUnit,
+    Task,
+)
 from fairchem.core.units.mlip_unit.utils import tf32_context_manager
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
-from fairchem_gdeq.fairchem2.base import warn_of_other_heads
+from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.gradients import average_over_ranks, reached
 from fairchem_gdeq.fairchem2.history import History
@@ -269,6 +273,9 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             }
             torch.save(state, os.path.join(checkpoint_location, UNIT_STATE))
         super().save_state(checkpoint_location)
+        exported = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
+        if distutils.is_master() and os.path.exists(exported):
+            export_tasks(exported, hydra_model(self.model))
 
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         super()._execute_load_state(checkpoint_location)

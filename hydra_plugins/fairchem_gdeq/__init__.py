@@ -41,10 +41,11 @@ def translate(overrides: list[str]) -> list[str]:
 
 
 def check(config: Any) -> None:
-    """Refuse an unknown mode before anything is loaded.
+    """Refuse an unknown mode and missing inputs before anything is loaded.
 
     Raises:
-        SystemExit: the config runs our runner in a mode that it does not have.
+        SystemExit: the config runs our runner in a mode that it does not have, or with files or a
+            device that are not there.
     """
     runner = config.get("runner")
     if "mode" not in config or not isinstance(runner, DictConfig):
@@ -54,6 +55,11 @@ def check(config: Any) -> None:
         raise SystemExit(
             f"fairchem: unknown mode {config.mode!r}: choose one of {', '.join(MODES)}"
         )
+    if ours and str(config.job.scheduler.mode).upper() == "LOCAL":  # else other machines decide
+        from fairchem_gdeq.preflight import missing
+
+        if text := missing(config):
+            raise SystemExit(f"fairchem: {text}")
 
 
 def _called_by_fairchem() -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from fairchem.core.units.mlip_unit import load_predict_unit
 
-from fairchem_gdeq.fairchem2.base import load_base
+from fairchem_gdeq.fairchem2.base import load_base, load_tasks
 from fairchem_gdeq.fairchem2.gradients import reached
 from tests import backbones, small
 from tests.fairchem2.test_run import fairchem
@@ -86,7 +86,6 @@ def tuned(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     for split, count, seed in (("train", 4, 0), ("val", 1, 1), ("test", 1, 2)):
         small.write_is2rs(folder / split, small.silicon(count, seed))
-    tasks = str(TASKS).replace("'", "").replace(" ", "")
     code, _, err = fairchem(
         folder,
         folder,
@@ -94,9 +93,8 @@ def tuned(base, tmp_path_factory):
         "train",
         "epochs=1",
         f"base={base}",
-        f"tasks={tasks}",
-        f"+runner.train_eval_unit.model.train={TRAINED}",
-        "+runner.train_eval_unit.model.overrides={backbone:{max_neighbors:200}}",
+        f"train_parameters={TRAINED}",
+        "overrides={backbone:{max_neighbors:200}}",
         "runner.train_eval_unit.optimizer_fn.weight_decay=0.1",
     )
     assert code == 0, err[-3000:]
@@ -120,6 +118,19 @@ def test_other_heads_and_unnamed_parameters_come_out_bit_for_bit(base, tuned):
             assert torch.equal(value, smooth[key])
     assert "energies no longer match the forces" in err and "heads energy" in err
     assert "training" in err
+    assert after.tasks_config == before.tasks_config
+
+
+def test_tasks_of_a_data_set(base):
+    assert [task.name for task in load_tasks(str(base), "si")] == ["energy", "forces"]
+    with pytest.raises(ValueError, match=r"data sets si, not for 'oc25'.*dataset=NAME"):
+        load_tasks(str(base), "oc25")
+
+
+def test_a_base_that_is_not_there(tmp_path):
+    for load in (load_base, lambda *a, **k: load_tasks(*a, "si", **k)):
+        with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file.*Get it there\."):
+            load(str(tmp_path / "none.pt"), obtain="Get it there.")
 
 
 def test_energies_can_still_be_had_in_plain_fairchem(tuned, tmp_path):

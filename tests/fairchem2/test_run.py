@@ -115,9 +115,10 @@ def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
         json.loads((r / "gdeq/results/test.json").read_text()) for r in (trained[0], tmp_path)
     )
     assert len(two["records"]["tuned"]) == 3
-    for mine, theirs in zip(one["records"]["base"], two["records"]["base"], strict=True):
+    starts = [run["records"]["unrelaxed X_0"] for run in (one, two)]
+    for mine, theirs in zip(*starts, strict=True):
         assert mine["sid"] == theirs["sid"]
-        assert mine["delta_q"] == pytest.approx(theirs["delta_q"], rel=0.05)  # other companions
+        assert mine["delta_q"] == pytest.approx(theirs["delta_q"], rel=1e-5)
 
 
 def test_tensorboard_has_the_run(trained):
@@ -196,14 +197,14 @@ def test_predicted_structures_come_back_with_forces(inputs, trained, tmp_path):
 def test_legacy_test_splits_become_a_submission(inputs, tmp_path):
     """OC22's two splits as LMDBs without targets; the names of the rows are those of the file."""
     wanted = {"id": [100, 101, 102], "ood": [100, 101]}
-    dataset = "test_loader.dataset.dataset_configs.si"
+    legacy = "test_loader.dataset.dataset_configs.is2rs.format=is2rs_lmdb"
     for split, sids in wanted.items():
         (inputs / split).mkdir()
         rows = [pyg.fields(pyg.slab(i), sid, oc22=True) for i, sid in enumerate(sids)]
         for stored in rows:
             del stored["pos_relaxed"]
         pyg.write(inputs / split / "data.0001.lmdb", [pyg.pyg1(stored) for stored in rows])
-        options = [f"test={split}", f"{dataset}.format=is2rs_lmdb", f"+{dataset}.target_key=null"]
+        options = [f"test={split}", legacy, "test_target_key=null"]
         code, _, err = fairchem(inputs, tmp_path, "--mode", "predict", *options)
         assert code == 0, err[-3000:]
     code, _, err = fairchem(inputs, tmp_path, "--mode", "validate", *options)
@@ -243,8 +244,9 @@ atoms = ase.io.read({str(tmp_path / "start.json")!r})
 atoms.calc = FAIRChemCalculator(load_predict_unit({str(path)!r}, device="cpu"), task_name="si")
 np.save({str(tmp_path / "forces.npy")!r}, atoms.get_forces())
 """
+    quick = os.environ | {"TORCHDYNAMO_DISABLE": "1"}  # no compiler needed
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, env=quick, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

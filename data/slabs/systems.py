@@ -1,0 +1,112 @@
+"""Adsorbates of N, C, O and H on metal slabs: what is put where before it is relaxed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.build import add_adsorbate, bcc110, fcc111, hcp0001, molecule
+from ase.constraints import FixAtoms
+
+# Fragment: (molecule of ASE's G2 set or element, index of the atom that binds).
+FRAGMENTS = {
+    "H": ("H", 0),
+    "C": ("C", 0),
+    "N": ("N", 0),
+    "O": ("O", 0),
+    "CH": ("CH", 0),
+    "CH2": ("CH2_s1A1d", 0),
+    "CH3": ("CH3", 0),
+    "NH": ("NH", 0),
+    "NH2": ("NH2", 0),
+    "NH3": ("NH3", 0),
+    "OH": ("OH", 0),
+    "H2O": ("H2O", 0),
+    "CO": ("CO", 1),
+    "NO": ("NO", 0),
+    "CN": ("CN", 0),
+    "N2": ("N2", 0),
+    "CHO": ("HCO", 0),
+    "CH3O": ("CH3O", 1),
+    "C2H": ("CCH", 0),
+    "C2H2": ("C2H2", 0),
+}
+SITES = {"hcp0001": ("ontop", "bridge", "fcc", "hcp"), "fcc111": ("ontop", "bridge", "fcc", "hcp")}
+SITES["bcc110"] = ("ontop", "longbridge", "shortbridge", "hollow")
+METALS = {
+    "Ti": "hcp0001",
+    "Zr": "hcp0001",
+    "Ru": "hcp0001",
+    "Co": "hcp0001",
+    "Cu": "fcc111",
+    "Ni": "fcc111",
+    "Pd": "fcc111",
+    "Pt": "fcc111",
+    "Ag": "fcc111",
+    "Mo": "bcc110",
+}
+BUILDERS = {"hcp0001": hcp0001, "fcc111": fcc111, "bcc110": bcc110}
+HEIGHT = {"ontop": 2.0, "bridge": 1.7, "longbridge": 1.6, "shortbridge": 1.7}  # else a hollow
+HOLLOW = 1.4  # Angstrom above the top layer
+
+
+@dataclass(frozen=True)
+class System:
+    """A fragment over a site of a metal's closest-packed surface."""
+
+    metal: str
+    fragment: str
+    site: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.metal}-{self.fragment}-{self.site}"
+
+
+def catalogue() -> list[System]:
+    """60 systems: on titanium every fragment at two sites, on each other metal one or more."""
+    out: list[System] = []
+    for i, fragment in enumerate(FRAGMENTS):
+        sites = SITES[METALS["Ti"]]
+        out += [System("Ti", fragment, sites[(i + k) % 4]) for k in (0, 1 + i % 3)]
+    others = [metal for metal in METALS if metal != "Ti"]
+    for i, fragment in enumerate(FRAGMENTS):
+        metal = others[i % len(others)]
+        out.append(System(metal, fragment, SITES[METALS[metal]][(i // 2) % 4]))
+    return out
+
+
+def _fragment(name: str, rng: np.random.Generator) -> tuple[Atoms, int]:
+    """The fragment with its binding atom below the rest, turned at random about the normal."""
+    formula, binding = FRAGMENTS[name]
+    atoms = Atoms(formula) if formula in ("H", "C", "N", "O") else molecule(formula)
+    if len(atoms) > 1:
+        axis = atoms.positions.mean(0) - atoms.positions[binding]
+        if np.linalg.norm(axis) > 1e-3:
+            atoms.rotate(axis, "z", center=atoms.positions[binding])
+        atoms.rotate(rng.uniform(0, 360), "z", center=atoms.positions[binding])
+        atoms.rotate(rng.uniform(-25, 25), "x", center=atoms.positions[binding])
+    return atoms, binding
+
+
+def build(system: System) -> Atoms:
+    """The start: three layers of 3 x 3 atoms, the lower two fixed, 16 Angstrom of vacuum.
+
+    Tags are those of OC20: 0 below the surface, 1 surface, 2 adsorbate.
+    """
+    digest = hashlib.sha256(system.name.encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    slab = BUILDERS[METALS[system.metal]](system.metal, size=(3, 3, 3), vacuum=8.0)
+    slab.set_tags(np.where(slab.get_tags() == 1, 1, 0))  # ASE counts layers from the top
+    surface = slab.get_tags() == 1
+    slab.positions[surface] += rng.normal(scale=0.05, size=(surface.sum(), 3))
+    adsorbate, binding = _fragment(system.fragment, rng)
+    adsorbate.set_tags(2)
+    height = HEIGHT.get(system.site, HOLLOW) + rng.uniform(-0.1, 0.3)
+    add_adsorbate(slab, adsorbate, height, system.site, mol_index=binding)
+    slab.pbc = True
+    slab.set_constraint(FixAtoms(mask=slab.get_tags() == 0))
+    slab.info = {}
+    return slab
