@@ -10,6 +10,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+ROOT = Path(__file__).parents[1]
+
 FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
 RUNNER = """
 from fairchem.core.components.runner import Runner
@@ -124,7 +126,9 @@ def test_packaged_configs_merge_at_the_root_from_any_folder(tmp_path, suffix):
     file.write_text("defaults: [/si/base@_global_, _self_]\nhorizon: 7\n")
     script = f"""
 from fairchem.core._cli import get_hydra_config_from_yaml
-config = get_hydra_config_from_yaml({str(file)!r}, ["--mode", "predict", "job.run_dir={tmp_path}"])
+options = ["--mode", "predict", "job.run_dir={tmp_path}", "data={ROOT}/data/si"]
+options += ["base={ROOT}/data/si/base/esen.pt"]
+config = get_hydra_config_from_yaml({str(file)!r}, options)
 print("COMPOSED", config.runner.mode, config.runner.train_eval_unit.method.horizon)
 """
     done = subprocess.run(
