@@ -1,0 +1,125 @@
+"""The catalysis configs as typed: released formats in, clear messages where something is missing."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from fairchem_gdeq.data import convert
+from tests import backbones, small
+from tests.data import pyg
+from tests.fairchem2.test_run import FAIRCHEM, ROOT
+
+CHEAP = [
+    "epochs=1",
+    "horizon=2",
+    "relaxer.max_steps=4",
+    "runner.train_eval_unit.method.max_steps=4",
+]
+CPU = "job.device_type=CPU"
+
+
+def fairchem(config, folder, *options, env=None):
+    """``fairchem -c configs/CONFIG`` in a folder; exit status, stdout, stderr."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"} | (env or {})
+    command = [FAIRCHEM, "-c", str(ROOT / "configs" / config), f"job.run_dir={folder / 'runs'}"]
+    done = subprocess.run(
+        [*command, *options],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        cwd=folder,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """An eSEN-direct checkpoint as released for OC25: energy and forces of the data set oc25."""
+    path = tmp_path_factory.mktemp("released") / "esen.pt"
+    config = backbones.BACKBONES["eSEN direct (OC25)"].config
+    config = config | {"backbone": config["backbone"] | {"dataset_list": ["oc25"]}}
+    tasks = [small.task_config(kind, kind, "oc25") for kind in ("energy", "forces")]
+    tasks[1]["normalizer"]["rmsd"] = 1.5
+    small.write_checkpoint(path, config, tasks)
+    return path
+
+
+@pytest.fixture(scope="module")
+def slabs(tmp_path_factory):
+    """Legacy LMDBs of small slabs, converted as the head of the OC20 config says."""
+    folder = tmp_path_factory.mktemp("slabs")
+    for split, sids in {
+        "train": [1, 2],
+        "val_id": [3],
+        "val_ood_both": [4],
+        "val_ood": [4],
+    }.items():
+        rows = [pyg.pyg1(pyg.fields(pyg.slab(sid), sid)) for sid in sids]
+        (folder / "lmdb" / split).mkdir(parents=True)
+        pyg.write(folder / "lmdb" / split / "data.lmdb", rows)
+        assert convert.main([str(folder / "lmdb" / split), str(folder / split)]) == 0
+    for split in ("val", "test"):
+        (folder / split).symlink_to(folder / "val_id")
+    return folder
+
+
+def test_titanium_with_a_checkpoint_in_the_released_format(released, slabs, tmp_path):
+    options = ["--mode", "train", f"data={slabs}", CPU, *CHEAP]
+    where = {"ESEN_OC25_DIRECT": str(released)}
+    code, out, err = fairchem("oc25/gdeq_ti.yml", tmp_path, *options, env=where)
+    assert code == 0, err[-3000:]
+    assert "unrelaxed X_0" in out and "tuned" in out
+    best = tmp_path / "runs" / "ti_gdeq_seed0" / "results" / "best" / "inference_ckpt.pt"
+    tuned, base = (torch.load(path, weights_only=False) for path in (best, released))
+    assert tuned.tasks_config == base.tasks_config
+    weights = [c.model_state_dict["output_heads.forces.linear.weight"] for c in (tuned, base)]
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("name", ["oc20", "oc22"])
+def test_full_sets(name, released, slabs, tmp_path):
+    options = [f"data={slabs}", f"base={released}", "dataset=oc25", "val_structures=1.0", CPU]
+    config = f"{name}/gdeq_esen.yml"
+    code, out, err = fairchem(config, tmp_path, "--mode", "train", *options, *CHEAP)
+    assert code == 0, err[-3000:]
+    results = tmp_path / "runs" / "gdeq_seed0" / "results"
+    held_out = "val_ood_both" if name == "oc20" else "val_ood"
+    assert list(json.loads((results / f"{held_out}.json").read_text())["scores"]) == [
+        "unrelaxed X_0",
+        "base",
+        "tuned",
+    ]
+    predict = ["--mode", "predict", "test=val_id", "test_target_key=null"]
+    code, out, err = fairchem(config, tmp_path, *predict, *options, *CHEAP)
+    assert code == 0, err[-3000:]
+    assert np.load(results / "predictions" / "val_id.npz")["ids"].tolist() == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "expected"),
+    [
+        ("oc25/gdeq_ti.yml", [f"data={ROOT}/data/slabs"], "https://huggingface.co/facebook/OC25"),
+        ("oc25/gdeq_ti.yml", ["base=BASE", "data=nowhere"], "data set nowhere/train"),
+        ("oc20/gdeq_esen.yml", ["base=BASE"], "facebookresearch.github.io/fairchem/oc20"),
+        ("oc22/gdeq_esen.yml", ["base=BASE"], "facebookresearch.github.io/fairchem/oc22"),
+        ("oc20/gdeq_esen.yml", ["base=BASE", "data=SLABS", CPU], "data sets oc25, not for 'oc20'"),
+    ],
+)
+def test_what_is_missing_is_said(config, options, expected, released, slabs, tmp_path):
+    values = {"BASE": str(released), "SLABS": str(slabs)}
+    for name, value in values.items():
+        options = [option.replace(name, value) for option in options]
+    code, _, err = fairchem(config, tmp_path, "--mode", "train", *options)
+    assert code != 0 and expected in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_said(released, slabs, tmp_path):
+    options = ["--mode", "train", f"base={released}", f"data={slabs}"]
+    code, _, err = fairchem("oc25/gdeq_ti.yml", tmp_path, *options)
+    assert code != 0 and err.strip().endswith("add job.device_type=CPU")
