@@ -82,7 +82,7 @@ def plan() -> list[Job]:
 
 
 def more_training(jobs: list[Job], by_kind: dict[str, list[Defect]]) -> list[Job]:
-    """Starts and targets for fine-tuning only: pairs no split has, third distortions of the others.
+    """Starts and targets for fine-tuning only, of pairs that no split has.
 
     The base potentials do not see them, so their frames are not kept.
     """
@@ -93,9 +93,7 @@ def more_training(jobs: list[Job], by_kind: dict[str, list[Defect]]) -> list[Job
         unused = [defect for defect in by_kind[kind] if defect not in used]
         chosen = rng.choice(len(unused), count, replace=False)
         more += [Job("train", unused[i], 0, keep_frames=False) for i in chosen]
-    twice = {job.defect for job in jobs if job.split == "train" and job.variant == 1}
-    third = sorted(twice, key=lambda defect: defect.name)
-    return more + [Job("train", defect, 2, keep_frames=False) for defect in third]
+    return more
 
 
 def start_of(job: Job) -> Atoms:
