@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 from tqdm import tqdm
 
-from fairchem_gdeq.fairchem2.bulk import Bulk, atom_budget, row_count, rows_of
+from fairchem_gdeq.fairchem2.bulk import Bulk, atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.evaluation import (
     Score,
@@ -34,13 +35,23 @@ from fairchem_gdeq.fairchem2.evaluation import (
 )
 from fairchem_gdeq.fairchem2.fields import hydra_model
 from fairchem_gdeq.fairchem2.predictions import Journal, fingerprint, relax_all, write
-from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.fairchem2.trainer import UNIT_STATE, GDEQTrainer
 from fairchem_gdeq.metrics import Record, order_by_sid, summarise, to_rows
 from fairchem_gdeq.reference import ReferenceFile, add_forces
 from fairchem_gdeq.report import plot_all, print_table
 
 MODES = ("train", "validate", "predict")
 UNRELAXED, BASE, TUNED = "unrelaxed X_0", "base", "tuned"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to score: its row in the table, and how structures are relaxed with it."""
+
+    name: str
+    model: nn.Module
+    is2rs: IS2RS
 
 
 class GDEQRunner(TrainEvalRunner):
@@ -78,7 +89,8 @@ class GDEQRunner(TrainEvalRunner):
             callbacks, max_epochs: as ``TrainEvalRunner``.
 
         Raises:
-            ValueError: an unknown mode, split or baseline.
+            ValueError: an unknown mode, split or baseline, or an evaluated split with structures
+                that fairchem's sampler would leave out.
             FileNotFoundError: there is no such reference file.
         """
         if mode not in MODES:
@@ -86,6 +98,13 @@ class GDEQRunner(TrainEvalRunner):
         self.loaders = {"train": train_dataloader, "val": eval_dataloader, test: test_dataloader}
         if split not in self.loaders:
             raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.loaders)}")
+        for name, loader in self.loaders.items():
+            if text := left_out(loader):
+                if name != "train":
+                    raise ValueError(f"split {name}: {text}. Raise eval_max_atoms.")
+                logging.warning(
+                    f"split train: {text}. They are left out; raise max_atoms to train on them."
+                )
         super().__init__(
             train_dataloader=train_dataloader,
             eval_dataloader=eval_dataloader,
@@ -97,7 +116,9 @@ class GDEQRunner(TrainEvalRunner):
         self.baselines = baseline_rows(baselines, train_eval_unit.is2rs)
         self.reference = open_reference(reference)
         # The unit loads a resumed state lazily, when training starts: this is the base.
-        self.base = copy.deepcopy(hydra_model(train_eval_unit.model))
+        self.base = Candidate(
+            BASE, copy.deepcopy(hydra_model(train_eval_unit.model)), train_eval_unit.is2rs
+        )
 
     @property
     def results(self) -> Path:
@@ -118,7 +139,7 @@ class GDEQRunner(TrainEvalRunner):
                 callback.folder = self.results / "best"
         super().run()
         unit = self.train_eval_unit
-        base = self._relaxed("val", self.base, BASE)
+        base = self._relaxed("val", self.base)
         unit.history.base = summarise(base, unit.is2rs.basin)
         self.score(self.test, self.results)
 
@@ -128,11 +149,11 @@ class GDEQRunner(TrainEvalRunner):
 
     def predict(self) -> None:
         """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (see ``submission``)."""
-        name, model = self.tuned() or (BASE, self.base)
-        logging.info(f"predicting split {self.split} with the {name} model")
+        chosen = self.tuned() or self.base
+        logging.info(f"predicting split {self.split} with the {chosen.name} model")
         folder = self.results / "predictions"
-        bulk, loader = self._bulk(self.split, model), self.loaders[self.split]
-        made_by = fingerprint(model, bulk.is2rs)
+        bulk, loader = self._bulk(self.split, chosen), self.loaders[self.split]
+        made_by = fingerprint(chosen.model, bulk.is2rs)
         journal = Journal(folder, self.split, made_by, distutils.get_rank())
         with tqdm(total=row_count(loader), desc=f"predict {self.split}") as bar:
             images = relax_all(journal, rows_of(loader), bulk, bar)
@@ -151,8 +172,10 @@ class GDEQRunner(TrainEvalRunner):
 
     # ---- scoring -----------------------------------------------------------------------------
 
-    def tuned(self) -> tuple[str, nn.Module] | None:
+    def tuned(self) -> Candidate | None:
         """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
+
+        A step alpha that was learnt is in the trainer's file beside the checkpoint.
 
         Raises:
             FileNotFoundError: ``checkpoint`` is given and does not exist.
@@ -169,7 +192,11 @@ class GDEQRunner(TrainEvalRunner):
             )
             return None
         model = load_inference_model(str(path), use_ema=True, return_checkpoint=False)
-        return TUNED, hydra_model(model)
+        is2rs = self.train_eval_unit.is2rs
+        state = path.with_name(UNIT_STATE)
+        if state.is_file():
+            is2rs = replace(is2rs, alpha=float(torch.load(state, weights_only=True)["alpha"]))
+        return Candidate(TUNED, hydra_model(model), is2rs)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON and plots."""
@@ -183,9 +210,9 @@ class GDEQRunner(TrainEvalRunner):
         if calculator:
             rows = {name: with_reference(row, calculator) for name, row in rows.items()}
         records = {UNRELAXED: self._scored(split, rows.pop(UNRELAXED), UNRELAXED)}
-        records[BASE] = self._relaxed(split, self.base, BASE, calculator)
+        records[BASE] = self._relaxed(split, self.base, calculator)
         if tuned:
-            records[TUNED] = self._relaxed(split, tuned[1], TUNED, calculator)
+            records[TUNED] = self._relaxed(split, tuned, calculator)
         records |= {name: self._scored(split, row, name) for name, row in rows.items()}
         scores = {name: summarise(rows, unit.is2rs.basin) for name, rows in records.items()}
         if distutils.is_master():
@@ -195,23 +222,23 @@ class GDEQRunner(TrainEvalRunner):
     def _scored(self, split: str, row: Score, name: str) -> list[Record]:
         """Records of the split in a row that has the base and no flight."""
         unit, device = self.train_eval_unit, get_device_for_local_rank()
-        self.base.to(device).eval()
+        model = self.base.model.to(device).eval()
         found: list[Record] = []
         for batch in tqdm(self.loaders[split], desc=f"{name} on {split}", leave=False):
-            found += row(self.base, unit.tasks, batch.to(device))[0]
+            found += row(model, unit.tasks, batch.to(device))[0]
         return order_by_sid(self._all_ranks(found))
 
-    def _bulk(self, split: str, model: nn.Module) -> Bulk:
+    def _bulk(self, split: str, chosen: Candidate) -> Bulk:
         """What relaxes rows of the split with a model."""
-        unit, device = self.train_eval_unit, get_device_for_local_rank()
-        model.to(device).eval()
-        return Bulk(unit.is2rs, model, unit.tasks, atom_budget(self.loaders[split]), device)
+        tasks, device = self.train_eval_unit.tasks, get_device_for_local_rank()
+        model = chosen.model.to(device).eval()
+        return Bulk(chosen.is2rs, model, tasks, atom_budget(self.loaders[split]), device)
 
     def _relaxed(
-        self, split: str, model: nn.Module, name: str, calculator: Calculator | None = None
+        self, split: str, chosen: Candidate, calculator: Calculator | None = None
     ) -> list[Record]:
         """Records of the split as a model relaxes it, with a calculator's forces if one is given."""
-        bulk, loader = self._bulk(split, model), self.loaders[split]
+        bulk, loader, name = self._bulk(split, chosen), self.loaders[split], chosen.name
         found: list[Record] = []
         with tqdm(total=row_count(loader), desc=f"{name} on {split}", leave=False) as bar:
             for relaxed in bulk.relax(rows_of(loader)):
