@@ -119,6 +119,9 @@ class SourceDataset(AseAtomsDataset):
     def _with_target(self, atoms: ase.Atoms, sid: object) -> AtomicData:
         """AtomicData of a start with its target."""
         data = self._convert(atoms, sid=str(sid))
+        # fairchem wraps positions into the cell, but not targets, from which they would then be
+        # whole cells away. Our graphs take atoms wherever they are, so they stay as given.
+        data.pos = torch.as_tensor(atoms.positions, dtype=data.pos.dtype)
         if self.source.target_key is not None:
             target = np.asarray(atoms.info[self.source.target_key], dtype=float)
             data.pos_relaxed = torch.as_tensor(target, dtype=data.pos.dtype)
