@@ -1,52 +1,20 @@
-"""Relaxing any number of dataset rows in flight: records, positions, and numbers to watch."""
+"""Bulk relaxation of fairchem 2's loaders and models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 
-import ase
 import torch
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from fairchem_gdeq import bulk
 from fairchem_gdeq.data.is2rs import collate
-from fairchem_gdeq.fairchem2.graphs import with_positions
+from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.task import IS2RS
-from fairchem_gdeq.metrics import Record, measure
-from fairchem_gdeq.relax import Arrival, Ending, Stream
-
-
-@dataclass(frozen=True)
-class Relaxed:
-    """One row with what became of it.
-
-    Attributes:
-        row: a batch of one structure, at its start.
-        record: how it ended; measured from its start where the row has no target.
-        ending: its positions, and whether memory sufficed for it.
-    """
-
-    row: AtomicData
-    record: Record
-    ending: Ending
-
-    def to_ase(self) -> ase.Atoms:
-        """The relaxed structure, with how it ended in ``info``."""
-        (atoms,) = with_positions(self.row, self.ending.positions).cpu().to_ase()
-        atoms.calc = None
-        atoms.info = {
-            "sid": self.record.sid,
-            "converged": self.record.converged,
-            "diverged": self.record.diverged,
-            "failed": not self.ending.fitted,
-            "evaluations": self.record.evaluations,
-            "max_force": self.record.residual,
-        }
-        return atoms
 
 
 def rows_of(loader: DataLoader) -> Iterator[AtomicData]:
@@ -78,28 +46,8 @@ def atom_budget(loader: DataLoader) -> int:
     return int(budget)
 
 
-def score(row: AtomicData, arrival: Arrival, ending: Ending) -> Record:
-    """The record of one row."""
-    values = (ending.converged, ending.diverged, ending.evaluations, ending.residual)
-    (record,) = measure(
-        [str(row.sid[0])],
-        ending.positions,
-        row.pos_relaxed if "pos_relaxed" in row else row.pos,
-        arrival.operator.structures,
-        arrival.operator.pin,
-        *(torch.tensor([value]) for value in values),
-    )
-    return record
-
-
-class Bulk:
-    """Relaxes rows with one model and counts what became of them.
-
-    Attributes:
-        done, converged, failed: structures that have ended; of those, the ones below fmax and the
-            ones that memory did not suffice for.
-        evaluations: force evaluations of those that have ended.
-    """
+class Bulk(bulk.Bulk):
+    """Relaxes rows with one model and counts what became of them."""
 
     def __init__(
         self,
@@ -109,44 +57,6 @@ class Bulk:
         budget: int,
         device: torch.device | str,
     ) -> None:
-        """
-        Args:
-            is2rs: says how structures are relaxed.
-            model, tasks: the potential, on ``device``.
-            budget: atoms evaluated together.
-            device: where rows go when their turn comes.
-        """
-        self.is2rs, self.model, self.tasks = is2rs, model, tasks
-        self.device = device
-        self.done = self.converged = self.failed = self.evaluations = 0
-        self._arrived: dict[int, tuple[AtomicData, Arrival]] = {}
-        self._stream = Stream((), is2rs.relaxer.course, budget)
-
-    def relax(self, rows: Iterable[AtomicData]) -> Iterator[Relaxed]:
-        """Rows (batches of one structure) as they end; pulled when there is room for them."""
-        self._stream = Stream(self._arrivals(rows), self.is2rs.relaxer.course, self._stream.budget)
-        for ending in self._stream:
-            row, arrival = self._arrived.pop(ending.key)
-            record = score(row, arrival, ending)
-            self.done += 1
-            self.converged += record.converged
-            self.failed += not ending.fitted
-            self.evaluations += record.evaluations
-            yield Relaxed(row, record, ending)
-
-    def show(self, bar: tqdm) -> None:
-        """One more on the progress bar, with the numbers that matter."""
-        numbers = {
-            "converged": f"{self.converged / self.done:.0%}",
-            "evaluations": f"{self.evaluations / self.done:.1f}",
-            "in_flight": self._stream.in_flight,
-        }
-        bar.set_postfix(numbers | ({"failed": self.failed} if self.failed else {}), refresh=False)
-        bar.update()
-
-    def _arrivals(self, rows: Iterable[AtomicData]) -> Iterator[Arrival]:
-        for key, row in enumerate(rows):
-            row = row.to(self.device)
-            arrival = self.is2rs.arrival(key, self.model, self.tasks, row)
-            self._arrived[key] = row, arrival
-            yield arrival
+        """``model`` on ``device``; the rest as in ``fairchem_gdeq.bulk``."""
+        follow = partial(HydraForceField.follow, model, tasks)
+        super().__init__(is2rs, follow, budget, device)

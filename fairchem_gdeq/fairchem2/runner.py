@@ -22,9 +22,7 @@ from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 from tqdm import tqdm
 
-from fairchem_gdeq.fairchem2.bulk import Bulk, atom_budget, row_count, rows_of
-from fairchem_gdeq.fairchem2.callbacks import KeepBest
-from fairchem_gdeq.fairchem2.evaluation import (
+from fairchem_gdeq.evaluation import (
     Score,
     baseline_rows,
     file_row,
@@ -32,10 +30,12 @@ from fairchem_gdeq.fairchem2.evaluation import (
     unrelaxed_row,
     with_reference,
 )
-from fairchem_gdeq.fairchem2.fields import hydra_model
-from fairchem_gdeq.fairchem2.predictions import Journal, fingerprint, relax_all, write
+from fairchem_gdeq.fairchem2.bulk import Bulk, atom_budget, row_count, rows_of
+from fairchem_gdeq.fairchem2.callbacks import KeepBest
+from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.metrics import Record, order_by_sid, summarise, to_rows
+from fairchem_gdeq.predictions import Journal, fingerprint, relax_all, write
 from fairchem_gdeq.reference import ReferenceFile, add_forces
 from fairchem_gdeq.report import plot_all, print_table
 
@@ -198,7 +198,8 @@ class GDEQRunner(TrainEvalRunner):
         self.base.to(device).eval()
         found: list[Record] = []
         for batch in tqdm(self.loaders[split], desc=f"{name} on {split}", leave=False):
-            found += row(self.base, unit.tasks, batch.to(device))[0]
+            batch = batch.to(device)
+            found += row(HydraForceField.follow(self.base, unit.tasks, batch), batch)[0]
         return order_by_sid(self._all_ranks(found))
 
     def _bulk(self, split: str, model: nn.Module) -> Bulk:

@@ -27,10 +27,10 @@ from torchtnt.utils.loggers import TensorBoardLogger
 
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
-from fairchem_gdeq.fairchem2.gradients import average_over_ranks, reached
-from fairchem_gdeq.fairchem2.history import History
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.gradients import average_over_ranks, reached
+from fairchem_gdeq.history import History
 from fairchem_gdeq.memory import peak_mb, reset_peak
 from fairchem_gdeq.metrics import Record, finite_or_nan, order_by_sid, summarise
 from fairchem_gdeq.relax import SIGNALS, Method, Operator, StepReport

@@ -13,14 +13,14 @@ from tqdm import tqdm
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.fairchem2.bulk import Bulk, atom_budget, row_count, rows_of
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.predictions import (
+from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
+from fairchem_gdeq.predictions import (
     Journal,
     fingerprint,
     relax_all,
     start_of,
     write,
 )
-from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 from tests import backbones, small
 from tests.fairchem2.test_structures import FAMILIES, boxed, slab
 
