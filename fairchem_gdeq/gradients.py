@@ -8,10 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-def ranks() -> int:
-    """Number of processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+from fairchem_gdeq.ranks import ranks
 
 
 def reached(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -7,13 +7,13 @@ from abc import abstractmethod
 from functools import cached_property
 from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ase
 import numpy as np
 import torch
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets.ase_datasets import AseAtomsDataset
-from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -31,14 +31,20 @@ from fairchem_gdeq.data.rows import (
 )
 from fairchem_gdeq.data.trajectories import TrajectorySource
 
+if TYPE_CHECKING:
+    from fairchem.core.datasets.atomic_data import AtomicData
+
 LONG = 2000  # rows from which on a scan shows its progress
 ADVICE = "Mend them, or set skip_bad: true in the dataset to leave them out."
 
 
 class SourceDataset(AseAtomsDataset):
-    """Rows of a source as AtomicData; all of them are checked before the first is used.
+    """Rows of a source as fairchem's data objects; all of them are checked before the first is used.
 
-    Besides what fairchem's ASE datasets give, an item has
+    An item is fairchem 2's ``AtomicData`` or fairchem 1's PyG ``Data``. Besides what their ASE datasets
+    give it has
+        pos: [n, 3], Angstrom, as they are in the file; fairchem would wrap them into the cell, which
+            the target is not, and what is predicted would be wrapped as well;
         pos_relaxed: [n, 3] target positions, Angstrom;
         mass: [n] amu, from the row's ``masses`` where given, else the standard masses;
         fixed: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes.
@@ -66,8 +72,10 @@ class SourceDataset(AseAtomsDataset):
                 )
         self._target_key = config.get("target_key", TARGET)
         super().__init__(config)
-        self._convert = self.a2g
-        self.a2g = self._with_target
+        if callable(self.a2g):  # fairchem 2: a function
+            self._convert, self.a2g = self.a2g, self._with_target
+        else:  # fairchem 1: an AtomsToGraphs, which is asked for other things too
+            self._convert, self.a2g.convert = self.a2g.convert, self._with_target
 
     @abstractmethod
     def _open(self, config: dict) -> Source:
@@ -116,9 +124,11 @@ class SourceDataset(AseAtomsDataset):
         atoms.info.setdefault("sid", self.ids[idx])
         return atoms
 
-    def _with_target(self, atoms: ase.Atoms, sid: object) -> AtomicData:
-        """AtomicData of a start with its target."""
+    def _with_target(self, atoms: ase.Atoms, sid: object) -> Any:
+        """A start with its target."""
         data = self._convert(atoms, sid=str(sid))
+        data.pos = torch.as_tensor(atoms.positions, dtype=data.pos.dtype)
+        data.pbc = data.pbc.view(1, 3)  # fairchem 1 has [3], of which a batch would be one long row
         if self.source.target_key is not None:
             target = np.asarray(atoms.info[self.source.target_key], dtype=float)
             data.pos_relaxed = torch.as_tensor(target, dtype=data.pos.dtype)
@@ -157,7 +167,9 @@ class TrajectoryDataset(SourceDataset):
 
 
 def collate(rows: list[AtomicData]) -> AtomicData:
-    """One flat batch; fairchem's own collater would ask every row for a ``forces`` label."""
+    """One flat batch of fairchem 2; its own collater would ask every row for a ``forces`` label."""
+    from fairchem.core.datasets.atomic_data import atomicdata_list_to_batch  # not in fairchem 1
+
     return atomicdata_list_to_batch(rows)
 
 

@@ -1,20 +1,13 @@
-"""Bulk relaxation of fairchem 2's loaders and models."""
+"""What bulk relaxation takes from fairchem 2's loaders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
-import torch
 from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.models.base import HydraModel
-from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch.utils.data import DataLoader
 
-from fairchem_gdeq import bulk
 from fairchem_gdeq.data.is2rs import collate
-from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.task import IS2RS
 
 
 def rows_of(loader: DataLoader) -> Iterator[AtomicData]:
@@ -44,19 +37,3 @@ def atom_budget(loader: DataLoader) -> int:
             "MaxAtomDistributedBatchSampler, whose max_atoms is also the size of evaluation packs"
         )
     return int(budget)
-
-
-class Bulk(bulk.Bulk):
-    """Relaxes rows with one model and counts what became of them."""
-
-    def __init__(
-        self,
-        is2rs: IS2RS,
-        model: HydraModel,
-        tasks: list[Task],
-        budget: int,
-        device: torch.device | str,
-    ) -> None:
-        """``model`` on ``device``; the rest as in ``fairchem_gdeq.bulk``."""
-        follow = partial(HydraForceField.follow, model, tasks)
-        super().__init__(is2rs, follow, budget, device)
