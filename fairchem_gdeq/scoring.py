@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import ase
 import torch
 from ase.calculators.calculator import Calculator
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from fairchem_gdeq.bulk import Bulk
@@ -157,8 +158,12 @@ class Scoring:
                 print(f"picture: {picture}")
         return scores
 
-    def predict(self, model: nn.Module, folder: Path) -> None:
-        """Write ``<split>.extxyz`` and ``<split>.npz``; an interrupted prediction goes on."""
+    def predict(self, model: nn.Module, folder: Path) -> list[ase.Atoms]:
+        """Write ``<split>.extxyz`` and ``<split>.npz``; an interrupted prediction goes on.
+
+        Returns:
+            The relaxed structures of all ranks.
+        """
         bulk, split = self.bulk(model), self.split.name
         journal = Journal(folder, split, fingerprint(model, self.is2rs), rank())
         with tqdm(total=self.split.count, desc=f"predict {split}") as bar:
@@ -175,6 +180,20 @@ class Scoring:
             )
         synchronize()
         journal.remove()
+        return images
+
+    def records_of(self, model: nn.Module, images: Iterable[ase.Atoms]) -> list[Record]:
+        """Records of all ranks for structures that ``predict`` with that model has returned."""
+        known = {str(atoms.info["sid"]): atoms for atoms in images}
+
+        def score(field: ForceField, row: Batch) -> tuple[list[Record], Tensor]:
+            atoms = known[str(row.sid[0])]
+            ends = torch.as_tensor(atoms.positions).to(row.pos)
+            (record,) = self.is2rs.score_with(field, row, ends)
+            how = {key: atoms.info[key] for key in ("converged", "diverged", "evaluations")}
+            return [replace(record, residual=atoms.info["max_force"], **how)], ends
+
+        return self.scored(score, model, "relaxed")
 
     def _bar(self, title: str) -> tqdm:
         return tqdm(total=self.split.count, desc=f"{title} on {self.split.name}", leave=False)
