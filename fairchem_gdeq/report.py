@@ -74,7 +74,7 @@ def plot_all(
 ) -> list[Path]:
     """Write the pictures that the data allow; returns their paths."""
     pictures = [plot_basins(folder / f"{split}_basins.png", scores)]
-    if "tuned" in records:
+    if {"base", "tuned"} <= records.keys():
         pictures.append(plot_structures(folder / f"{split}_structures.png", records))
     if history.epochs:
         pictures.append(plot_epochs(folder / "epochs.png", history))

@@ -128,7 +128,7 @@ class Predict(_Evaluation, PredictTask):
 
 @registry.register_task("run-relaxations")
 class RunRelaxations(_Evaluation, RelaxationTask):
-    """Relaxed structures of ``dataset.relax`` (else the test split), in fairchem's ``relaxed_positions.npz``, and a score.
+    """``relaxed_positions.npz`` of ``dataset.relax`` (else the test split), as fairchem's, and a score.
 
     The relaxation is the one that was trained: plain steps, then a solver, in flight.
     """
