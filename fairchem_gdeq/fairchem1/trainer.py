@@ -241,6 +241,7 @@ class GDEQTrainer(OCPTrainer):
 
         fairchem's own takes the largest value for the best, and predicts the test split each time.
         """
+        self._save_state()  # the checkpoint of this step is older than its scores
         best = self.history.best
         if best is not None and best["epoch"] == self.history.epochs[-1]["epoch"]:
             self.best_val_metric = best[primary_metric]
@@ -255,10 +256,14 @@ class GDEQTrainer(OCPTrainer):
         training_state: bool = True,
     ) -> str | None:
         """fairchem's checkpoint, with history and adjoints in a file beside it."""
-        if training_state and not self.is_debug and distutils.is_master():
+        if training_state:
+            self._save_state()
+        return super().save(metrics, checkpoint_file, training_state)
+
+    def _save_state(self) -> None:
+        if not self.is_debug and distutils.is_master():
             state = {"history": self.history.state(), "adjoints": self.adjoints.known}
             torch.save(state, os.path.join(self.config["cmd"]["checkpoint_dir"], STATE))
-        return super().save(metrics, checkpoint_file, training_state)
 
     def load_checkpoint(
         self,
@@ -281,4 +286,6 @@ class GDEQTrainer(OCPTrainer):
         if not inference_only:
             stored = torch.load(state, map_location="cpu", weights_only=True)
             self.history.load(stored["history"])
+            done = [step for step in self.history.steps if step["train/step"] <= self.step]
+            self.history.steps = done  # it may be of later than the checkpoint
             self.adjoints.known = stored["adjoints"]
