@@ -81,12 +81,13 @@ def in_flight(
     tasks: list[Task],
     rows: list[AtomicData],
     way: Relaxer,
+    alpha: float,
     budget: int,
     device: str,
 ) -> tuple[float, float]:
     """The same rows through one stream."""
     follow = partial(HydraForceField.follow, model, tasks)
-    bulk = Bulk(IS2RS(alpha=0.05, cap=0.1, relaxer=way), follow, budget, device)
+    bulk = Bulk(IS2RS(alpha=alpha, cap=0.1, relaxer=way), follow, budget, device)
     for _ in bulk.relax(rows):
         pass
     return bulk.evaluations / bulk.done, bulk.converged / bulk.done
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-atoms", type=int, default=1100, help="evaluated together")
     parser.add_argument("--horizon", type=int, default=20)
+    parser.add_argument("--alpha", type=float, default=0.05, help="of the plain steps")
     parser.add_argument("--fmax", type=float, default=0.02)
     parser.add_argument("--max-steps", type=int, default=300)
     parser.add_argument("--device", default="cpu")
@@ -122,8 +124,8 @@ def main() -> None:
     if args.eager:
         inference = replace(inference, compile=False)
     predictor = load_predict_unit(args.checkpoint, inference, device=args.device)
-    calculator = ForcesAlone(predictor, task_name="si")
     tasks = [task for task in predictor.tasks.values() if task.property == "forces"]
+    calculator = ForcesAlone(predictor, task_name=tasks[0].datasets[0])
     # As predictions load it: the predictor may have changed its own copy for inference.
     model = hydra_model(
         load_inference_model(args.checkpoint, use_ema=True, return_checkpoint=False)
@@ -144,12 +146,11 @@ def main() -> None:
             return [collate([dataset[i]]) for i in which]
 
         one_at_a_time(calculator, rows()[:1], Relaxer(max_steps=1))  # warm-up
-        reference = timed(lambda: one_at_a_time(calculator, rows(), ase_way))
+        reference = timed(partial(one_at_a_time, calculator, rows(), ase_way))
         report(repeat, "ASE FIRE, one at a time", reference, args.structures)
         for name, way in ways.items():
-            found = timed(
-                lambda: in_flight(model, tasks, rows(), way, args.max_atoms, args.device)  # noqa: B023
-            )
+            options = (way, args.alpha, args.max_atoms, args.device)
+            found = timed(partial(in_flight, model, tasks, rows(), *options))
             report(repeat, name, found, args.structures)
             ratios[name].append((reference.wall / found.wall, reference.cpu / found.cpu))
     for name, values in ratios.items():

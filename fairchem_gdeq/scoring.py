@@ -25,7 +25,7 @@ from fairchem_gdeq.evaluation import (
     with_reference,
 )
 from fairchem_gdeq.history import History
-from fairchem_gdeq.metrics import Record, order_by_sid, summarise, to_rows
+from fairchem_gdeq.metrics import Basin, Record, order_by_sid, summarise, to_rows
 from fairchem_gdeq.predictions import Journal, fingerprint, relax_all, write
 from fairchem_gdeq.ranks import gather, rank, synchronize
 from fairchem_gdeq.reference import ReferenceFile, add_forces
@@ -56,32 +56,31 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """A split and how it is relaxed.
+class Candidate:
+    """A model to score: its row in the table, and how structures are relaxed with it."""
 
-    Attributes:
-        split: what is relaxed.
-        is2rs: how.
-        follow: a model on a batch as a thawed force field.
-    """
+    name: str
+    model: nn.Module
+    is2rs: RelaxationTask
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A split, and ``follow``: a model on a batch as a thawed force field."""
 
     split: Split
-    is2rs: RelaxationTask
     follow: Callable[[nn.Module, Batch], ForceField]
 
-    def bulk(self, model: nn.Module) -> Bulk:
+    def bulk(self, chosen: Candidate) -> Bulk:
         """What relaxes rows with a model, which goes to the device for it."""
-        model.to(self.split.device).eval()
-        follow = partial(self.follow, model)
-        return Bulk(self.is2rs, follow, self.split.budget, self.split.device)
+        follow = partial(self.follow, chosen.model.to(self.split.device).eval())
+        return Bulk(chosen.is2rs, follow, self.split.budget, self.split.device)
 
-    def relaxed(
-        self, model: nn.Module, title: str, calculator: Calculator | None = None
-    ) -> list[Record]:
+    def relaxed(self, chosen: Candidate, calculator: Calculator | None = None) -> list[Record]:
         """Records of all ranks as a model relaxes them, with a calculator's forces if one is given."""
-        bulk = self.bulk(model)
+        bulk = self.bulk(chosen)
         found: list[Record] = []
-        with self._bar(title) as bar:
+        with self._bar(chosen.name) as bar:
             for relaxed in bulk.relax(self.split.rows()):
                 record = relaxed.record
                 if calculator is not None:
@@ -90,25 +89,25 @@ class Scoring:
                 bulk.show(bar)
         if bulk.failed:
             logging.warning(
-                f"{title} on {self.split.name}: memory did not suffice for {bulk.failed} structures"
+                f"{chosen.name} on {self.split.name}: memory did not suffice for {bulk.failed} structures"
             )
         return order_by_sid(gather(found))
 
-    def scored(self, row: Score, base: nn.Module, title: str) -> list[Record]:
-        """Records of all ranks in a row of the table that has the base and no flight."""
-        base.to(self.split.device).eval()
+    def scored(self, row: Score, chosen: Candidate, title: str) -> list[Record]:
+        """Records of all ranks in a row of the table that has a model and no flight."""
+        model = chosen.model.to(self.split.device).eval()
         found: list[Record] = []
         with self._bar(title) as bar:
             for batch in self.split.rows():
                 batch = batch.to(self.split.device)
-                found += row(self.follow(base, batch), batch)[0]
+                found += row(self.follow(model, batch), batch)[0]
                 bar.update()
         return order_by_sid(gather(found))
 
     def compare(
         self,
-        base: nn.Module,
-        tuned: nn.Module | None,
+        base: Candidate,
+        tuned: Candidate | None,
         baselines: Sequence[str] = (),
         reference: Reference | None = None,
     ) -> dict[str, list[Record]]:
@@ -119,26 +118,27 @@ class Scoring:
         """
         file = reference if isinstance(reference, ReferenceFile) else None
         calculator = None if isinstance(reference, ReferenceFile) else reference
-        rows = {UNRELAXED: unrelaxed_row(self.is2rs)} | baseline_rows(baselines, self.is2rs)
+        rows = {UNRELAXED: unrelaxed_row(base.is2rs)} | baseline_rows(baselines, base.is2rs)
         if file:
-            rows |= dict([file_row(self.is2rs, file)])
+            rows |= dict([file_row(base.is2rs, file)])
         if calculator:
             rows = {title: with_reference(row, calculator) for title, row in rows.items()}
         records = {UNRELAXED: self.scored(rows.pop(UNRELAXED), base, UNRELAXED)}
-        records[BASE] = self.relaxed(base, BASE, calculator)
-        if tuned is not None:
-            records[TUNED] = self.relaxed(tuned, TUNED, calculator)
+        for chosen in (base, tuned):
+            if chosen is not None:
+                records[chosen.name] = self.relaxed(chosen, calculator)
         return records | {title: self.scored(row, base, title) for title, row in rows.items()}
 
     def report(
         self,
         folder: Path,
         signal: str,
+        basin: Basin,
         records: Mapping[str, list[Record]],
         history: History,
     ) -> dict[str, dict[str, float]]:
         """Scores by row; on the first rank also the table, ``<split>.json`` and pictures."""
-        basin, split = self.is2rs.basin, self.split.name
+        split = self.split.name
         scores = {title: summarise(found, basin) for title, found in records.items()}
         if rank() == 0:
             stored = {
@@ -158,14 +158,14 @@ class Scoring:
                 print(f"picture: {picture}")
         return scores
 
-    def predict(self, model: nn.Module, folder: Path) -> list[ase.Atoms]:
+    def predict(self, chosen: Candidate, folder: Path) -> list[ase.Atoms]:
         """Write ``<split>.extxyz`` and ``<split>.npz``; an interrupted prediction goes on.
 
         Returns:
             The relaxed structures of all ranks.
         """
-        bulk, split = self.bulk(model), self.split.name
-        journal = Journal(folder, split, fingerprint(model, self.is2rs), rank())
+        bulk, split = self.bulk(chosen), self.split.name
+        journal = Journal(folder, split, fingerprint(chosen.model, chosen.is2rs), rank())
         with tqdm(total=self.split.count, desc=f"predict {split}") as bar:
             images = relax_all(journal, self.split.rows(), bulk, bar)
         images = gather(images)
@@ -182,18 +182,18 @@ class Scoring:
         journal.remove()
         return images
 
-    def records_of(self, model: nn.Module, images: Iterable[ase.Atoms]) -> list[Record]:
+    def records_of(self, chosen: Candidate, images: Iterable[ase.Atoms]) -> list[Record]:
         """Records of all ranks for structures that ``predict`` with that model has returned."""
         known = {str(atoms.info["sid"]): atoms for atoms in images}
 
         def score(field: ForceField, row: Batch) -> tuple[list[Record], Tensor]:
             atoms = known[str(row.sid[0])]
             ends = torch.as_tensor(atoms.positions).to(row.pos)
-            (record,) = self.is2rs.score_with(field, row, ends)
+            (record,) = chosen.is2rs.score_with(field, row, ends)
             how = {key: atoms.info[key] for key in ("converged", "diverged", "evaluations")}
             return [replace(record, residual=atoms.info["max_force"], **how)], ends
 
-        return self.scored(score, model, "relaxed")
+        return self.scored(score, chosen, chosen.name)
 
     def _bar(self, title: str) -> tqdm:
         return tqdm(total=self.split.count, desc=f"{title} on {self.split.name}", leave=False)

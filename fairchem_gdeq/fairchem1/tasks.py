@@ -21,14 +21,13 @@ from fairchem.core.tasks.task import (
     ValidateTask,
 )
 from fairchem.core.trainers.base_trainer import BaseTrainer
-from torch import nn
 
 from fairchem_gdeq.evaluation import open_reference
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
 from fairchem_gdeq.metrics import summarise
 from fairchem_gdeq.ranks import rank
-from fairchem_gdeq.scoring import BASE, TUNED
+from fairchem_gdeq.scoring import TUNED, Candidate
 from fairchem_gdeq.submission import write_positions
 
 BEST = "best_checkpoint.pt"
@@ -39,7 +38,7 @@ def results(trainer: GDEQTrainer) -> Path:
     return Path(trainer.config["cmd"]["results_dir"])
 
 
-def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> nn.Module | None:
+def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> Candidate | None:
     """The trainer's model with a checkpoint's weights, or the run's best; None if there is none.
 
     Raises:
@@ -53,15 +52,15 @@ def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> nn.Module | None:
         )
         return None
     load_averaged(trainer, path, read_checkpoint(path, "Name another with --checkpoint PATH."))
-    return trainer._unwrapped_model
+    return Candidate(TUNED, trainer._unwrapped_model, trainer.is2rs)
 
 
-def compare(trainer: GDEQTrainer, split: str, model: nn.Module | None, folder: Path) -> None:
+def compare(trainer: GDEQTrainer, split: str, tuned: Candidate | None, folder: Path) -> None:
     """The results table of a split: unrelaxed, base, tuned and what else the config asks for."""
     settings, scoring = trainer.settings, trainer.scoring(split)
     reference = open_reference(settings.reference)
-    records = scoring.compare(trainer.base, model, settings.baselines, reference)
-    scoring.report(folder, settings.signal, records, trainer.history)
+    records = scoring.compare(trainer.base, tuned, settings.baselines, reference)
+    scoring.report(folder, settings.signal, settings.basin, records, trainer.history)
 
 
 class _Evaluation(BaseTask):
@@ -77,9 +76,9 @@ class _Evaluation(BaseTask):
         self.tuned = tuned(trainer, self.config["checkpoint"])
 
     @property
-    def model(self) -> tuple[str, nn.Module]:
-        """Title and model to predict with."""
-        return (TUNED, self.tuned) if self.tuned is not None else (BASE, self.trainer.base)
+    def chosen(self) -> Candidate:
+        """The model to predict with."""
+        return self.tuned or self.trainer.base
 
 
 @registry.register_task("train")
@@ -92,7 +91,7 @@ class Train(TrainTask):
         trainer = self.trainer
         if not isinstance(trainer, GDEQTrainer) or trainer.is_debug:
             return
-        base = trainer.scoring("val").relaxed(trainer.base, BASE)
+        base = trainer.scoring("val").relaxed(trainer.base)
         trainer.history.base = summarise(base, trainer.is2rs.basin)
         if trainer.test_loader is not None:
             compare(trainer, "test", tuned(trainer, None), results(trainer))
@@ -121,9 +120,8 @@ class Predict(_Evaluation, PredictTask):
         if not isinstance(trainer, GDEQTrainer):
             super().run()
             return
-        title, model = self.model
-        logging.info(f"predicting with the {title} model")
-        trainer.scoring("test").predict(model, results(trainer) / "predictions")
+        logging.info(f"predicting with the {self.chosen.name} model")
+        trainer.scoring("test").predict(self.chosen, results(trainer) / "predictions")
 
 
 @registry.register_task("run-relaxations")
@@ -139,15 +137,14 @@ class RunRelaxations(_Evaluation, RelaxationTask):
         if not isinstance(trainer, GDEQTrainer):
             super().run()
             return
-        title, model = self.model
-        logging.info(f"relaxing with the {title} model")
-        split = "relax" if trainer.config["relax_dataset"] else "test"
-        scoring, folder = trainer.scoring(split), results(trainer)
-        images = scoring.predict(model, folder / "relaxations")
+        logging.info(f"relaxing with the {self.chosen.name} model")
+        settings, folder = trainer.settings, results(trainer)
+        scoring = trainer.scoring("relax" if trainer.config["relax_dataset"] else "test")
+        images = scoring.predict(self.chosen, folder / "relaxations")
         if rank() == 0:
             write_positions(folder / "relaxed_positions.npz", images)
         if all("pos_relaxed" in row for row in islice(scoring.split.rows(), 1)):
-            records = {title: scoring.records_of(model, images)}
+            records = {self.chosen.name: scoring.records_of(self.chosen, images)}
             scoring.report(
-                folder / "relaxations", trainer.settings.signal, records, trainer.history
+                folder / "relaxations", settings.signal, settings.basin, records, trainer.history
             )

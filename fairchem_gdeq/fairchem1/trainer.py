@@ -28,7 +28,7 @@ from fairchem_gdeq.history import History
 from fairchem_gdeq.memory import peak_mb, reset_peak
 from fairchem_gdeq.metrics import summarise
 from fairchem_gdeq.relax import SIGNALS
-from fairchem_gdeq.scoring import Scoring
+from fairchem_gdeq.scoring import BASE, Candidate, Scoring
 from fairchem_gdeq.steplog import describe
 
 STATE = "gdeq_state.pt"  # beside checkpoint.pt: what fairchem's checkpoint has no place for
@@ -94,7 +94,7 @@ class GDEQTrainer(OCPTrainer):
         """Those of the base, with its weights; it is also kept for comparison."""
         load_averaged(self, self.settings.base, self._base_checkpoint)
         del self._base_checkpoint
-        self.base = copy.deepcopy(self._unwrapped_model)
+        self.base = Candidate(BASE, copy.deepcopy(self._unwrapped_model), self.is2rs)
 
     # ---- training: fairchem's loop calls these four, in this order ----------------------------
 
@@ -206,7 +206,7 @@ class GDEQTrainer(OCPTrainer):
         return OCPForceField.follow(model, batch, self._denorm)
 
     def scoring(self, split: str) -> Scoring:
-        """``train``, ``val``, ``test`` or ``relax``, and how it is relaxed.
+        """``train``, ``val``, ``test`` or ``relax``.
 
         Raises:
             ValueError: the config has no such data set.
@@ -215,7 +215,7 @@ class GDEQTrainer(OCPTrainer):
         if loader is None:
             raise ValueError(f"the config has no data set for this: give it dataset.{split}.src")
         rows = split_of(split, loader, self.settings.eval_max_atoms, self.device)
-        return Scoring(rows, self.is2rs, self.follow)
+        return Scoring(rows, self.follow)
 
     @torch.no_grad()
     def validate(self, split: str = "val", disable_tqdm: bool = False) -> dict[str, Any]:
@@ -224,7 +224,8 @@ class GDEQTrainer(OCPTrainer):
         if self.ema:
             self.ema.store()
             self.ema.copy_to()
-        records = self.scoring(split).relaxed(self._unwrapped_model, f"epoch {self.epoch:g}")
+        now = Candidate(f"epoch {self.epoch:g}", self._unwrapped_model, self.is2rs)
+        records = self.scoring(split).relaxed(now)
         if self.ema:
             self.ema.restore()
         scores = summarise(records, self.is2rs.basin)

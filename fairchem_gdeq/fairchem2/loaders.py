@@ -24,6 +24,22 @@ def row_count(loader: DataLoader) -> int:
     return sum(len(indices) for indices in loader.batch_sampler)
 
 
+def left_out(loader: DataLoader) -> str | None:
+    """Which structures fairchem's sampler gives to no rank because they exceed its batch; or None."""
+    batches = getattr(loader.batch_sampler, "all_batches", None)
+    if batches is None:
+        return None
+    missing = sorted(set(range(len(loader.dataset))) - {i for batch in batches for i in batch})
+    if not missing:
+        return None
+    sizes = loader.dataset.get_metadata("natoms", missing)
+    first = loader.dataset[missing[0]]
+    return (
+        f"{len(missing)} of {len(loader.dataset)} structures have more atoms than a batch may "
+        f"({loader.batch_sampler.max_atoms}): up to {max(sizes)}; the first is {first.sid[0]}"
+    )
+
+
 def atom_budget(loader: DataLoader) -> int:
     """Atoms that the loader puts into one batch, and the stream into one pack.
 

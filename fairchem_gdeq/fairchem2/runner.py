@@ -6,9 +6,11 @@ import copy
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from ase.calculators.calculator import Calculator
 from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
@@ -23,10 +25,10 @@ from torchtnt.framework.callback import Callback
 from fairchem_gdeq.evaluation import baseline_rows, open_reference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
-from fairchem_gdeq.fairchem2.loaders import atom_budget, row_count, rows_of
-from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
+from fairchem_gdeq.fairchem2.trainer import UNIT_STATE, GDEQTrainer
 from fairchem_gdeq.metrics import summarise
-from fairchem_gdeq.scoring import BASE, TUNED, Scoring, Split
+from fairchem_gdeq.scoring import BASE, TUNED, Candidate, Scoring, Split
 
 MODES = ("train", "validate", "predict")
 
@@ -66,7 +68,8 @@ class GDEQRunner(TrainEvalRunner):
             callbacks, max_epochs: as ``TrainEvalRunner``.
 
         Raises:
-            ValueError: an unknown mode, split or baseline.
+            ValueError: an unknown mode, split or baseline, or an evaluated split with structures
+                that fairchem's sampler would leave out.
             FileNotFoundError: there is no such reference file.
         """
         if mode not in MODES:
@@ -74,6 +77,13 @@ class GDEQRunner(TrainEvalRunner):
         self.loaders = {"train": train_dataloader, "val": eval_dataloader, test: test_dataloader}
         if split not in self.loaders:
             raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.loaders)}")
+        for name, loader in self.loaders.items():
+            if text := left_out(loader):
+                if name != "train":
+                    raise ValueError(f"split {name}: {text}. Raise eval_max_atoms.")
+                logging.warning(
+                    f"split train: {text}. They are left out; raise max_atoms to train on them."
+                )
         super().__init__(
             train_dataloader=train_dataloader,
             eval_dataloader=eval_dataloader,
@@ -86,7 +96,9 @@ class GDEQRunner(TrainEvalRunner):
         self.baselines = baselines
         self.reference = open_reference(reference)
         # The unit loads a resumed state lazily, when training starts: this is the base.
-        self.base = copy.deepcopy(hydra_model(train_eval_unit.model))
+        self.base = Candidate(
+            BASE, copy.deepcopy(hydra_model(train_eval_unit.model)), train_eval_unit.is2rs
+        )
 
     @property
     def results(self) -> Path:
@@ -107,7 +119,7 @@ class GDEQRunner(TrainEvalRunner):
                 callback.folder = self.results / "best"
         super().run()
         unit = self.train_eval_unit
-        base = self._scoring("val").relaxed(self.base, BASE)
+        base = self._scoring("val").relaxed(self.base)
         unit.history.base = summarise(base, unit.is2rs.basin)
         self.score(self.test, self.results)
 
@@ -117,14 +129,16 @@ class GDEQRunner(TrainEvalRunner):
 
     def predict(self) -> None:
         """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (see ``submission``)."""
-        name, model = self.tuned() or (BASE, self.base)
-        logging.info(f"predicting split {self.split} with the {name} model")
-        self._scoring(self.split).predict(model, self.results / "predictions")
+        chosen = self.tuned() or self.base
+        logging.info(f"predicting split {self.split} with the {chosen.name} model")
+        self._scoring(self.split).predict(chosen, self.results / "predictions")
 
     # ---- scoring -----------------------------------------------------------------------------
 
-    def tuned(self) -> tuple[str, nn.Module] | None:
+    def tuned(self) -> Candidate | None:
         """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
+
+        A step alpha that was learnt is in the trainer's file beside the checkpoint.
 
         Raises:
             FileNotFoundError: ``checkpoint`` is given and does not exist.
@@ -141,30 +155,33 @@ class GDEQRunner(TrainEvalRunner):
             )
             return None
         model = load_inference_model(str(path), use_ema=True, return_checkpoint=False)
-        return TUNED, hydra_model(model)
+        is2rs = self.train_eval_unit.is2rs
+        state = path.with_name(UNIT_STATE)
+        if state.is_file():
+            is2rs = replace(is2rs, alpha=float(torch.load(state, weights_only=True)["alpha"]))
+        return Candidate(TUNED, hydra_model(model), is2rs)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON and plots."""
         unit, scoring = self.train_eval_unit, self._scoring(split)
-        tuned = self.tuned()
-        records = scoring.compare(self.base, tuned and tuned[1], self.baselines, self.reference)
-        return scoring.report(folder, unit.signal, records, unit.history)
+        records = scoring.compare(self.base, self.tuned(), self.baselines, self.reference)
+        return scoring.report(folder, unit.signal, unit.is2rs.basin, records, unit.history)
 
     def _scoring(self, split: str) -> Scoring:
-        """The split with the unit's way to relax."""
+        """A split with the unit's force task."""
         unit, loader = self.train_eval_unit, self.loaders[split]
         rows = Split(
             name=split,
             rows=partial(rows_of, loader),
             count=row_count(loader),
             budget=atom_budget(loader),
-            device=get_device_for_local_rank(),
+            device=torch.device(get_device_for_local_rank()),
         )
 
         def follow(model: nn.Module, batch: AtomicData) -> HydraForceField:
             return HydraForceField.follow(model, unit.tasks, batch)
 
-        return Scoring(rows, unit.is2rs, follow)
+        return Scoring(rows, follow)
 
     # ---- interruption ------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from tests import small
@@ -141,6 +142,29 @@ def test_validate_both_spellings(inputs, trained):
         again = run_dir / "gdeq" / "results" / "validate" / "test.json"
         assert json.loads(again.read_text())["scores"] == before
         again.unlink()
+
+
+def test_a_learnt_step_is_scored_with(inputs, trained, tmp_path):
+    """With a step of zero and no solver steps after it, nothing moves."""
+    shutil.copytree(trained[0] / "gdeq" / "results" / "best", tmp_path / "best")
+    state = torch.load(tmp_path / "best" / "gdeq_state.pt", weights_only=True)
+    state["alpha"] = torch.zeros(())
+    torch.save(state, tmp_path / "best" / "gdeq_state.pt")
+    options = [f"checkpoint={tmp_path / 'best' / 'inference_ckpt.pt'}", "relaxer.max_steps=0"]
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "validate", *options)
+    assert code == 0, err[-3000:]
+    stored = json.loads((tmp_path / "gdeq" / "results" / "validate" / "test.json").read_text())
+    unrelaxed, tuned, base = (stored["records"][n] for n in ("unrelaxed X_0", "tuned", "base"))
+    for start, end, other in zip(unrelaxed, tuned, base, strict=True):
+        assert end["delta_q"] == pytest.approx(start["delta_q"], rel=1e-5)
+        assert abs(other["delta_q"] - start["delta_q"]) > 1e-4
+
+
+def test_structures_larger_than_a_batch_are_not_left_out_in_silence(inputs, trained):
+    code, _, err = fairchem(inputs, trained[0], "--mode", "validate", "eval_max_atoms=7")
+    assert code != 0
+    assert "split val: 1 of 3 structures have more atoms than a batch may (7): up to 8" in err
+    assert "Raise eval_max_atoms" in err
 
 
 def test_predict_writes_ase_files_and_npz(inputs, trained):
