@@ -19,6 +19,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.fairchem1.batches import into_cell, with_positions
 from fairchem_gdeq.fairchem1.installing import installed
 
+CHOSEN = "chosen"  # of ``extra``: [e, k] bool, in which of k further graphs an edge is
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 
 
@@ -74,12 +75,16 @@ def join_graphs(graphs: Sequence[FrozenGraph], atoms: Sequence[int]) -> FrozenGr
 
 
 def edges_changed(before: FrozenGraph, after: FrozenGraph, batch: Tensor) -> Tensor:
-    """Edges [s] that one graph of a batch has and the other lacks."""
+    """Edges [s] that one graph of a batch has and the other lacks, or that serve another purpose."""
     rows = [
-        torch.cat([g.edge_index.T, g.cell_offsets.round().long()], dim=1) for g in (before, after)
+        torch.cat([g.edge_index.T, g.cell_offsets.round().long(), g.extra[CHOSEN].long()], dim=1)
+        if CHOSEN in g.extra
+        else torch.cat([g.edge_index.T, g.cell_offsets.round().long()], dim=1)
+        for g in (before, after)
     ]
-    edges, number = torch.unique(torch.cat(rows), dim=0, return_counts=True)
-    return torch.bincount(batch[edges[number == 1][:, 1]], minlength=len(before.neighbors))
+    found, number = torch.unique(torch.cat(rows), dim=0, return_counts=True)
+    lonely = torch.unique(found[number == 1][:, :5], dim=0)
+    return torch.bincount(batch[lonely[:, 1]], minlength=len(before.neighbors))
 
 
 class EdgeList:
