@@ -41,7 +41,12 @@ def rotation_vector(start: Tensor, end: Tensor) -> Tensor:
 @cache
 def _generators(degree: int) -> Tensor:
     """so(3) generators [3, 2l+1, 2l+1] in e3nn's real basis, double precision."""
-    return o3.so3_generators(degree).double()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # what e3nn computes them in
+    try:
+        return o3.so3_generators(degree)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def wigner_blocks(rotation: Tensor, lmax: int) -> list[Tensor]:
