@@ -57,6 +57,12 @@ def wigner_blocks(rotation: Tensor, lmax: int) -> list[Tensor]:
     ]
 
 
+def turns(start: Tensor, vectors: Tensor, lmax: int) -> list[Tensor]:
+    """Wigner matrices of the smallest rotations of unit vectors ``start`` to edge vectors [e, 3]."""
+    now = torch.nn.functional.normalize(vectors, dim=-1)
+    return wigner_blocks(rotation_vector(start, now), lmax)
+
+
 def rolls(graph: FrozenGraph, first: Tensor) -> Tensor:
     """Angle [e] by which each edge's frame is turned about the edge, radian.
 
@@ -99,6 +105,8 @@ def block_diagonal(blocks: list[Tensor]) -> Tensor:
 class FramedEdges(EdgeList):
     """Backbones with edge frames. A family says where its Wigner matrices come from."""
 
+    lonely = "in company"
+
     def build(self, batch: Batch, widen: float = 0.0) -> FrozenGraph:
         """As ``EdgeList.build``; also frozen are each edge's direction and roll."""
         graph = super().build(batch, widen)
@@ -116,10 +124,8 @@ class FramedEdges(EdgeList):
             if key not in graph.derived:
                 with torch.no_grad():
                     graph.derived[key] = frames(unit, graph.extra["roll"], lmax)
-            now = torch.nn.functional.normalize(vectors, dim=-1)
-            turned = wigner_blocks(rotation_vector(unit, now), lmax)
-            held = graph.derived[key]
-            return block_diagonal([a @ b.mT for a, b in zip(held, turned, strict=True)])
+            pairs = zip(graph.derived[key], turns(unit, vectors, lmax), strict=True)
+            return block_diagonal([held @ turn.mT for held, turn in pairs])
 
     @contextmanager
     def given(self, graph: FrozenGraph) -> Iterator[None]:

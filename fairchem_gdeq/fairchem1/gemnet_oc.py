@@ -24,6 +24,8 @@ class GemNetOC(EdgeList):
     distances and directions are computed anew.
     """
 
+    lonely = "in company"
+
     def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
         """Runs the model's own selection; per edge: ``chosen`` [e, k], for each further graph."""
         largest: list[dict[str, Any]] = []
@@ -32,6 +34,7 @@ class GemNetOC(EdgeList):
 
         def recorded_graph(*args: Any) -> dict[str, Any]:
             largest.append(generate(*args))
+            self._require_neighbours(largest[0]["num_neighbors"], batch)
             return largest[0].copy()
 
         def recorded_choice(data: Batch, graph: dict[str, Any], *limits: Any) -> dict[str, Any]:

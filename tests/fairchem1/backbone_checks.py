@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.fairchem1.fields import OCPForceField, forces_of
 from fairchem_gdeq.fairchem1.frames import FramedEdges
 from fairchem_gdeq.fairchem1.installing import installed
+from fairchem_gdeq.fairchem1.scn import SCN
 from fairchem_gdeq.fairchem1.supported import backbone_of
 from fairchem_gdeq.relax import Operator, Structures
 from tests.fairchem1 import backbones
@@ -71,6 +72,8 @@ def unmodified(
     if field is not None and hasattr(backbone, "_init_edge_rot_mat"):
         vectors = field.graph.vectors(data.pos, data.cell)
         frames = FramedEdges.wigner(field.graph, vectors, 1)[:, 1:, 1:]
+        if isinstance(field.graphs, SCN):
+            frames = frames[field.graphs.order(field.graph)]
         chosen = installed(backbone, "_init_edge_rot_mat", lambda *args: frames)
     with torch.no_grad(), chosen:
         return denorm(forces_of(model(data))).detach()
@@ -125,7 +128,7 @@ def derivative_errors(name: str, atoms: list[Atoms] | None = None) -> tuple[floa
     """
     step = 5e-7 if name.startswith("EquiformerV2") else 1e-5
     with double_precision():
-        data = backbones.batch(atoms or backbones.slabs(), double=True)
+        data = backbones.batch(atoms or backbones.structures(name), double=True)
         field = field_of(name, data, double=True)
         operator = operator_of(field)
         lam = torch.randn(data.pos.shape, generator=torch.Generator().manual_seed(0))
