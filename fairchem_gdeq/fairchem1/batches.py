@@ -13,15 +13,11 @@ NODE_KEYS = ("pos", "atomic_numbers", "tags", "fixed")
 
 
 def plain(batch: Batch) -> Batch:
-    """The structures of a batch, without graphs, targets or noise of its data set.
-
-    Raises:
-        ValueError: a structure is periodic for the model and its cell has no volume.
-    """
+    """The structures of a batch, without graphs, targets or noise of its data set."""
     sizes = batch.natoms.tolist()
     nodes = {key: batch[key].split(sizes) for key in NODE_KEYS if key in batch}
     names = batch.sid if "sid" in batch else range(len(sizes))
-    names = names.tolist() if isinstance(names, Tensor) else list(names)
+    names = [str(name) for name in (names.tolist() if isinstance(names, Tensor) else names)]
     # fairchem 1 collates [3] per structure to [3 s] and then reads the first three.
     pbc = batch.pbc.reshape(-1, 3) if "pbc" in batch else None
     out = []

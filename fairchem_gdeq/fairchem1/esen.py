@@ -18,6 +18,8 @@ from fairchem_gdeq.fairchem1.installing import installed
 class ESEN(FramedEdges):
     """The backbone asks ``get_rotmat_and_wigner`` for its matrices and passes them to its blocks."""
 
+    lonely = "anywhere"
+
     def _graph_data(self, graph: FrozenGraph, data: Batch) -> dict[str, Any]:
         found = super()._graph_data(graph, data)
         return {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}

@@ -10,6 +10,7 @@ from fairchem.core.models.esen.esen_dens import eSEN_DeNS_Backbone
 from fairchem.core.models.gemnet.gemnet import GemNetT
 from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOC as LibraryGemNetOC
 from fairchem.core.models.painn.painn import PaiNN
+from fairchem.core.models.scn.scn import SphericalChannelNetwork
 from torch import nn
 
 from fairchem_gdeq.fairchem1.equiformer_v2 import EquiformerV2
@@ -17,6 +18,7 @@ from fairchem_gdeq.fairchem1.escn import ESCN
 from fairchem_gdeq.fairchem1.esen import ESEN
 from fairchem_gdeq.fairchem1.gemnet_oc import GemNetOC
 from fairchem_gdeq.fairchem1.graphs import EdgeList
+from fairchem_gdeq.fairchem1.scn import SCN
 
 FAMILIES: tuple[tuple[type[nn.Module], type[EdgeList]], ...] = (
     (EquiformerV2Backbone, EquiformerV2),
@@ -24,6 +26,7 @@ FAMILIES: tuple[tuple[type[nn.Module], type[EdgeList]], ...] = (
     (eSCN, ESCN),
     (eSEN_Backbone, ESEN),
     (eSEN_DeNS_Backbone, ESEN),
+    (SphericalChannelNetwork, SCN),
     (LibraryGemNetOC, GemNetOC),
     (GemNetT, EdgeList),
     (PaiNN, EdgeList),

@@ -18,7 +18,7 @@ from fairchem_gdeq.fairchem1.batches import (
 )
 from fairchem_gdeq.fairchem1.families import graphs_of
 from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph, edges_changed, join_graphs
-from fairchem_gdeq.fairchem1.installing import installed, one_map
+from fairchem_gdeq.fairchem1.installing import evaluating, installed
 from fairchem_gdeq.fairchem1.supported import backbone_of, require_exact
 
 
@@ -122,7 +122,7 @@ class OCPForceField:
         with (
             self.graphs.given(graph),
             _without_detours(self.model),
-            one_map(self.model, positions.device),
+            evaluating(self.model),
         ):
             return self.denorm(forces_of(self.model(data)))
 
@@ -143,7 +143,7 @@ class OCPForceField:
     def refreeze(self, positions: Tensor) -> OCPForceField:
         """The field with its graph built at positions [n, 3], and held."""
         batch = with_positions(self.batch, positions.detach())
-        with one_map(self.model, positions.device):
+        with evaluating(self.model):
             return replace(self, batch=batch, graph=self.graphs.build(batch))
 
     def thaw(self) -> OCPForceField:

@@ -41,7 +41,12 @@ def rotation_vector(start: Tensor, end: Tensor) -> Tensor:
 @cache
 def _generators(degree: int) -> Tensor:
     """so(3) generators [3, 2l+1, 2l+1] in e3nn's real basis, double precision."""
-    return o3.so3_generators(degree).double()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # what e3nn computes them in
+    try:
+        return o3.so3_generators(degree)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def wigner_blocks(rotation: Tensor, lmax: int) -> list[Tensor]:
@@ -50,6 +55,12 @@ def wigner_blocks(rotation: Tensor, lmax: int) -> list[Tensor]:
         torch.matrix_exp(torch.einsum("ei,iab->eab", rotation, _generators(degree).to(rotation)))
         for degree in range(lmax + 1)
     ]
+
+
+def turns(start: Tensor, vectors: Tensor, lmax: int) -> list[Tensor]:
+    """Wigner matrices of the smallest rotations of unit vectors ``start`` to edge vectors [e, 3]."""
+    now = torch.nn.functional.normalize(vectors, dim=-1)
+    return wigner_blocks(rotation_vector(start, now), lmax)
 
 
 def rolls(graph: FrozenGraph, first: Tensor) -> Tensor:
@@ -94,6 +105,8 @@ def block_diagonal(blocks: list[Tensor]) -> Tensor:
 class FramedEdges(EdgeList):
     """Backbones with edge frames. A family says where its Wigner matrices come from."""
 
+    lonely = "in company"
+
     def build(self, batch: Batch, widen: float = 0.0) -> FrozenGraph:
         """As ``EdgeList.build``; also frozen are each edge's direction and roll."""
         graph = super().build(batch, widen)
@@ -111,10 +124,8 @@ class FramedEdges(EdgeList):
             if key not in graph.derived:
                 with torch.no_grad():
                     graph.derived[key] = frames(unit, graph.extra["roll"], lmax)
-            now = torch.nn.functional.normalize(vectors, dim=-1)
-            turned = wigner_blocks(rotation_vector(unit, now), lmax)
-            held = graph.derived[key]
-            return block_diagonal([a @ b.mT for a, b in zip(held, turned, strict=True)])
+            pairs = zip(graph.derived[key], turns(unit, vectors, lmax), strict=True)
+            return block_diagonal([held @ turn.mT for held, turn in pairs])
 
     @contextmanager
     def given(self, graph: FrozenGraph) -> Iterator[None]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph
+from fairchem_gdeq.fairchem1.graphs import CHOSEN, EdgeList, FrozenGraph
 from fairchem_gdeq.fairchem1.installing import installed
 
 GRAPHS = 4  # main, atom-to-atom, atom-to-edge, quadruplets: first in what the model derives
@@ -24,6 +24,8 @@ class GemNetOC(EdgeList):
     distances and directions are computed anew.
     """
 
+    lonely = "in company"
+
     def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
         """Runs the model's own selection; per edge: ``chosen`` [e, k], for each further graph."""
         largest: list[dict[str, Any]] = []
@@ -32,6 +34,7 @@ class GemNetOC(EdgeList):
 
         def recorded_graph(*args: Any) -> dict[str, Any]:
             largest.append(generate(*args))
+            self._require_neighbours(largest[0]["num_neighbors"], batch)
             return largest[0].copy()
 
         def recorded_choice(data: Batch, graph: dict[str, Any], *limits: Any) -> dict[str, Any]:
@@ -53,7 +56,7 @@ class GemNetOC(EdgeList):
             self.backbone.get_graphs_and_indices(batch)
         edges, offsets = largest[0]["edge_index"], largest[0]["cell_offset"]
         # Its offsets belong to vectors from source to target: the other way round.
-        extra = {"chosen": torch.stack(chosen, dim=1)} if chosen else {}
+        extra = {CHOSEN: torch.stack(chosen, dim=1)} if chosen else {}
         return FrozenGraph(edges, -offsets, largest[0]["num_neighbors"], extra)
 
     @contextmanager
@@ -72,7 +75,7 @@ class GemNetOC(EdgeList):
 
     def _derive(self, graph: FrozenGraph, data: Batch) -> tuple[Any, ...]:
         """The model's own graphs and index sets, from the frozen edges and choices."""
-        choices = iter(graph.extra["chosen"].T if "chosen" in graph.extra else ())
+        choices = iter(graph.extra[CHOSEN].T if CHOSEN in graph.extra else ())
         structure = torch.arange(len(graph.neighbors), device=data.pos.device)
         structure = structure.repeat_interleave(graph.neighbors)
         everything = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fairchem.core.models.base import GraphData, GraphModelMixin
@@ -19,6 +19,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.fairchem1.batches import into_cell, with_positions
 from fairchem_gdeq.fairchem1.installing import installed
 
+CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 
 
@@ -74,19 +75,28 @@ def join_graphs(graphs: Sequence[FrozenGraph], atoms: Sequence[int]) -> FrozenGr
 
 
 def edges_changed(before: FrozenGraph, after: FrozenGraph, batch: Tensor) -> Tensor:
-    """Edges [s] that one graph of a batch has and the other lacks."""
+    """Edges [s] that one graph of a batch has and the other lacks, or that serve another purpose."""
     rows = [
-        torch.cat([g.edge_index.T, g.cell_offsets.round().long()], dim=1) for g in (before, after)
+        torch.cat([g.edge_index.T, g.cell_offsets.round().long(), g.extra[CHOSEN].long()], dim=1)
+        if CHOSEN in g.extra
+        else torch.cat([g.edge_index.T, g.cell_offsets.round().long()], dim=1)
+        for g in (before, after)
     ]
-    edges, number = torch.unique(torch.cat(rows), dim=0, return_counts=True)
-    return torch.bincount(batch[edges[number == 1][:, 1]], minlength=len(before.neighbors))
+    found, number = torch.unique(torch.cat(rows), dim=0, return_counts=True)
+    lonely = torch.unique(found[number == 1][:, :5], dim=0)
+    return torch.bincount(batch[lonely[:, 1]], minlength=len(before.neighbors))
 
 
 class EdgeList:
     """PaiNN, GemNet-dT, and the base of the other families.
 
     Both symmetrise the edges and derive triplets, by index alone: what they derive is frozen too.
+
+    Attributes:
+        lonely: where the model can evaluate a structure without neighbours.
     """
+
+    lonely: Literal["nowhere", "in company", "anywhere"] = "nowhere"
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
@@ -98,20 +108,35 @@ class EdgeList:
         them wrapped, and the offsets are corrected to belong to the positions as given.
 
         Raises:
-            ValueError: a structure is periodic and its cell has no volume.
+            ValueError: a structure is periodic and its cell has no volume, or it has no neighbours
+                and the model cannot do without.
         """
         with torch.no_grad():
             batch = with_positions(batch, batch.pos.detach())
             wrap = into_cell(batch) if self.backbone.use_pbc else torch.zeros_like(batch.pos)
             shift = torch.einsum("ni,nij->nj", wrap, batch.cell[batch.batch])
             inside = with_positions(batch, batch.pos + shift)
-            return self._corrected(self._edges(inside, widen), wrap, batch)
+            graph = self._corrected(self._edges(inside, widen), wrap, batch)
+        self._require_neighbours(graph.neighbors, batch)
+        return graph
 
     def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
         """The model's own edges at positions inside the cell."""
         cutoff = self.backbone.cutoff + widen
         data = GraphModelMixin.generate_graph(self.backbone, batch, cutoff=cutoff, otf_graph=True)
         return FrozenGraph(data.edge_index, data.cell_offsets, data.neighbors)
+
+    def _require_neighbours(self, neighbors: Tensor, batch: Batch) -> None:
+        """fairchem 1 fails on such structures later, with messages that do not name them."""
+        lonely = neighbors == 0
+        if self.lonely == "anywhere" or not bool(lonely.any()):
+            return
+        if self.lonely == "nowhere" or bool(lonely.all()):
+            raise ValueError(
+                f"structures {[batch.sid[i] for i in lonely.nonzero().flatten().tolist()]} have no "
+                f"neighbours within the cutoff of {self.backbone.cutoff} Angstrom, and "
+                f"{type(self.backbone).__name__} cannot evaluate them."
+            )
 
     @staticmethod
     def _corrected(graph: FrozenGraph, wrap: Tensor, batch: Batch) -> FrozenGraph:

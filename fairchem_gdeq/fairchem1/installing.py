@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 
 @contextmanager
-def installed(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
+def installed(owner: object, name: str, value: Any) -> Iterator[None]:
     """``owner.name`` is ``value`` inside; the class and other instances are not touched."""
     own, before = name in vars(owner), vars(owner).get(name)
     vars(owner)[name] = value
@@ -25,36 +24,31 @@ def installed(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def restored(*modules: nn.Module) -> Iterator[None]:
+def restored(*owners: object) -> Iterator[None]:
     """Attributes and submodules that a forward pass leaves behind are taken back.
 
     fairchem 1 keeps the Wigner matrices of the last call on its modules. With a derivative they
     would hold the whole graph, and the model could neither be copied nor pickled.
     """
-    before = [(vars(module).copy(), module._modules.copy()) for module in modules]
+    held = [vars(owner) for owner in owners]
+    held += [owner._modules for owner in owners if isinstance(owner, nn.Module)]
+    before = [values.copy() for values in held]
     try:
         yield
     finally:
-        for module, (attributes, children) in zip(modules, before, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._modules.clear()
-            module._modules.update(children)
+        for values, old in zip(held, before, strict=True):
+            values.clear()
+            values.update(old)
 
 
 @contextmanager
-def one_map(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The same function at every evaluation, whatever mode and random state the caller left.
-
-    Dropout, stochastic depth and the like are off: evaluation mode, given back afterwards.
-    """
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without dropout, stochastic depth and the like; given back afterwards."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
-            yield
+        yield
     finally:
         for module in training:
             module.training = True

@@ -7,7 +7,6 @@ from fairchem.core.models.dimenet_plus_plus import DimeNetPlusPlus
 from fairchem.core.models.escn.escn_exportable import eSCN as ExportableESCN
 from fairchem.core.models.gemnet_gp.gemnet import GraphParallelGemNetT
 from fairchem.core.models.schnet import SchNet
-from fairchem.core.models.scn.scn import SphericalChannelNetwork
 from torch import nn
 
 from fairchem_gdeq.fairchem1.families import graphs_of
@@ -20,10 +19,6 @@ REFUSED: dict[type[nn.Module], str] = {
     GraphParallelGemNetT: (
         "gp_gemnet_t does not run in fairchem-core 1.10 at all: it reads graph.distance_vec, which "
         "is now graph.edge_distance_vec. Use gemnet_t."
-    ),
-    SphericalChannelNetwork: (
-        "scn passes each edge through the message block of its rank among the atom's distances, so "
-        "that its forces jump even on a frozen set of edges. Use escn."
     ),
 }
 CONSERVATIVE = (SchNet, DimeNetPlusPlus)

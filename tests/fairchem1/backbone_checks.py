@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.fairchem1.fields import OCPForceField, forces_of
 from fairchem_gdeq.fairchem1.frames import FramedEdges
 from fairchem_gdeq.fairchem1.installing import installed
+from fairchem_gdeq.fairchem1.scn import SCN
 from fairchem_gdeq.fairchem1.supported import backbone_of
 from fairchem_gdeq.relax import Operator, Structures
 from tests.fairchem1 import backbones
@@ -28,9 +29,10 @@ class Row:
     """What one backbone scored.
 
     Attributes:
-        start: largest force difference from the unmodified model at X_0, over the largest force.
+        start: largest force difference from the unmodified model at X_0, over the largest force, in
+            double precision; the model is given our frames where it would draw them at random.
         moved: the same 0.15 Angstrom away, on the graph and frames of X_0.
-        spread: the same between two evaluations of the unmodified model.
+        spread: the same between two evaluations of the unmodified model, single precision.
         shipped: relative error of the unmodified model's own VJP against central differences.
         derivative: that of the frozen field, double precision.
         cost: time of one VJP with parameter gradients over that of one force evaluation, float32.
@@ -70,6 +72,8 @@ def unmodified(
     if field is not None and hasattr(backbone, "_init_edge_rot_mat"):
         vectors = field.graph.vectors(data.pos, data.cell)
         frames = FramedEdges.wigner(field.graph, vectors, 1)[:, 1:, 1:]
+        if isinstance(field.graphs, SCN):
+            frames = frames[field.graphs.order(field.graph)]
         chosen = installed(backbone, "_init_edge_rot_mat", lambda *args: frames)
     with torch.no_grad(), chosen:
         return denorm(forces_of(model(data))).detach()
@@ -102,28 +106,29 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def force_differences(name: str, atoms: list[Atoms] | None = None) -> tuple[float, float, float]:
-    """``Row.start``, ``Row.moved`` and ``Row.spread``, in single precision."""
-    data = backbones.batch(atoms or backbones.slabs())
-    field = field_of(name, data)
-    plain, again = unmodified(field.model, data), unmodified(field.model, data)
-    there = nudged(data, 0.15, field)
-    start, moved = (
-        relative(field(x).detach(), unmodified(field.model, data, x, field))
-        for x in (data.pos, there)
-    )
-    return start, moved, relative(again, plain)
+def force_differences(
+    name: str, atoms: list[Atoms] | None = None, double: bool = False
+) -> tuple[float, float, float]:
+    """``Row.start``, ``Row.moved`` and ``Row.spread``."""
+    with double_precision() if double else contextlib.nullcontext():
+        data = backbones.batch(atoms or backbones.slabs(), double)
+        field = field_of(name, data, double)
+        plain, again = unmodified(field.model, data), unmodified(field.model, data)
+        start, moved = (
+            relative(field(x).detach(), unmodified(field.model, data, x, field))
+            for x in (data.pos, nudged(data, 0.15, field))
+        )
+        return start, moved, relative(again, plain)
 
 
-def derivative_errors(
-    name: str, atoms: list[Atoms] | None = None, step: float = 5e-7
-) -> tuple[float, float]:
+def derivative_errors(name: str, atoms: list[Atoms] | None = None) -> tuple[float, float]:
     """``Row.derivative`` and ``Row.shipped``: all components, of what the forces contribute.
 
-    The step (Angstrom) is short because EquiformerV2's radial functions are: Gaussians 0.02 wide.
+    The step is shorter for EquiformerV2, whose radial functions are Gaussians 0.02 Angstrom wide.
     """
+    step = 5e-7 if name.startswith("EquiformerV2") else 1e-5
     with double_precision():
-        data = backbones.batch(atoms or backbones.slabs(), double=True)
+        data = backbones.batch(atoms or backbones.structures(name), double=True)
         field = field_of(name, data, double=True)
         operator = operator_of(field)
         lam = torch.randn(data.pos.shape, generator=torch.Generator().manual_seed(0))
@@ -169,4 +174,6 @@ def _vjp(operator: Operator, positions: Tensor) -> None:
 def measure(name: str) -> Row:
     """One row of the table."""
     derivative, shipped = derivative_errors(name)
-    return Row(*force_differences(name), shipped, derivative, cost(name))
+    start, moved, _ = force_differences(name, double=True)
+    spread = force_differences(name)[2]
+    return Row(start, moved, spread, shipped, derivative, cost(name))
