@@ -43,8 +43,7 @@ class SourceDataset(AseAtomsDataset):
 
     An item is fairchem 2's ``AtomicData`` or fairchem 1's PyG ``Data``. Besides what their ASE datasets
     give it has
-        pos: [n, 3], Angstrom, as they are in the file; fairchem would wrap them into the cell, which
-            the target is not, and what is predicted would be wrapped as well;
+        pos: [n, 3], Angstrom, as they are in the file, not wrapped into the cell;
         pos_relaxed: [n, 3] target positions, Angstrom;
         mass: [n] amu, from the row's ``masses`` where given, else the standard masses;
         fixed: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes.
@@ -127,6 +126,8 @@ class SourceDataset(AseAtomsDataset):
     def _with_target(self, atoms: ase.Atoms, sid: object) -> Any:
         """A start with its target."""
         data = self._convert(atoms, sid=str(sid))
+        # fairchem wraps positions into the cell, but not targets, from which they would then be
+        # whole cells away. Our graphs take atoms wherever they are, so they stay as given.
         data.pos = torch.as_tensor(atoms.positions, dtype=data.pos.dtype)
         data.pbc = data.pbc.view(1, 3)  # fairchem 1 has [3], of which a batch would be one long row
         if self.source.target_key is not None:

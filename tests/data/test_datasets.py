@@ -27,6 +27,18 @@ def test_is2rs_rows(tmp_path):
     assert batch.mass[3] == pytest.approx(72.63, abs=0.01)
 
 
+def test_atoms_outside_the_cell_stay_where_they_are(tmp_path):
+    """Start and target are compared without a minimum image by fairchem's MAE."""
+    structures = small.silicon(2)
+    for atoms in structures:
+        atoms.positions += [5.0, -7.0, 20.0]
+    small.write_is2rs(tmp_path / "a", structures)
+    data = IS2RSDataset({"src": str(tmp_path / "a")})
+    for i, atoms in enumerate(structures):
+        np.testing.assert_allclose(data[i].pos.numpy(), atoms.positions, atol=1e-5)
+        assert (data[i].pos - data[i].pos_relaxed).abs().max() < 0.5
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
