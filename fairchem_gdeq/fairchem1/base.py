@@ -11,8 +11,12 @@ import torch
 from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
 from fairchem.core.trainers import OCPTrainer
 
-# Differ without another function: where the graph and the scale factors come from.
-ELSEWHERE = {"otf_graph", "scale_file"}
+# Differ without another function: where the graph and the scale factors come from, how weights begin,
+# and what acts in training mode alone.
+ELSEWHERE = {
+    *("otf_graph", "scale_file", "weight_init", "output_init"),
+    *("alpha_drop", "drop_path_rate", "proj_drop"),
+}
 
 
 def load_averaged(trainer: OCPTrainer, path: str, checkpoint: dict[str, Any]) -> None:

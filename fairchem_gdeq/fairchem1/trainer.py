@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,12 @@ from fairchem_gdeq.steplog import describe
 
 STATE = "gdeq_state.pt"  # beside checkpoint.pt: what fairchem's checkpoint has no place for
 PRIMARY = "delta_q_mean"
+SECTIONS = {
+    "train": "dataset",
+    "val": "val_dataset",
+    "test": "test_dataset",
+    "relax": "relax_dataset",
+}  # of a trainer's config, by split
 
 
 @registry.register_trainer("gdeq")
@@ -82,9 +89,9 @@ class GDEQTrainer(OCPTrainer):
 
     def load_datasets(self) -> None:
         """As fairchem's, with our checked reader in place of its readers of IS2RE/IS2RS LMDBs."""
-        for key in ("dataset", "val_dataset", "test_dataset", "relax_dataset"):
-            config = self.config[key]
-            inherits = key != "dataset" and config.get("use_train_settings", True)
+        for split, section in SECTIONS.items():
+            config = self.config[section]
+            inherits = split != "train" and config.get("use_train_settings", True)
             form = config.get("format", None if inherits else "lmdb")
             if config and form in LMDB_FORMATS:
                 config["format"] = CHECKED
@@ -206,7 +213,7 @@ class GDEQTrainer(OCPTrainer):
         return OCPForceField.follow(model, batch, self._denorm)
 
     def scoring(self, split: str) -> Scoring:
-        """``train``, ``val``, ``test`` or ``relax``.
+        """``train``, ``val``, ``test`` or ``relax``; files of it are named as its folder.
 
         Raises:
             ValueError: the config has no such data set.
@@ -214,7 +221,9 @@ class GDEQTrainer(OCPTrainer):
         loader = getattr(self, f"{split}_loader", None)
         if loader is None:
             raise ValueError(f"the config has no data set for this: give it dataset.{split}.src")
-        rows = split_of(split, loader, self.settings.eval_max_atoms, self.device)
+        source = self.config[SECTIONS[split]]["src"]
+        name = Path(source).stem if isinstance(source, str) else split
+        rows = split_of(name, loader, self.settings.eval_max_atoms, self.device)
         return Scoring(rows, self.follow)
 
     @torch.no_grad()
