@@ -81,7 +81,15 @@ class SourceDataset(AseAtomsDataset):
         """The source that ``config`` describes."""
 
     def _load_dataset_get_ids(self, config: dict) -> list[int]:
-        """Indices of the good rows in the source."""
+        """Numbers of the good rows; fairchem 2 calls ``get_atoms`` with these, fairchem 1 with their ids.
+
+        Both are therefore the same here.
+        """
+        self._rows = self._good_rows(config)
+        return list(range(len(self._rows)))
+
+    def _good_rows(self, config: dict) -> list[int]:
+        """Their indices in the source."""
         self.source = self._open(config)
         self._natoms: NDArray[np.int64] | None = None
         indices = range(len(self.source))
@@ -113,14 +121,14 @@ class SourceDataset(AseAtomsDataset):
             return {"natoms": self._natoms}
         # fairchem compares with the number of rows, which must be that of the files for once.
         self.num_samples = len(self.source)
-        known = {key: values[self.ids] for key, values in super()._metadata.items()}
-        self.num_samples = len(self.ids)
+        known = {key: values[self._rows] for key, values in super()._metadata.items()}
+        self.num_samples = len(self._rows)
         return known | {"natoms": self._natoms}
 
     def get_atoms(self, idx: int) -> ase.Atoms:
         """The start structure of an item, with its target in ``info``."""
-        atoms = read_row(self.source, self.ids[idx])
-        atoms.info.setdefault("sid", self.ids[idx])
+        atoms = read_row(self.source, self._rows[idx])
+        atoms.info.setdefault("sid", self._rows[idx])
         return atoms
 
     def _with_target(self, atoms: ase.Atoms, sid: object) -> Any:

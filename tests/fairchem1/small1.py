@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.db import connect
 from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import setup_imports
+from fairchem.core.datasets import data_list_collater
 from fairchem.core.modules.normalization.normalizer import Normalizer
 from fairchem.core.modules.scaling.scale_factor import ScaleFactor
+from fairchem.core.preprocessing import AtomsToGraphs
+from numpy.typing import NDArray
 from torch import nn
 
 from tests.data import pyg
@@ -72,11 +76,11 @@ GEMNET = {
 MODELS = {"equiformer_v2": EQUIFORMER, "gemnet_oc": GEMNET}
 
 
-def model(kind: str, seed: int = 0) -> nn.Module:
-    """A random small model of a kind in ``MODELS``, its scale factors fitted to one."""
+def model(kind: str, seed: int = 0, config: dict[str, Any] | None = None) -> nn.Module:
+    """A random model of a kind in ``MODELS`` or of a config, its scale factors fitted to one."""
     setup_imports()
     torch.manual_seed(seed)
-    config = dict(MODELS[kind])
+    config = dict(config or MODELS[kind])
     built = registry.get_model_class(config.pop("name"))(**config).eval()
     for module in built.modules():
         if isinstance(module, ScaleFactor):
@@ -84,12 +88,25 @@ def model(kind: str, seed: int = 0) -> nn.Module:
     return built
 
 
-def checkpoint(path: Path, kind: str, seed: int = 0, average: bool = False) -> None:
+def forces(model: nn.Module, atoms: Atoms) -> NDArray:
+    """What a model itself says of a structure, without a normalizer [n, 3]."""
+    data = data_list_collater([AtomsToGraphs(r_edges=False).convert(atoms)], otf_graph=True)
+    with torch.no_grad():
+        return model(data)["forces"].numpy()
+
+
+def checkpoint(
+    path: Path,
+    kind: str,
+    seed: int = 0,
+    average: bool = False,
+    config: dict[str, Any] | None = None,
+) -> None:
     """A checkpoint as fairchem's trainer saves it; its normalizer does something.
 
     With ``average``, as ``checkpoint.pt``: the last weights are zero, the averaged ones the model's.
     """
-    built = model(kind, seed)
+    built = model(kind, seed, config)
     content: dict[str, Any] = {
         "state_dict": built.state_dict(),
         "normalizers": {"forces": Normalizer(0.0, 1.5).state_dict()},
@@ -97,7 +114,7 @@ def checkpoint(path: Path, kind: str, seed: int = 0, average: bool = False) -> N
         "config": {
             "task": {},
             "trainer": "ocp",
-            "model": MODELS[kind],
+            "model": config or MODELS[kind],
             "dataset": {"src": "data"},
             "optim": {},
             "outputs": {"energy": {"level": "system"}, "forces": forces_output()},
