@@ -21,8 +21,10 @@ def plain(batch: Batch) -> Batch:
     # fairchem 1 collates [3] per structure to [3 s] and then reads the first three.
     pbc = batch.pbc.reshape(-1, 3) if "pbc" in batch else None
     out = []
-    for i, size in enumerate(sizes):
-        data = Data(natoms=size, sid=names[i], cell=batch.cell[i].reshape(1, 3, 3))
+    for i in range(len(sizes)):
+        # Whole numbers would be collated on the CPU, whatever the rest is on.
+        data = Data(natoms=batch.natoms[i : i + 1], sid=names[i])
+        data.cell = batch.cell[i].reshape(1, 3, 3)
         if pbc is not None:
             data.pbc = pbc[i : i + 1]
         for key, parts in nodes.items():

@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.fairchem1.graphs import CHOSEN, EdgeList, FrozenGraph
 from fairchem_gdeq.fairchem1.installing import installed
 
+STRAIGHT = 1e-3  # sine of the angle between two edges below which they are in line
 GRAPHS = 4  # main, atom-to-atom, atom-to-edge, quadruplets: first in what the model derives
 
 
@@ -22,6 +23,10 @@ class GemNetOC(EdgeList):
     ``get_graphs_and_indices`` returns the graphs, symmetrised where the model does so, and index
     sets that depend on the graphs alone. It runs once for a frozen graph; afterwards only
     distances and directions are computed anew.
+
+    The dihedral angle of four atoms of which three are in line is undefined, and the model's forces
+    jump there. Slabs as cut from a crystal are full of them, with derivatives of 1e5 that mean
+    nothing: within ``STRAIGHT`` of a line the angle counts as constant. Forces are not changed.
     """
 
     lonely = "in company"
@@ -70,7 +75,20 @@ class GemNetOC(EdgeList):
             held = graph.derived["all"]
             return *(self._measured(g, data) for g in held[:GRAPHS]), *held[GRAPHS:]
 
-        with installed(self.backbone, "get_graphs_and_indices", replay):
+        plain_angles = self.backbone.calculate_quad_angles
+
+        def angles(
+            vectors: Tensor, quadruplet_vectors: Tensor, index: dict[str, Any]
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            out, inner, dihedral = plain_angles(vectors, quadruplet_vectors, index)
+            straight = (1 - out**2 < STRAIGHT**2)[index["trip_out_to_quad"]]
+            straight = straight | (1 - inner**2 < STRAIGHT**2)[index["trip_in_to_quad"]]
+            return out, inner, torch.where(straight, dihedral.detach(), dihedral)
+
+        with (
+            installed(self.backbone, "get_graphs_and_indices", replay),
+            installed(self.backbone, "calculate_quad_angles", angles),
+        ):
             yield
 
     def _derive(self, graph: FrozenGraph, data: Batch) -> tuple[Any, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from ase import Atoms
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
@@ -106,12 +106,10 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def force_differences(
-    name: str, atoms: list[Atoms] | None = None, double: bool = False
-) -> tuple[float, float, float]:
+def force_differences(name: str, double: bool = False) -> tuple[float, float, float]:
     """``Row.start``, ``Row.moved`` and ``Row.spread``."""
     with double_precision() if double else contextlib.nullcontext():
-        data = backbones.batch(atoms or backbones.slabs(), double)
+        data = backbones.batch(backbones.slabs(), double)
         field = field_of(name, data, double)
         plain, again = unmodified(field.model, data), unmodified(field.model, data)
         start, moved = (
@@ -121,14 +119,15 @@ def force_differences(
         return start, moved, relative(again, plain)
 
 
-def derivative_errors(name: str, atoms: list[Atoms] | None = None) -> tuple[float, float]:
+@cache
+def derivative_errors(name: str) -> tuple[float, float]:
     """``Row.derivative`` and ``Row.shipped``: all components, of what the forces contribute.
 
     The step is shorter for EquiformerV2, whose radial functions are Gaussians 0.02 Angstrom wide.
     """
     step = 5e-7 if name.startswith("EquiformerV2") else 1e-5
     with double_precision():
-        data = backbones.batch(atoms or backbones.structures(name), double=True)
+        data = backbones.batch(backbones.structures(name), double=True)
         field = field_of(name, data, double=True)
         operator = operator_of(field)
         lam = torch.randn(data.pos.shape, generator=torch.Generator().manual_seed(0))

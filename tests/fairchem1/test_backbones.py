@@ -105,7 +105,7 @@ def test_rotation_equivariance(name):
 # ---- one map, and no trace of it -----------------------------------------------------------------
 
 
-@ALL
+@FAMILIES
 def test_every_evaluation_is_the_same_map_whatever_mode_the_model_is_in(name):
     """Frames, dropout and stochastic depth are random in training; bit-equal forces show no trace."""
     data = backbones.batch(backbones.slabs())
@@ -150,7 +150,7 @@ def test_nothing_stays_on_the_instance(name):
     pickle.dumps(model.state_dict())
 
 
-@ALL
+@FAMILIES
 def test_no_graph_is_recorded_under_no_grad(name):
     """A rollout at constant memory depends on it; fairchem forces gradients on in EquiformerV2."""
     data = backbones.batch(backbones.slabs())
