@@ -41,8 +41,12 @@ def with_positions(batch: Batch, positions: Tensor) -> Batch:
 
 
 def select_structures(batch: Batch, keep: Tensor) -> Batch:
-    """The structures where the mask [s] holds."""
-    return Batch.from_data_list(batch.index_select(keep))
+    """The structures where the mask [s] holds; none is a batch too, as where nothing has converged."""
+    rows = batch.index_select(keep)
+    if rows:
+        return Batch.from_data_list(rows)
+    kept = (*NODE_KEYS, "batch", "natoms", "cell", "pbc")
+    return Batch(sid=[], **{key: batch[key][:0] for key in kept if key in batch})
 
 
 def join_structures(batches: Sequence[Batch]) -> Batch:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 import fairchem_gdeq.fairchem1  # noqa: F401  registers the formats
 from fairchem_gdeq.data.rows import BadRows
+from fairchem_gdeq.fairchem1.batches import plain, select_structures
 from fairchem_gdeq.fairchem1.splits import rows_of
 from tests.data import pyg
 
@@ -75,3 +76,13 @@ def test_rows_of_a_loader(tmp_path):
     assert [row.sid for row in rows] == [["100"], ["101"], ["102"]]
     for row, expected in zip(rows, dataset, strict=True):
         assert row.num_graphs == 1 and torch.equal(row.pos, expected.pos)
+
+
+def test_a_batch_of_no_structures(tmp_path):
+    """What is selected where nothing has converged."""
+    pyg.legacy(tmp_path / "data.lmdb", 2)
+    dataset = registry.get_dataset_class("is2rs_lmdb")({"src": str(tmp_path / "data.lmdb")})
+    batch = plain(data_list_collater([dataset[0], dataset[1]], otf_graph=True))
+    none = select_structures(batch, torch.tensor([False, False]))
+    assert none.pos.shape == (0, 3) and none.cell.shape == (0, 3, 3) and len(none.natoms) == 0
+    assert select_structures(none, torch.zeros(0, dtype=torch.bool)).pos.shape == (0, 3)
