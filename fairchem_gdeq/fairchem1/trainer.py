@@ -34,12 +34,8 @@ from fairchem_gdeq.steplog import describe
 
 STATE = "gdeq_state.pt"  # beside checkpoint.pt: what fairchem's checkpoint has no place for
 PRIMARY = "delta_q_mean"
-SECTIONS = {
-    "train": "dataset",
-    "val": "val_dataset",
-    "test": "test_dataset",
-    "relax": "relax_dataset",
-}  # of a trainer's config, by split
+# Of a trainer's config, by split.
+SECTIONS = {"train": "dataset"} | {name: f"{name}_dataset" for name in ("val", "test", "relax")}
 
 
 @registry.register_trainer("gdeq")
