@@ -28,9 +28,9 @@ from fairchem.core.units.mlip_unit.api.inference import guess_inference_settings
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from fairchem.core.units.mlip_unit.utils import load_inference_model
 
+from fairchem_gdeq.bulk import Bulk
 from fairchem_gdeq.data.is2rs import IS2RSDataset, collate
-from fairchem_gdeq.fairchem2.bulk import Bulk
-from fairchem_gdeq.fairchem2.fields import hydra_model
+from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 
 
@@ -86,7 +86,8 @@ def in_flight(
     device: str,
 ) -> tuple[float, float]:
     """The same rows through one stream."""
-    bulk = Bulk(IS2RS(alpha=alpha, cap=0.1, relaxer=way), model, tasks, budget, device)
+    follow = partial(HydraForceField.follow, model, tasks)
+    bulk = Bulk(IS2RS(alpha=alpha, cap=0.1, relaxer=way), follow, budget, device)
     for _ in bulk.relax(rows):
         pass
     return bulk.evaluations / bulk.done, bulk.converged / bulk.done

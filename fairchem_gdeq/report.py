@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fairchem_gdeq.history import History
 from fairchem_gdeq.metrics import PAPER_DELTA_Q, Basin, Record
-
-if TYPE_CHECKING:
-    from fairchem_gdeq.fairchem2.history import History
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -77,7 +74,7 @@ def plot_all(
 ) -> list[Path]:
     """Write the pictures that the data allow; returns their paths."""
     pictures = [plot_basins(folder / f"{split}_basins.png", scores)]
-    if "tuned" in records:
+    if {"base", "tuned"} <= records.keys():
         pictures.append(plot_structures(folder / f"{split}_structures.png", records))
     if history.epochs:
         pictures.append(plot_epochs(folder / "epochs.png", history))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,35 +19,8 @@ from fairchem_gdeq.relax.guidance import guidance_by_sweep
 from fairchem_gdeq.relax.objective import delta_q
 from tests import small
 from tests.backbones import model, structures, tasks
+from tests.precision import double_precision
 from tests.relax.fields import central_differences
-
-
-class _Double(TorchFunctionMode):
-    """Float32 that is written out in fairchem's code becomes float64.
-
-    EScAIP and AllScAIP round their features to float32 in the middle of the forward pass, which
-    limits any difference quotient to about 1e-2. Nothing else is changed.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        def widen(value):
-            return torch.float64 if value is torch.float32 else value
-
-        func = torch.Tensor.double if func is torch.Tensor.float else func
-        kwargs = {key: widen(value) for key, value in (kwargs or {}).items()}
-        return func(*map(widen, args), **kwargs)
-
-
-@contextlib.contextmanager
-def double_precision() -> Iterator[None]:
-    """Everything inside is computed in double precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _Double():
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @dataclass(frozen=True)

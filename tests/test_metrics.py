@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairchem_gdeq.fairchem2.history import History
+from fairchem_gdeq.history import History
 from fairchem_gdeq.leaderboard import ADWT_THRESHOLDS
 from fairchem_gdeq.metrics import Basin, Record, measure, order_by_sid, summarise
 from fairchem_gdeq.relax import Structures

@@ -7,13 +7,13 @@ from abc import abstractmethod
 from functools import cached_property
 from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ase
 import numpy as np
 import torch
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets.ase_datasets import AseAtomsDataset
-from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -31,14 +31,19 @@ from fairchem_gdeq.data.rows import (
 )
 from fairchem_gdeq.data.trajectories import TrajectorySource
 
+if TYPE_CHECKING:
+    from fairchem.core.datasets.atomic_data import AtomicData
+
 LONG = 2000  # rows from which on a scan shows its progress
 ADVICE = "Mend them, or set skip_bad: true in the dataset to leave them out."
 
 
 class SourceDataset(AseAtomsDataset):
-    """Rows of a source as AtomicData; all of them are checked before the first is used.
+    """Rows of a source as fairchem's data objects; all of them are checked before the first is used.
 
-    Besides what fairchem's ASE datasets give, an item has
+    An item is fairchem 2's ``AtomicData`` or fairchem 1's PyG ``Data``. Besides what their ASE datasets
+    give it has
+        pos: [n, 3], Angstrom, as they are in the file, not wrapped into the cell;
         pos_relaxed: [n, 3] target positions, Angstrom;
         mass: [n] amu, from the row's ``masses`` where given, else the standard masses;
         fixed: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes.
@@ -66,15 +71,25 @@ class SourceDataset(AseAtomsDataset):
                 )
         self._target_key = config.get("target_key", TARGET)
         super().__init__(config)
-        self._convert = self.a2g
-        self.a2g = self._with_target
+        if callable(self.a2g):  # fairchem 2: a function
+            self._convert, self.a2g = self.a2g, self._with_target
+        else:  # fairchem 1: an AtomsToGraphs, which is asked for other things too
+            self._convert, self.a2g.convert = self.a2g.convert, self._with_target
 
     @abstractmethod
     def _open(self, config: dict) -> Source:
         """The source that ``config`` describes."""
 
     def _load_dataset_get_ids(self, config: dict) -> list[int]:
-        """Indices of the good rows in the source."""
+        """Numbers of the good rows; fairchem 2 calls ``get_atoms`` with these, fairchem 1 with their ids.
+
+        Both are therefore the same here.
+        """
+        self._rows = self._good_rows(config)
+        return list(range(len(self._rows)))
+
+    def _good_rows(self, config: dict) -> list[int]:
+        """Their indices in the source."""
         self.source = self._open(config)
         self._natoms: NDArray[np.int64] | None = None
         indices = range(len(self.source))
@@ -106,22 +121,23 @@ class SourceDataset(AseAtomsDataset):
             return {"natoms": self._natoms}
         # fairchem compares with the number of rows, which must be that of the files for once.
         self.num_samples = len(self.source)
-        known = {key: values[self.ids] for key, values in super()._metadata.items()}
-        self.num_samples = len(self.ids)
+        known = {key: values[self._rows] for key, values in super()._metadata.items()}
+        self.num_samples = len(self._rows)
         return known | {"natoms": self._natoms}
 
     def get_atoms(self, idx: int) -> ase.Atoms:
         """The start structure of an item, with its target in ``info``."""
-        atoms = read_row(self.source, self.ids[idx])
-        atoms.info.setdefault("sid", self.ids[idx])
+        atoms = read_row(self.source, self._rows[idx])
+        atoms.info.setdefault("sid", self._rows[idx])
         return atoms
 
-    def _with_target(self, atoms: ase.Atoms, sid: object) -> AtomicData:
-        """AtomicData of a start with its target."""
+    def _with_target(self, atoms: ase.Atoms, sid: object) -> Any:
+        """A start with its target."""
         data = self._convert(atoms, sid=str(sid))
         # fairchem wraps positions into the cell, but not targets, from which they would then be
         # whole cells away. Our graphs take atoms wherever they are, so they stay as given.
         data.pos = torch.as_tensor(atoms.positions, dtype=data.pos.dtype)
+        data.pbc = data.pbc.view(1, 3)  # fairchem 1 has [3], of which a batch would be one long row
         if self.source.target_key is not None:
             target = np.asarray(atoms.info[self.source.target_key], dtype=float)
             data.pos_relaxed = torch.as_tensor(target, dtype=data.pos.dtype)
@@ -160,7 +176,9 @@ class TrajectoryDataset(SourceDataset):
 
 
 def collate(rows: list[AtomicData]) -> AtomicData:
-    """One flat batch; fairchem's own collater would ask every row for a ``forces`` label."""
+    """One flat batch of fairchem 2; its own collater would ask every row for a ``forces`` label."""
+    from fairchem.core.datasets.atomic_data import atomicdata_list_to_batch  # not in fairchem 1
+
     return atomicdata_list_to_batch(rows)
 
 

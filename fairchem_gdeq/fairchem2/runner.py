@@ -3,55 +3,34 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from ase.calculators.calculator import Calculator
 from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.components.train.train_runner import TrainEvalRunner
+from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
 from fairchem.core.units.mlip_unit.utils import load_inference_model
 from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
-from tqdm import tqdm
 
-from fairchem_gdeq.fairchem2.bulk import Bulk, atom_budget, left_out, row_count, rows_of
+from fairchem_gdeq.evaluation import baseline_rows, open_reference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
-from fairchem_gdeq.fairchem2.evaluation import (
-    Score,
-    baseline_rows,
-    file_row,
-    open_reference,
-    unrelaxed_row,
-    with_reference,
-)
-from fairchem_gdeq.fairchem2.fields import hydra_model
-from fairchem_gdeq.fairchem2.predictions import Journal, fingerprint, relax_all, write
-from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
+from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.trainer import UNIT_STATE, GDEQTrainer
-from fairchem_gdeq.metrics import Record, order_by_sid, summarise, to_rows
-from fairchem_gdeq.reference import ReferenceFile, add_forces
-from fairchem_gdeq.report import plot_all, print_table
+from fairchem_gdeq.metrics import summarise
+from fairchem_gdeq.scoring import BASE, TUNED, Candidate, Scoring, Split
 
 MODES = ("train", "validate", "predict")
-UNRELAXED, BASE, TUNED = "unrelaxed X_0", "base", "tuned"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model to score: its row in the table, and how structures are relaxed with it."""
-
-    name: str
-    model: nn.Module
-    is2rs: IS2RS
 
 
 class GDEQRunner(TrainEvalRunner):
@@ -113,7 +92,8 @@ class GDEQRunner(TrainEvalRunner):
             max_epochs=max_epochs,
         )
         self.mode, self.split, self.test, self.checkpoint = mode, split, test, checkpoint
-        self.baselines = baseline_rows(baselines, train_eval_unit.is2rs)
+        baseline_rows(baselines, train_eval_unit.is2rs)  # refuses unknown ones before the training
+        self.baselines = baselines
         self.reference = open_reference(reference)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         self.base = Candidate(
@@ -139,7 +119,7 @@ class GDEQRunner(TrainEvalRunner):
                 callback.folder = self.results / "best"
         super().run()
         unit = self.train_eval_unit
-        base = self._relaxed("val", self.base)
+        base = self._scoring("val").relaxed(self.base)
         unit.history.base = summarise(base, unit.is2rs.basin)
         self.score(self.test, self.results)
 
@@ -151,24 +131,7 @@ class GDEQRunner(TrainEvalRunner):
         """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (see ``submission``)."""
         chosen = self.tuned() or self.base
         logging.info(f"predicting split {self.split} with the {chosen.name} model")
-        folder = self.results / "predictions"
-        bulk, loader = self._bulk(self.split, chosen), self.loaders[self.split]
-        made_by = fingerprint(chosen.model, bulk.is2rs)
-        journal = Journal(folder, self.split, made_by, distutils.get_rank())
-        with tqdm(total=row_count(loader), desc=f"predict {self.split}") as bar:
-            images = relax_all(journal, rows_of(loader), bulk, bar)
-        images = self._all_ranks(images)
-        if distutils.is_master():
-            write(folder, self.split, images)
-            missed = sum(not a.info["converged"] for a in images)
-            failed = sum(a.info["failed"] for a in images)
-            print(
-                f"{len(images)} structures ({missed} not converged"
-                + (f", {failed} of them for want of memory" if failed else "")
-                + f") in {folder}"
-            )
-        distutils.synchronize()
-        journal.remove()
+        self._scoring(self.split).predict(chosen, self.results / "predictions")
 
     # ---- scoring -----------------------------------------------------------------------------
 
@@ -200,90 +163,25 @@ class GDEQRunner(TrainEvalRunner):
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON and plots."""
-        unit = self.train_eval_unit
-        tuned = self.tuned()
-        file = self.reference if isinstance(self.reference, ReferenceFile) else None
-        calculator = None if file else self.reference
-        rows = {UNRELAXED: unrelaxed_row(unit.is2rs)} | self.baselines
-        if file:
-            rows |= dict([file_row(unit.is2rs, file)])
-        if calculator:
-            rows = {name: with_reference(row, calculator) for name, row in rows.items()}
-        records = {UNRELAXED: self._scored(split, rows.pop(UNRELAXED), UNRELAXED)}
-        records[BASE] = self._relaxed(split, self.base, calculator)
-        if tuned:
-            records[TUNED] = self._relaxed(split, tuned, calculator)
-        records |= {name: self._scored(split, row, name) for name, row in rows.items()}
-        scores = {name: summarise(rows, unit.is2rs.basin) for name, rows in records.items()}
-        if distutils.is_master():
-            self._write(split, folder, scores, records)
-        return scores
+        unit, scoring = self.train_eval_unit, self._scoring(split)
+        records = scoring.compare(self.base, self.tuned(), self.baselines, self.reference)
+        return scoring.report(folder, unit.signal, unit.is2rs.basin, records, unit.history)
 
-    def _scored(self, split: str, row: Score, name: str) -> list[Record]:
-        """Records of the split in a row that has the base and no flight."""
-        unit, device = self.train_eval_unit, get_device_for_local_rank()
-        model = self.base.model.to(device).eval()
-        found: list[Record] = []
-        for batch in tqdm(self.loaders[split], desc=f"{name} on {split}", leave=False):
-            found += row(model, unit.tasks, batch.to(device))[0]
-        return order_by_sid(self._all_ranks(found))
+    def _scoring(self, split: str) -> Scoring:
+        """A split with the unit's force task."""
+        unit, loader = self.train_eval_unit, self.loaders[split]
+        rows = Split(
+            name=split,
+            rows=partial(rows_of, loader),
+            count=row_count(loader),
+            budget=atom_budget(loader),
+            device=torch.device(get_device_for_local_rank()),
+        )
 
-    def _bulk(self, split: str, chosen: Candidate) -> Bulk:
-        """What relaxes rows of the split with a model."""
-        tasks, device = self.train_eval_unit.tasks, get_device_for_local_rank()
-        model = chosen.model.to(device).eval()
-        return Bulk(chosen.is2rs, model, tasks, atom_budget(self.loaders[split]), device)
+        def follow(model: nn.Module, batch: AtomicData) -> HydraForceField:
+            return HydraForceField.follow(model, unit.tasks, batch)
 
-    def _relaxed(
-        self, split: str, chosen: Candidate, calculator: Calculator | None = None
-    ) -> list[Record]:
-        """Records of the split as a model relaxes it, with a calculator's forces if one is given."""
-        bulk, loader, name = self._bulk(split, chosen), self.loaders[split], chosen.name
-        found: list[Record] = []
-        with tqdm(total=row_count(loader), desc=f"{name} on {split}", leave=False) as bar:
-            for relaxed in bulk.relax(rows_of(loader)):
-                record = relaxed.record
-                if calculator is not None:
-                    (record,) = add_forces([record], [relaxed.to_ase()], calculator)
-                found.append(record)
-                bulk.show(bar)
-        if bulk.failed:
-            logging.warning(
-                f"{name} on {split}: memory did not suffice for {bulk.failed} structures"
-            )
-        return order_by_sid(self._all_ranks(found))
-
-    def _all_ranks(self, items: list[Any]) -> list[Any]:
-        """The items of every rank, in rank order."""
-        if distutils.get_world_size() == 1:
-            return items
-        parts: list[Any] = [None] * distutils.get_world_size()
-        torch.distributed.all_gather_object(parts, items)
-        return [item for part in parts for item in part]
-
-    def _write(
-        self,
-        split: str,
-        folder: Path,
-        scores: Mapping[str, dict[str, float]],
-        records: Mapping[str, list[Record]],
-    ) -> None:
-        unit = self.train_eval_unit
-        stored = {
-            "split": split,
-            "signal": unit.signal,
-            "scores": scores,
-            "records": {name: to_rows(rows) for name, rows in records.items()},
-            "history": unit.history.state(),
-            "best_epoch": unit.history.best,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{split}.json").write_text(json.dumps(stored, indent=1) + "\n")
-        print_table(split, scores, unit.history, unit.is2rs.basin)
-        pictures = plot_all(folder, split, scores, records, unit.history)
-        print(f"\nresults: {folder / f'{split}.json'}")
-        for picture in pictures:
-            print(f"picture: {picture}")
+        return Scoring(rows, follow)
 
     # ---- interruption ------------------------------------------------------------------------
 

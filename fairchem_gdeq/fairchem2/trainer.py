@@ -6,10 +6,8 @@ import logging
 import os
 import time
 from functools import partial
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.common.registry import registry
@@ -21,19 +19,22 @@ from fairchem.core.units.mlip_unit.mlip_unit import (
 )
 from fairchem.core.units.mlip_unit.utils import tf32_context_manager
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
+from fairchem_gdeq.adjoints import Adjoints
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
-from fairchem_gdeq.fairchem2.gradients import average_over_ranks, reached
-from fairchem_gdeq.fairchem2.history import History
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.gradients import average_over_ranks, reached
+from fairchem_gdeq.history import History
 from fairchem_gdeq.memory import peak_mb, reset_peak
-from fairchem_gdeq.metrics import Record, finite_or_nan, order_by_sid, summarise
+from fairchem_gdeq.metrics import Record, order_by_sid, summarise
+from fairchem_gdeq.ranks import gather
 from fairchem_gdeq.relax import SIGNALS, Method, Operator, StepReport
+from fairchem_gdeq.steplog import describe
 
 UNIT_STATE = "gdeq_state.pt"  # what fairchem's checkpoint does not hold, beside it
 
@@ -111,7 +112,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         self.alpha = torch.tensor(is2rs.alpha, device=device, requires_grad=learn)
         self.alpha_optimizer = torch.optim.Adam([self.alpha], lr=alpha_lr) if learn else None
         self.warm_start = warm_start
-        self.adjoints: dict[str, Tensor] = {}
+        self.adjoints = Adjoints()
         self.epoch_records: list[Record] = []
 
     # ---- training ----------------------------------------------------------------------------
@@ -125,10 +126,11 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
         model = hydra_model(self.model)
         operator = self.is2rs.operator(model, self.tasks, batch, self.alpha)
-        guess = self._remembered(batch) if self.warm_start else None
+        where = (batch.sid, batch.natoms.tolist())
+        guess = self.adjoints.recall(*where, batch.pos) if self.warm_start else None
         report = SIGNALS[self.signal](operator, batch.pos, batch.pos_relaxed, self.method, guess)
         if self.warm_start:
-            self._remember(batch, report)
+            self.adjoints.keep(*where, report)
         return report, operator
 
     def train_step(self, state: State, data: AtomicData) -> dict[str, float]:
@@ -143,7 +145,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         seconds = time.perf_counter() - started
 
         step = self.train_progress.num_steps_completed
-        log = self._describe(report, operator, batch)
+        log = describe(report, operator)
         log |= {
             "train/step": step,
             "train/lr": self.scheduler.get_last_lr()[0],
@@ -184,52 +186,12 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             self.alpha_optimizer.zero_grad(set_to_none=True)
         return applied
 
-    def _describe(
-        self, report: StepReport, operator: Operator, batch: AtomicData
-    ) -> dict[str, float]:
-        """The numbers of a step that matter, under fairchem's ``train/`` prefix."""
-        log = {
-            "train/loss": report.loss,
-            "train/delta_q_guided": finite_or_nan(report.guided),
-            "train/delta_q_relaxed": finite_or_nan(report.relaxed),
-            "train/diverged": float(report.diverged.float().mean()),
-            "train/converged": float(report.converged.float().mean()),
-            "train/equilibrium_used": float(report.contributing.float().mean()),
-            "train/adjoint_residual": finite_or_nan(report.adjoint_residual),
-            "train/evaluations": float(report.evaluations.float().mean()),
-            "train/vjps": float(report.vjps.float().mean()),
-        }
-        field = operator.field
-        if getattr(field, "has_graph", False):
-            at_handoff = field.refreeze(report.handoff)
-            moved = (report.positions - report.handoff).norm(dim=-1)
-            log["graph/moved_max"] = float(moved.max())
-            log["graph/skin"] = float(at_handoff.skin().mean())
-            changed = at_handoff.edges_changed(report.positions).float()
-            log["graph/edges_changed"] = float(changed.mean())
-        return log
-
     def _log(self, values: dict[str, float], step: int) -> None:
         """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs."""
         if self.logger is not None:
             self.logger.log(values, step=step, commit=True)
         elif self.tensorboard is not None:
             self.tensorboard.log_dict(values, step)
-
-    def _remembered(self, batch: AtomicData) -> Tensor:
-        """Last adjoint of each structure of the batch [n, 3], zero where there is none."""
-        parts = [
-            self.adjoints.get(str(sid), torch.zeros(int(n), 3))
-            for sid, n in zip(batch.sid, batch.natoms, strict=True)
-        ]
-        return torch.cat(parts).to(batch.pos)
-
-    def _remember(self, batch: AtomicData, report: StepReport) -> None:
-        """Keep the adjoints that solved their system."""
-        parts = report.adjoint.split(batch.natoms.tolist())
-        for sid, part, good in zip(batch.sid, parts, report.contributing.tolist(), strict=True):
-            if good:
-                self.adjoints[str(sid)] = part.detach().cpu()
 
     # ---- validation --------------------------------------------------------------------------
 
@@ -248,12 +210,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
 
     def on_eval_epoch_end(self, state: State) -> None:
         """Score of the epoch over all ranks, kept in the history and logged."""
-        records = self.epoch_records
-        if distutils.get_world_size() > 1:
-            gathered: list[Any] = [None] * distutils.get_world_size()
-            dist.all_gather_object(gathered, records)
-            records = [r for part in gathered for r in part]
-        scores = summarise(order_by_sid(records), self.is2rs.basin)
+        records = order_by_sid(gather(self.epoch_records))
+        scores = summarise(records, self.is2rs.basin)
         self.history.add_epoch(self.train_progress.num_epochs_completed, scores)
         logging.info({f"val/{k}": round(v, 4) for k, v in scores.items()})
         step = self.train_progress.num_steps_completed
@@ -269,7 +227,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
                 "history": self.history.state(),
                 "alpha": self.alpha.detach().cpu(),
                 "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
-                "adjoints": self.adjoints,
+                "adjoints": self.adjoints.known,
             }
             torch.save(state, os.path.join(checkpoint_location, UNIT_STATE))
         super().save_state(checkpoint_location)
@@ -286,4 +244,4 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             self.alpha.copy_(state["alpha"])
         if self.alpha_optimizer is not None and state["alpha_optimizer"]:
             self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        self.adjoints = state["adjoints"]
+        self.adjoints.known = state["adjoints"]

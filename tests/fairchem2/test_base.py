@@ -11,7 +11,7 @@ import torch
 from fairchem.core.units.mlip_unit import load_predict_unit
 
 from fairchem_gdeq.fairchem2.base import load_base, load_tasks
-from fairchem_gdeq.fairchem2.gradients import reached
+from fairchem_gdeq.gradients import reached
 from tests import backbones, small
 from tests.fairchem2.test_run import fairchem
 

@@ -1,6 +1,7 @@
 """Bulk evaluation of real models: in flight as alone, journals, and the files made from them."""
 
 import dataclasses
+from functools import partial
 
 import ase.io
 import numpy as np
@@ -10,17 +11,18 @@ from ase.build import molecule
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from fairchem_gdeq.bulk import Bulk
 from fairchem_gdeq.data.is2rs import collate
-from fairchem_gdeq.fairchem2.bulk import Bulk, atom_budget, row_count, rows_of
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.predictions import (
+from fairchem_gdeq.fairchem2.loaders import atom_budget, row_count, rows_of
+from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
+from fairchem_gdeq.predictions import (
     Journal,
     fingerprint,
     relax_all,
     start_of,
     write,
 )
-from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 from tests import backbones, small
 from tests.fairchem2.test_structures import FAMILIES, boxed, slab
 
@@ -63,7 +65,7 @@ def test_records_are_those_of_each_structure_alone(kind, budget):
     """Exactly as many force evaluations; ``IS2RS.relax`` knows nothing of streams."""
     model, tasks = small.model(kind), small.tasks()
     data = named(small.silicon(5, fixed=(1,)))
-    bulk = Bulk(TASK, model, tasks, budget, "cpu")
+    bulk = Bulk(TASK, partial(HydraForceField.follow, model, tasks), budget, "cpu")
     found = {r.record.sid: r for r in bulk.relax(data)}
     assert len(found) == bulk.done == 5
     for row in data:
@@ -97,7 +99,7 @@ def test_loader_gives_rows_and_budget():
 
 def everything(folder, data, model, task=TASK, stop=None):
     """Predict ``data`` through a journal in ``folder``; ``stop`` interrupts after so many."""
-    bulk = Bulk(task, model, small.tasks(), 17, "cpu")
+    bulk = Bulk(task, partial(HydraForceField.follow, model, small.tasks()), 17, "cpu")
     journal = Journal(folder, "test", fingerprint(model, task), 0)
     if stop is not None:
         show = bulk.show

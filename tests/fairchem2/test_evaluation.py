@@ -13,16 +13,17 @@ from fairchem.core import FAIRChemCalculator
 from fairchem.core.units.mlip_unit import load_predict_unit
 from fairchem.core.units.mlip_unit.api.inference import InferenceSettings
 
-from fairchem_gdeq.fairchem2 import ase_relaxers
-from fairchem_gdeq.fairchem2.ase_relaxers import relax_with_ase
-from fairchem_gdeq.fairchem2.base import load_base
-from fairchem_gdeq.fairchem2.evaluation import (
+from fairchem_gdeq import ase_relaxers
+from fairchem_gdeq.ase_relaxers import relax_with_ase
+from fairchem_gdeq.evaluation import (
     baseline_rows,
     file_row,
     open_reference,
     unrelaxed_row,
     with_reference,
 )
+from fairchem_gdeq.fairchem2.base import load_base
+from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 from fairchem_gdeq.reference import ReferenceFile
 from tests import small
@@ -35,6 +36,11 @@ def example(double=False, fixed=(0, 2)):
     data = small.batch(structures, double)
     data.pos_relaxed = data.pos + 0.02
     return structures, data
+
+
+def on(data):
+    """The small eSEN on a batch."""
+    return HydraForceField.follow(small.model("esen"), small.tasks(), data)
 
 
 class Plain(Calculator):
@@ -61,7 +67,9 @@ def test_ase_rows_are_ase_on_fairchems_calculator(tmp_path, name, optimizer):
     tasks = small.tasks()
     tasks[0].normalizer.rmsd.fill_(1.0)
     structures, data = example(double=True)
-    records, positions = relax_with_ase(name, IS2RS(relaxer=RELAXER), model, tasks, data)
+    records, positions = relax_with_ase(
+        name, IS2RS(relaxer=RELAXER), HydraForceField.follow(model, tasks, data), data
+    )
     ends = positions.split(data.natoms.tolist())
     for atoms, end, record in zip(structures, ends, records, strict=True):
         atoms.calc = Plain(FAIRChemCalculator(unit, task_name="si"))
@@ -78,9 +86,7 @@ def test_ase_rows_are_ase_on_fairchems_calculator(tmp_path, name, optimizer):
 def test_ase_rows_mark_what_diverges(monkeypatch):
     _, data = example(double=True)
     monkeypatch.setattr(ase_relaxers, "MAX_FORCE", 1e-9)
-    records, positions = relax_with_ase(
-        "ase_fire", IS2RS(relaxer=RELAXER), small.model("esen"), small.tasks(), data
-    )
+    records, positions = relax_with_ase("ase_fire", IS2RS(relaxer=RELAXER), on(data), data)
     assert all(r.diverged and not r.converged and r.evaluations == 1 for r in records)
     torch.testing.assert_close(positions, data.pos)
 
@@ -95,7 +101,7 @@ def test_baselines_by_name():
 def test_a_calculator_is_asked_at_the_structures_of_a_row():
     structures, data = example(double=True)
     row = with_reference(unrelaxed_row(IS2RS()), LennardJones(sigma=2.0, rc=4.0))
-    records, positions = row(small.model("esen"), small.tasks(), data)
+    records, positions = row(on(data), data)
     torch.testing.assert_close(positions, data.pos)
     for record, atoms in zip(records, structures, strict=True):
         atoms.calc = LennardJones(sigma=2.0, rc=4.0)
@@ -118,7 +124,7 @@ def test_a_file_is_a_row_of_its_own(tmp_path):
     ase.io.write(tmp_path / "dft.extxyz", structures[::-1])
     title, row = file_row(IS2RS(), ReferenceFile(tmp_path / "dft.extxyz"))
     assert title == "file dft.extxyz"
-    records, positions = row(small.model("esen"), small.tasks(), data)
+    records, positions = row(on(data), data)
     torch.testing.assert_close(positions, data.pos_relaxed + 0.01, atol=1e-7, rtol=0)
     forces = [r.reference_force for r in records]
     assert forces == pytest.approx([0, 0.03 * 3**0.5, 0.06 * 3**0.5])

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
-from fairchem.core.common import distutils
 from torch import Tensor
+
+from fairchem_gdeq.ranks import ranks
 
 
 def reached(parameters: Iterable[Tensor]) -> list[Tensor]:
@@ -17,7 +18,7 @@ def reached(parameters: Iterable[Tensor]) -> list[Tensor]:
     without a gradient, weight decay would change it.
     """
     learning = [p for p in parameters if p.requires_grad]
-    if distutils.get_world_size() == 1 or not learning:
+    if ranks() == 1 or not learning:
         return [p for p in learning if p.grad is not None]
     hit = torch.tensor([float(p.grad is not None) for p in learning], device=learning[0].device)
     dist.all_reduce(hit)
@@ -26,10 +27,10 @@ def reached(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 def average_over_ranks(parameters: Sequence[Tensor]) -> None:
     """Replace every gradient by its mean over the ranks; a missing one counts as zero."""
-    if distutils.get_world_size() == 1:
+    if ranks() == 1:
         return
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
         dist.all_reduce(p.grad)
-        p.grad /= distutils.get_world_size()
+        p.grad /= ranks()

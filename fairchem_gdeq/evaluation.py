@@ -9,17 +9,16 @@ from pathlib import Path
 
 import torch
 from ase.calculators.calculator import Calculator
-from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.models.base import HydraModel
-from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import Tensor
 
-from fairchem_gdeq.fairchem2.ase_relaxers import OPTIMIZERS, relax_with_ase
-from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.ase_relaxers import OPTIMIZERS, relax_with_ase
 from fairchem_gdeq.metrics import Record
 from fairchem_gdeq.reference import ReferenceFile, add_forces
+from fairchem_gdeq.relax import ForceField
+from fairchem_gdeq.task import Batch, RelaxationTask, to_ase
 
-Score = Callable[[HydraModel, list[Task], AtomicData], tuple[list[Record], Tensor]]
+# What a row does with a batch, given the base on it, thawed.
+Score = Callable[[ForceField, Batch], tuple[list[Record], Tensor]]
 Reference = Calculator | ReferenceFile
 
 
@@ -37,7 +36,7 @@ def open_reference(reference: Calculator | str | Path | None) -> Reference | Non
     raise TypeError(f"reference: expected an ASE calculator or a file, got {type(reference)}")
 
 
-def baseline_rows(names: Sequence[str], is2rs: IS2RS) -> dict[str, Score]:
+def baseline_rows(names: Sequence[str], is2rs: RelaxationTask) -> dict[str, Score]:
     """Rows of ASE's optimizers (on the base), each with a title.
 
     Raises:
@@ -53,27 +52,23 @@ def baseline_rows(names: Sequence[str], is2rs: IS2RS) -> dict[str, Score]:
     }
 
 
-def unrelaxed_row(is2rs: IS2RS) -> Score:
+def unrelaxed_row(is2rs: RelaxationTask) -> Score:
     """What doing nothing scores."""
 
-    def score(
-        model: HydraModel, tasks: list[Task], batch: AtomicData
-    ) -> tuple[list[Record], Tensor]:
-        return is2rs.score_positions(model, tasks, batch, batch.pos), batch.pos
+    def score(field: ForceField, batch: Batch) -> tuple[list[Record], Tensor]:
+        return is2rs.score_with(field, batch, batch.pos), batch.pos
 
     return score
 
 
-def file_row(is2rs: IS2RS, file: ReferenceFile) -> tuple[str, Score]:
+def file_row(is2rs: RelaxationTask, file: ReferenceFile) -> tuple[str, Score]:
     """Title and row of the structures in a file, scored with the forces that it holds.
 
     They are scored as they are and not matched with the relaxations of the other rows, which end a
     little elsewhere on another machine; forces change a good deal over that.
     """
 
-    def score(
-        model: HydraModel, tasks: list[Task], batch: AtomicData
-    ) -> tuple[list[Record], Tensor]:
+    def score(field: ForceField, batch: Batch) -> tuple[list[Record], Tensor]:
         structures = is2rs.structures(batch)
         sizes = torch.bincount(structures.batch, minlength=structures.count).tolist()
         free = structures.free.cpu().split(sizes)
@@ -89,9 +84,7 @@ def file_row(is2rs: IS2RS, file: ReferenceFile) -> tuple[str, Score]:
         ]
         records = [
             replace(record, reference_force=force)
-            for record, force in zip(
-                is2rs.score_positions(model, tasks, batch, positions), forces, strict=True
-            )
+            for record, force in zip(is2rs.score_with(field, batch, positions), forces, strict=True)
         ]
         return records, positions
 
@@ -101,12 +94,8 @@ def file_row(is2rs: IS2RS, file: ReferenceFile) -> tuple[str, Score]:
 def with_reference(score: Score, calculator: Calculator) -> Score:
     """The row with a calculator's forces at its structures."""
 
-    def scored(
-        model: HydraModel, tasks: list[Task], batch: AtomicData
-    ) -> tuple[list[Record], Tensor]:
-        records, positions = score(model, tasks, batch)
-        ends = batch.clone()
-        ends.pos = positions
-        return add_forces(records, ends.to_ase(), calculator), positions
+    def scored(field: ForceField, batch: Batch) -> tuple[list[Record], Tensor]:
+        records, positions = score(field, batch)
+        return add_forces(records, to_ase(batch, positions), calculator), positions
 
     return scored

@@ -13,13 +13,14 @@ import ase.io
 import torch
 from ase import Atoms
 from ase.io.jsonio import decode, encode
-from fairchem.core.datasets.atomic_data import AtomicData
 from torch import nn
 from tqdm import tqdm
 
-from fairchem_gdeq.fairchem2.bulk import Bulk
+from fairchem_gdeq.bulk import Bulk
 from fairchem_gdeq.submission import write_positions
+from fairchem_gdeq.task import Batch
 
+# Charge and spin are fairchem 2's.
 STATED = ("atomic_numbers", "pos", "cell", "pbc", "fixed", "charge", "spin")
 
 
@@ -32,10 +33,10 @@ def fingerprint(model: nn.Module, *settings: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-def start_of(row: AtomicData) -> str:
+def start_of(row: Batch) -> str:
     """What tells a row (a batch of one structure) from any other: its name and its start."""
     digest = hashlib.sha256(str(row.sid[0]).encode())
-    for key in STATED:
+    for key in filter(row.__contains__, STATED):
         digest.update(row[key].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -89,14 +90,14 @@ class Journal:
             path.unlink(missing_ok=True)
 
 
-def relax_all(journal: Journal, rows: Iterable[AtomicData], bulk: Bulk, bar: tqdm) -> list[Atoms]:
+def relax_all(journal: Journal, rows: Iterable[Batch], bulk: Bulk, bar: tqdm) -> list[Atoms]:
     """All rows relaxed: those in the journal as they are there, the others by ``bulk``."""
     known = journal.read()
     if known:
         logging.info(f"{len(known)} structures are known from an interrupted run")
     images: list[Atoms] = []
 
-    def missing() -> Iterator[AtomicData]:
+    def missing() -> Iterator[Batch]:
         for row in rows:
             start = start_of(row)
             if start in known:

@@ -1,4 +1,4 @@
-"""ASE's own optimizers on a fairchem model: the relaxations that fine-tuning is compared with."""
+"""ASE's own optimizers on a force field: the relaxations that fine-tuning is compared with."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms
 from ase.optimize import FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
-from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.models.base import HydraModel
-from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import Tensor
 
-from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.metrics import Record, measure
 from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.relax.solvers import MAX_FORCE, MAX_TRAVEL
+from fairchem_gdeq.task import Batch, RelaxationTask
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"ase_fire": FIRE, "ase_lbfgs": LBFGS}
 
@@ -71,7 +68,7 @@ class FieldCalculator(Calculator):
 
 
 def relax_with_ase(
-    name: str, is2rs: IS2RS, model: HydraModel, tasks: list[Task], batch: AtomicData
+    name: str, is2rs: RelaxationTask, field: ForceField, batch: Batch
 ) -> tuple[list[Record], Tensor]:
     """Relax each structure from X_0 with an optimizer of ASE, one after the other, and score it.
 
@@ -80,11 +77,12 @@ def relax_with_ase(
 
     Args:
         name: ``ase_fire`` or ``ase_lbfgs``.
+        field: thawed.
 
     Returns:
-        Records and positions [n, 3] (Angstrom), as ``IS2RS.relax``.
+        Records and positions [n, 3] (Angstrom), as ``RelaxationTask.relax_with``.
     """
-    operator = is2rs.operator(model, tasks, batch).thaw()
+    operator = is2rs.operator_of(field, batch)
     s, budget = operator.structures, is2rs.relaxer
     positions = batch.pos.clone()
     ends: list[tuple[bool, bool, int, float]] = []

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import ase
 import torch
-from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.models.base import HydraModel
-from fairchem.core.units.mlip_unit.mlip_unit import Task
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fairchem_gdeq.data.is2rs import collate
-from fairchem_gdeq.fairchem2.graphs import with_positions
-from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.metrics import Record, measure
-from fairchem_gdeq.relax import Arrival, Ending, Stream
+from fairchem_gdeq.relax import Arrival, Ending, ForceField, Stream
+from fairchem_gdeq.task import Batch, RelaxationTask, to_ase
 
 
 @dataclass(frozen=True)
@@ -30,14 +24,13 @@ class Relaxed:
         ending: its positions, and whether memory sufficed for it.
     """
 
-    row: AtomicData
+    row: Batch
     record: Record
     ending: Ending
 
     def to_ase(self) -> ase.Atoms:
         """The relaxed structure, with how it ended in ``info``."""
-        (atoms,) = with_positions(self.row, self.ending.positions).cpu().to_ase()
-        atoms.calc = None
+        (atoms,) = to_ase(self.row, self.ending.positions)
         atoms.info = {
             "sid": self.record.sid,
             "converged": self.record.converged,
@@ -49,52 +42,7 @@ class Relaxed:
         return atoms
 
 
-def rows_of(loader: DataLoader) -> Iterator[AtomicData]:
-    """The structures of a loader's batches as batches of one, in order."""
-    for batch in loader:
-        if batch.num_graphs == 1:
-            yield batch
-        else:
-            yield from (collate([batch.get_example(i)]) for i in range(batch.num_graphs))
-
-
-def row_count(loader: DataLoader) -> int:
-    """Structures that a loader gives this rank."""
-    return sum(len(indices) for indices in loader.batch_sampler)
-
-
-def left_out(loader: DataLoader) -> str | None:
-    """Which structures fairchem's sampler gives to no rank because they exceed its batch; or None."""
-    batches = getattr(loader.batch_sampler, "all_batches", None)
-    if batches is None:
-        return None
-    missing = sorted(set(range(len(loader.dataset))) - {i for batch in batches for i in batch})
-    if not missing:
-        return None
-    sizes = loader.dataset.get_metadata("natoms", missing)
-    first = loader.dataset[missing[0]]
-    return (
-        f"{len(missing)} of {len(loader.dataset)} structures have more atoms than a batch may "
-        f"({loader.batch_sampler.max_atoms}): up to {max(sizes)}; the first is {first.sid[0]}"
-    )
-
-
-def atom_budget(loader: DataLoader) -> int:
-    """Atoms that the loader puts into one batch, and the stream into one pack.
-
-    Raises:
-        ValueError: the loader packs by something else.
-    """
-    budget = getattr(loader.batch_sampler, "max_atoms", None)
-    if budget is None:
-        raise ValueError(
-            f"{type(loader.batch_sampler).__name__} has no max_atoms: give the loader fairchem's "
-            "MaxAtomDistributedBatchSampler, whose max_atoms is also the size of evaluation packs"
-        )
-    return int(budget)
-
-
-def score(row: AtomicData, arrival: Arrival, ending: Ending) -> Record:
+def score(row: Batch, arrival: Arrival, ending: Ending) -> Record:
     """The record of one row."""
     values = (ending.converged, ending.diverged, ending.evaluations, ending.residual)
     (record,) = measure(
@@ -119,26 +67,25 @@ class Bulk:
 
     def __init__(
         self,
-        is2rs: IS2RS,
-        model: HydraModel,
-        tasks: list[Task],
+        is2rs: RelaxationTask,
+        follow: Callable[[Batch], ForceField],
         budget: int,
         device: torch.device | str,
     ) -> None:
         """
         Args:
             is2rs: says how structures are relaxed.
-            model, tasks: the potential, on ``device``.
+            follow: the potential on a row on ``device``, thawed; no graph is built yet.
             budget: atoms evaluated together.
             device: where rows go when their turn comes.
         """
-        self.is2rs, self.model, self.tasks = is2rs, model, tasks
+        self.is2rs, self.follow = is2rs, follow
         self.device = device
         self.done = self.converged = self.failed = self.evaluations = 0
-        self._arrived: dict[int, tuple[AtomicData, Arrival]] = {}
+        self._arrived: dict[int, tuple[Batch, Arrival]] = {}
         self._stream = Stream((), is2rs.relaxer.course, budget)
 
-    def relax(self, rows: Iterable[AtomicData]) -> Iterator[Relaxed]:
+    def relax(self, rows: Iterable[Batch]) -> Iterator[Relaxed]:
         """Rows (batches of one structure) as they end; pulled when there is room for them."""
         self._stream = Stream(self._arrivals(rows), self.is2rs.relaxer.course, self._stream.budget)
         for ending in self._stream:
@@ -160,9 +107,9 @@ class Bulk:
         bar.set_postfix(numbers | ({"failed": self.failed} if self.failed else {}), refresh=False)
         bar.update()
 
-    def _arrivals(self, rows: Iterable[AtomicData]) -> Iterator[Arrival]:
+    def _arrivals(self, rows: Iterable[Batch]) -> Iterator[Arrival]:
         for key, row in enumerate(rows):
             row = row.to(self.device)
-            arrival = self.is2rs.arrival(key, self.model, self.tasks, row)
+            arrival = self.is2rs.arrival_of(key, self.follow(row), row)
             self._arrived[key] = row, arrival
             yield arrival

@@ -1,0 +1,76 @@
+"""Batches of structures as fairchem 1 models read them, with nothing else in them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+NODE_KEYS = ("pos", "atomic_numbers", "tags", "fixed")
+
+
+def plain(batch: Batch) -> Batch:
+    """The structures of a batch, without graphs, targets or noise of its data set."""
+    sizes = batch.natoms.tolist()
+    nodes = {key: batch[key].split(sizes) for key in NODE_KEYS if key in batch}
+    names = batch.sid if "sid" in batch else range(len(sizes))
+    names = [str(name) for name in (names.tolist() if isinstance(names, Tensor) else names)]
+    # fairchem 1 collates [3] per structure to [3 s] and then reads the first three.
+    pbc = batch.pbc.reshape(-1, 3) if "pbc" in batch else None
+    out = []
+    for i in range(len(sizes)):
+        # Whole numbers would be collated on the CPU, whatever the rest is on.
+        data = Data(natoms=batch.natoms[i : i + 1], sid=names[i])
+        data.cell = batch.cell[i].reshape(1, 3, 3)
+        if pbc is not None:
+            data.pbc = pbc[i : i + 1]
+        for key, parts in nodes.items():
+            data[key] = parts[i]
+        out.append(data)
+    return Batch.from_data_list(out)
+
+
+def with_positions(batch: Batch, positions: Tensor) -> Batch:
+    """A shallow copy at other positions [n, 3]; models add keys to what they are given."""
+    data = copy.copy(batch)
+    data.pos = positions
+    return data
+
+
+def select_structures(batch: Batch, keep: Tensor) -> Batch:
+    """The structures where the mask [s] holds; none is a batch too, as where nothing has converged."""
+    rows = batch.index_select(keep)
+    if rows:
+        return Batch.from_data_list(rows)
+    kept = (*NODE_KEYS, "batch", "natoms", "cell", "pbc")
+    return Batch(sid=[], **{key: batch[key][:0] for key in kept if key in batch})
+
+
+def join_structures(batches: Sequence[Batch]) -> Batch:
+    """The structures of several batches, one after the other."""
+    return Batch.from_data_list([data for batch in batches for data in batch.to_data_list()])
+
+
+def into_cell(batch: Batch) -> Tensor:
+    """Lattice shifts [n, 3], whole numbers, that bring every atom into its cell.
+
+    Structures are periodic in every direction unless they say otherwise, as in fairchem 1.
+
+    Raises:
+        ValueError: a structure is periodic and its cell has no volume.
+    """
+    cell = batch.cell.double()
+    periodic = batch.pbc if "pbc" in batch else torch.ones_like(cell[:, 0]).bool()
+    flat = (torch.linalg.det(cell).abs() < 1e-6) & periodic.any(dim=1)
+    if bool(flat.any()):
+        raise ValueError(
+            f"structures {[batch.sid[i] for i in flat.nonzero().flatten().tolist()]} are periodic "
+            "for this model, but their cells have no volume. Give them a cell (with vacuum along "
+            "directions that are not periodic)."
+        )
+    inverse = torch.linalg.pinv(cell * periodic[:, :, None])
+    fraction = torch.einsum("ni,nij->nj", batch.pos.double(), inverse[batch.batch])
+    return (-fraction.floor() * periodic[batch.batch]).to(batch.pos.dtype)

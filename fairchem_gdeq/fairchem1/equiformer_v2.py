@@ -1,0 +1,40 @@
+"""EquiformerV2, with its DeNS variant and its old form in one piece: frozen frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from fairchem_gdeq.fairchem1.frames import FramedEdges
+from fairchem_gdeq.fairchem1.graphs import FrozenGraph
+from fairchem_gdeq.fairchem1.installing import installed, restored
+
+
+class EquiformerV2(FramedEdges):
+    """The backbone asks ``_init_edge_rot_mat`` for frames and hands them to ``set_wigner``."""
+
+    @contextmanager
+    def _framed(self, graph: FrozenGraph) -> Iterator[None]:
+        rotations = list(self.backbone.SO3_rotation)
+
+        def setter(rotation: nn.Module) -> Any:
+            def set_wigner(vectors: Tensor) -> None:
+                rotation.device, rotation.dtype = vectors.device, vectors.dtype
+                rotation.wigner = self.wigner(graph, vectors, rotation.lmax)
+                rotation.wigner_inv = rotation.wigner.mT
+
+            return set_wigner
+
+        def vectors_for_frames(data: Any, edge_index: Tensor, vectors: Tensor) -> Tensor:
+            return vectors
+
+        with ExitStack() as stack:
+            stack.enter_context(restored(*rotations))
+            enter = stack.enter_context
+            enter(installed(self.backbone, "_init_edge_rot_mat", vectors_for_frames))
+            for rotation in rotations:
+                enter(installed(rotation, "set_wigner", setter(rotation)))
+            yield

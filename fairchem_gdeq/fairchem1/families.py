@@ -1,0 +1,50 @@
+"""Which family a fairchem 1 model belongs to: the place where a new one is added."""
+
+from __future__ import annotations
+
+from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
+from fairchem.core.models.equiformer_v2.equiformer_v2_deprecated import EquiformerV2 as OldEqV2
+from fairchem.core.models.escn.escn import eSCN
+from fairchem.core.models.esen.esen import eSEN_Backbone
+from fairchem.core.models.esen.esen_dens import eSEN_DeNS_Backbone
+from fairchem.core.models.gemnet.gemnet import GemNetT
+from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOC as LibraryGemNetOC
+from fairchem.core.models.painn.painn import PaiNN
+from fairchem.core.models.scn.scn import SphericalChannelNetwork
+from torch import nn
+
+from fairchem_gdeq.fairchem1.equiformer_v2 import EquiformerV2
+from fairchem_gdeq.fairchem1.escn import ESCN
+from fairchem_gdeq.fairchem1.esen import ESEN
+from fairchem_gdeq.fairchem1.gemnet_oc import GemNetOC
+from fairchem_gdeq.fairchem1.graphs import EdgeList
+from fairchem_gdeq.fairchem1.scn import SCN
+
+FAMILIES: tuple[tuple[type[nn.Module], type[EdgeList]], ...] = (
+    (EquiformerV2Backbone, EquiformerV2),
+    (OldEqV2, EquiformerV2),
+    (eSCN, ESCN),
+    (eSEN_Backbone, ESEN),
+    (eSEN_DeNS_Backbone, ESEN),
+    (SphericalChannelNetwork, SCN),
+    (LibraryGemNetOC, GemNetOC),
+    (GemNetT, EdgeList),
+    (PaiNN, EdgeList),
+)
+
+
+def graphs_of(backbone: nn.Module) -> EdgeList:
+    """How this backbone's neighbours are frozen.
+
+    Raises:
+        ValueError: a backbone about whose neighbours nothing is known.
+    """
+    for library, family in FAMILIES:
+        if isinstance(backbone, library):
+            return family(backbone)
+    raise ValueError(
+        f"{type(backbone).__name__}: how its neighbours are chosen is not known here, so its graph "
+        "cannot be frozen and its Jacobian would jump where they change. Supported are "
+        + ", ".join(library.__name__ for library, _ in FAMILIES)
+        + "."
+    )

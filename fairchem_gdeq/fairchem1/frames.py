@@ -1,0 +1,138 @@
+"""Edge frames with a derivative.
+
+EquiformerV2, eSCN and eSEN turn each edge's features into a frame with the edge along y. fairchem 1
+draws the rest of that rotation at random in every forward pass and detaches all of it, so that
+autograd never sees how the frames turn with the edges. Here a frozen edge has a frozen frame, which
+follows the edge by the smallest rotation that takes its old direction to the new one: smooth
+everywhere short of a half turn, unlike Euler angles, and exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+
+import torch
+from e3nn import o3
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph
+
+TURNS = (0.8567, 0.7339, 0.6287, 0.5386, 0.4614)  # per edge index, see ``rolls``
+SMALL = 1e-4  # squared sine below which theta / sin(theta) is a series, good to 1e-17
+
+
+def rotation_vector(start: Tensor, end: Tensor) -> Tensor:
+    """The smallest rotation that takes unit vectors ``start`` to ``end``, axis times angle [e, 3].
+
+    Smooth also where the two are equal; undefined (NaN) where they are opposite.
+    """
+    cross, cosine = torch.linalg.cross(start, end), (start * end).sum(-1, keepdim=True)
+    square = (cross * cross).sum(-1, keepdim=True)
+    near = (square < SMALL) & (cosine > 0)
+    sine = torch.where(near, 1.0, square).sqrt()
+    series = 1 + square / 6 + 3 * square**2 / 40 + 5 * square**3 / 112
+    return cross * torch.where(near, series, torch.atan2(sine, cosine) / sine)
+
+
+@cache
+def _generators(degree: int) -> Tensor:
+    """so(3) generators [3, 2l+1, 2l+1] in e3nn's real basis, double precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # what e3nn computes them in
+    try:
+        return o3.so3_generators(degree)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def wigner_blocks(rotation: Tensor, lmax: int) -> list[Tensor]:
+    """Wigner matrices [e, 2l+1, 2l+1] for l = 0..lmax of rotation vectors [e, 3]."""
+    return [
+        torch.matrix_exp(torch.einsum("ei,iab->eab", rotation, _generators(degree).to(rotation)))
+        for degree in range(lmax + 1)
+    ]
+
+
+def turns(start: Tensor, vectors: Tensor, lmax: int) -> list[Tensor]:
+    """Wigner matrices of the smallest rotations of unit vectors ``start`` to edge vectors [e, 3]."""
+    now = torch.nn.functional.normalize(vectors, dim=-1)
+    return wigner_blocks(rotation_vector(start, now), lmax)
+
+
+def rolls(graph: FrozenGraph, first: Tensor) -> Tensor:
+    """Angle [e] by which each edge's frame is turned about the edge, radian.
+
+    fairchem draws it at random, because forces should not depend on it; with some activations they
+    do a little. Here it is a function of which edge it is, spread as evenly as random numbers: one
+    map, whichever structures are evaluated together. ``first`` [s] numbers each one's first atom.
+    """
+    start = first.repeat_interleave(graph.neighbors)
+    own = torch.cat([(graph.edge_index - start).T, graph.cell_offsets.round().long()], dim=1)
+    turns = torch.tensor(TURNS, dtype=torch.float64, device=own.device)
+    return 2 * math.pi * ((own.double() @ turns) % 1)
+
+
+def frames(unit: Tensor, roll: Tensor, lmax: int) -> list[Tensor]:
+    """Wigner matrices of rotations that take unit vectors [e, 3] to y, then roll about it.
+
+    Edges that point down are first turned about x by half a turn, so that none is near the one
+    direction without a smallest rotation to y.
+    """
+    down = unit[:, 1:2] < 0
+    flip = torch.where(down, unit.new_tensor([math.pi, 0.0, 0.0]), 0.0)
+    turned = torch.where(down, unit * unit.new_tensor([1.0, -1.0, -1.0]), unit)
+    y = unit.new_tensor([0.0, 1.0, 0.0])
+    parts = [wigner_blocks(rotation_vector(turned, y.expand_as(turned)), lmax)]
+    parts = [wigner_blocks(roll.to(unit)[:, None] * y, lmax), *parts, wigner_blocks(flip, lmax)]
+    return [a @ b @ c for a, b, c in zip(*parts, strict=True)]
+
+
+def block_diagonal(blocks: list[Tensor]) -> Tensor:
+    """[e, a, a], [e, b, b], ... as one [e, a+b+..., a+b+...]."""
+    size = sum(block.shape[-1] for block in blocks)
+    rows, start = [], 0
+    for block in blocks:
+        width = block.shape[-1]
+        rows.append(torch.nn.functional.pad(block, (start, size - start - width)))
+        start += width
+    return torch.cat(rows, dim=1)
+
+
+class FramedEdges(EdgeList):
+    """Backbones with edge frames. A family says where its Wigner matrices come from."""
+
+    lonely = "in company"
+
+    def build(self, batch: Batch, widen: float = 0.0) -> FrozenGraph:
+        """As ``EdgeList.build``; also frozen are each edge's direction and roll."""
+        graph = super().build(batch, widen)
+        with torch.no_grad():
+            unit = torch.nn.functional.normalize(graph.vectors(batch.pos, batch.cell), dim=-1)
+            graph.extra["unit"] = unit
+            graph.extra["roll"] = rolls(graph, batch.natoms.cumsum(0) - batch.natoms)
+        return graph
+
+    @staticmethod
+    def wigner(graph: FrozenGraph, vectors: Tensor, lmax: int) -> Tensor:
+        """Wigner matrices [e, (lmax+1)^2, (lmax+1)^2] of the frames at edge vectors [e, 3]."""
+        unit, key = graph.extra["unit"].to(vectors), f"frames{lmax}"
+        with torch.autocast(vectors.device.type, enabled=False):
+            if key not in graph.derived:
+                with torch.no_grad():
+                    graph.derived[key] = frames(unit, graph.extra["roll"], lmax)
+            pairs = zip(graph.derived[key], turns(unit, vectors, lmax), strict=True)
+            return block_diagonal([held @ turn.mT for held, turn in pairs])
+
+    @contextmanager
+    def given(self, graph: FrozenGraph) -> Iterator[None]:
+        """As ``EdgeList.given``, the frames included."""
+        with super().given(graph), self._framed(graph):
+            yield
+
+    def _framed(self, graph: FrozenGraph) -> AbstractContextManager[None]:
+        """Inside, the backbone's Wigner matrices are those of the frozen frames."""
+        raise NotImplementedError

@@ -1,0 +1,136 @@
+"""GemNet-OC: up to four graphs, all frozen, with the triplets and quadruplets that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from fairchem_gdeq.fairchem1.graphs import CHOSEN, EdgeList, FrozenGraph
+from fairchem_gdeq.fairchem1.installing import installed
+
+STRAIGHT = 1e-3  # sine of the angle between two edges below which they are in line
+GRAPHS = 4  # main, atom-to-atom, atom-to-edge, quadruplets: first in what the model derives
+
+
+class GemNetOC(EdgeList):
+    """The largest graph is frozen as a list of edges, the others as choices among its edges.
+
+    ``get_graphs_and_indices`` returns the graphs, symmetrised where the model does so, and index
+    sets that depend on the graphs alone. It runs once for a frozen graph; afterwards only
+    distances and directions are computed anew.
+
+    The dihedral angle of four atoms of which three are in line is undefined, and the model's forces
+    jump there. Slabs as cut from a crystal are full of them, with derivatives of 1e5 that mean
+    nothing: within ``STRAIGHT`` of a line the angle counts as constant. Forces are not changed.
+    """
+
+    lonely = "in company"
+
+    def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
+        """Runs the model's own selection; per edge: ``chosen`` [e, k], for each further graph."""
+        largest: list[dict[str, Any]] = []
+        chosen: list[Tensor] = []
+        generate, subselect = self.backbone.generate_graph_dict, self.backbone.subselect_graph
+
+        def recorded_graph(*args: Any) -> dict[str, Any]:
+            largest.append(generate(*args))
+            self._require_neighbours(largest[0]["num_neighbors"], batch)
+            return largest[0].copy()
+
+        def recorded_choice(data: Batch, graph: dict[str, Any], *limits: Any) -> dict[str, Any]:
+            # The model masks offsets by row, so a fourth column tells which rows it took.
+            offset = graph["cell_offset"].double()
+            number = torch.arange(len(offset), device=offset.device).double()[:, None]
+            out = subselect(data, graph | {"cell_offset": torch.cat([offset, number], 1)}, *limits)
+            rows = out["cell_offset"][:, 3].long()
+            chosen.append(torch.zeros(len(offset), dtype=torch.bool, device=rows.device))
+            chosen[-1][rows] = True
+            out["cell_offset"] = graph["cell_offset"][rows]
+            return out
+
+        with (
+            installed(self.backbone, "otf_graph", True),
+            installed(self.backbone, "generate_graph_dict", recorded_graph),
+            installed(self.backbone, "subselect_graph", recorded_choice),
+        ):
+            self.backbone.get_graphs_and_indices(batch)
+        edges, offsets = largest[0]["edge_index"], largest[0]["cell_offset"]
+        # Its offsets belong to vectors from source to target: the other way round.
+        extra = {CHOSEN: torch.stack(chosen, dim=1)} if chosen else {}
+        return FrozenGraph(edges, -offsets, largest[0]["num_neighbors"], extra)
+
+    @contextmanager
+    def given(self, graph: FrozenGraph) -> Iterator[None]:
+        """As ``EdgeList.given``."""
+
+        def replay(data: Batch) -> tuple[Any, ...]:
+            if "all" not in graph.derived:
+                with torch.no_grad():
+                    graph.derived["all"] = self._derive(graph, data)
+            held = graph.derived["all"]
+            return *(self._measured(g, data) for g in held[:GRAPHS]), *held[GRAPHS:]
+
+        plain_angles = self.backbone.calculate_quad_angles
+
+        def angles(
+            vectors: Tensor, quadruplet_vectors: Tensor, index: dict[str, Any]
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            out, inner, dihedral = plain_angles(vectors, quadruplet_vectors, index)
+            straight = (1 - out**2 < STRAIGHT**2)[index["trip_out_to_quad"]]
+            straight = straight | (1 - inner**2 < STRAIGHT**2)[index["trip_in_to_quad"]]
+            return out, inner, torch.where(straight, dihedral.detach(), dihedral)
+
+        with (
+            installed(self.backbone, "get_graphs_and_indices", replay),
+            installed(self.backbone, "calculate_quad_angles", angles),
+        ):
+            yield
+
+    def _derive(self, graph: FrozenGraph, data: Batch) -> tuple[Any, ...]:
+        """The model's own graphs and index sets, from the frozen edges and choices."""
+        choices = iter(graph.extra[CHOSEN].T if CHOSEN in graph.extra else ())
+        structure = torch.arange(len(graph.neighbors), device=data.pos.device)
+        structure = structure.repeat_interleave(graph.neighbors)
+        everything = {
+            "edge_index": graph.edge_index,
+            "cell_offset": -graph.cell_offsets,
+            "num_neighbors": graph.neighbors,
+        }
+        everything = self._measured(everything, data)
+
+        def frozen_choice(*args: Any) -> dict[str, Any]:
+            mask = next(choices)
+            out = {key: everything[key][mask] for key in ("cell_offset", "distance", "vector")}
+            out["edge_index"] = graph.edge_index[:, mask]
+            out["num_neighbors"] = torch.bincount(structure[mask], minlength=len(graph.neighbors))
+            return out
+
+        with ExitStack() as stack:
+            for name, value in (
+                ("generate_graph_dict", lambda *args: everything.copy()),
+                ("subselect_graph", frozen_choice),
+            ):
+                stack.enter_context(installed(self.backbone, name, value))
+            # The class's function: the instance's is the stand-in that calls this one.
+            return type(self.backbone).get_graphs_and_indices(self.backbone, data)
+
+    @staticmethod
+    def _measured(graph: dict[str, Any], data: Batch) -> dict[str, Any]:
+        """The graph with distances and unit vectors (source to target) at the data's positions."""
+        if not graph:
+            return {}
+        source, target = graph["edge_index"]
+        cell = data.cell[data.batch[target]]
+        vectors = data.pos[target] - data.pos[source]
+        vectors = vectors + torch.einsum("ei,eij->ej", graph["cell_offset"].to(vectors), cell)
+        distance = vectors.norm(dim=-1)
+        return graph | {"distance": distance, "vector": vectors / distance[:, None]}
+
+    def skin(self, batch: Batch) -> Tensor:
+        """NaN [s]: four cutoffs and four ranks choose the neighbours, so no one length tells."""
+        return batch.pos.new_full((len(batch.natoms),), torch.nan)

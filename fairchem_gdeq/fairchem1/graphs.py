@@ -1,0 +1,192 @@
+"""A frozen neighbour graph, and how a fairchem 1 model is made to work on it.
+
+Most models call their own ``generate_graph`` once per forward pass and derive everything else from
+its edges; here it returns the frozen edges with distances and vectors at the current positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from fairchem.core.models.base import GraphData, GraphModelMixin
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from fairchem_gdeq.fairchem1.batches import into_cell, with_positions
+from fairchem_gdeq.fairchem1.installing import installed
+
+CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
+SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
+
+
+@dataclass(frozen=True)
+class FrozenGraph:
+    """Which pairs are neighbours, in which periodic image; grouped by structure, sorted by target.
+
+    Attributes:
+        edge_index: [2, e], source and target.
+        cell_offsets: [e, 3], whole lattice vectors added to x_source - x_target.
+        neighbors: [s], edges per structure.
+        extra: whatever else a family freezes per edge, [e, ...] each.
+        derived: what a family works out from the rest, once; not part of the graph.
+    """
+
+    edge_index: Tensor
+    cell_offsets: Tensor
+    neighbors: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def shifts(self, cell: Tensor) -> Tensor:
+        """Translation [e, 3] of each edge (Angstrom) for cells [s, 3, 3]."""
+        per_edge = cell.repeat_interleave(self.neighbors, dim=0)
+        return torch.einsum("ei,eij->ej", self.cell_offsets.to(cell), per_edge)
+
+    def vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
+        """x_source - x_target + shift [e, 3], Angstrom."""
+        source, target = self.edge_index
+        return positions[source] - positions[target] + self.shifts(cell)
+
+    def select(self, keep: Tensor, batch: Tensor) -> FrozenGraph:
+        """The part of the structures where the mask [s] holds; ``batch`` [n] numbers them."""
+        number = keep[batch].long().cumsum(0) - 1
+        edges = keep[batch[self.edge_index[1]]]
+        return FrozenGraph(
+            number[self.edge_index[:, edges]],
+            self.cell_offsets[edges],
+            self.neighbors[keep],
+            {key: value[edges] for key, value in self.extra.items()},
+        )
+
+
+def join_graphs(graphs: Sequence[FrozenGraph], atoms: Sequence[int]) -> FrozenGraph:
+    """The graphs of several batches of ``atoms`` atoms each, one after the other."""
+    first = torch.tensor([0, *atoms[:-1]]).cumsum(0).tolist()
+    return FrozenGraph(
+        torch.cat([g.edge_index + n for g, n in zip(graphs, first, strict=True)], dim=1),
+        torch.cat([g.cell_offsets for g in graphs]),
+        torch.cat([g.neighbors for g in graphs]),
+        {key: torch.cat([g.extra[key] for g in graphs]) for key in graphs[0].extra},
+    )
+
+
+def edges_changed(before: FrozenGraph, after: FrozenGraph, batch: Tensor) -> Tensor:
+    """Edges [s] that one graph of a batch has and the other lacks, or that serve another purpose."""
+    rows = [
+        torch.cat([g.edge_index.T, g.cell_offsets.round().long(), g.extra[CHOSEN].long()], dim=1)
+        if CHOSEN in g.extra
+        else torch.cat([g.edge_index.T, g.cell_offsets.round().long()], dim=1)
+        for g in (before, after)
+    ]
+    found, number = torch.unique(torch.cat(rows), dim=0, return_counts=True)
+    lonely = torch.unique(found[number == 1][:, :5], dim=0)
+    return torch.bincount(batch[lonely[:, 1]], minlength=len(before.neighbors))
+
+
+class EdgeList:
+    """PaiNN, GemNet-dT, and the base of the other families.
+
+    Both symmetrise the edges and derive triplets, by index alone: what they derive is frozen too.
+
+    Attributes:
+        lonely: where the model can evaluate a structure without neighbours.
+    """
+
+    lonely: Literal["nowhere", "in company", "anywhere"] = "nowhere"
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self.backbone = backbone
+
+    def build(self, batch: Batch, widen: float = 0.0) -> FrozenGraph:
+        """The graph the model itself makes at the batch's positions; ``widen`` the cutoff by (A).
+
+        Positions may lie outside the cell, where fairchem 1 misses neighbours: its builder sees
+        them wrapped, and the offsets are corrected to belong to the positions as given.
+
+        Raises:
+            ValueError: a structure is periodic and its cell has no volume, or it has no neighbours
+                and the model cannot do without.
+        """
+        with torch.no_grad():
+            batch = with_positions(batch, batch.pos.detach())
+            wrap = into_cell(batch) if self.backbone.use_pbc else torch.zeros_like(batch.pos)
+            shift = torch.einsum("ni,nij->nj", wrap, batch.cell[batch.batch])
+            inside = with_positions(batch, batch.pos + shift)
+            graph = self._corrected(self._edges(inside, widen), wrap, batch)
+        self._require_neighbours(graph.neighbors, batch)
+        return graph
+
+    def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
+        """The model's own edges at positions inside the cell."""
+        cutoff = self.backbone.cutoff + widen
+        data = GraphModelMixin.generate_graph(self.backbone, batch, cutoff=cutoff, otf_graph=True)
+        return FrozenGraph(data.edge_index, data.cell_offsets, data.neighbors)
+
+    def _require_neighbours(self, neighbors: Tensor, batch: Batch) -> None:
+        """fairchem 1 fails on such structures later, with messages that do not name them."""
+        lonely = neighbors == 0
+        if self.lonely == "anywhere" or not bool(lonely.any()):
+            return
+        if self.lonely == "nowhere" or bool(lonely.all()):
+            raise ValueError(
+                f"structures {[batch.sid[i] for i in lonely.nonzero().flatten().tolist()]} have no "
+                f"neighbours within the cutoff of {self.backbone.cutoff} Angstrom, and "
+                f"{type(self.backbone).__name__} cannot evaluate them."
+            )
+
+    @staticmethod
+    def _corrected(graph: FrozenGraph, wrap: Tensor, batch: Batch) -> FrozenGraph:
+        source, target = graph.edge_index
+        return FrozenGraph(
+            graph.edge_index,
+            graph.cell_offsets.to(wrap) + wrap[source] - wrap[target],
+            torch.bincount(batch.batch[target], minlength=len(batch.natoms)),
+            graph.extra,
+        )
+
+    @contextmanager
+    def given(self, graph: FrozenGraph) -> Iterator[None]:
+        """Inside, the backbone works on this graph instead of its own."""
+
+        def replay(data: Batch, *args: Any, **kwargs: Any) -> Any:
+            return self._graph_data(graph, data)
+
+        with (
+            installed(self.backbone, "generate_graph", replay),
+            installed(self.backbone, "otf_graph", True),
+        ):
+            yield
+
+    def _graph_data(self, graph: FrozenGraph, data: Batch) -> Any:
+        """What ``generate_graph`` returns."""
+        vectors = graph.vectors(data.pos, data.cell)
+        return GraphData(
+            edge_index=graph.edge_index,
+            # PaiNN writes into it, which the norm's derivative would not survive.
+            edge_distance=vectors.norm(dim=-1).clone(),
+            edge_distance_vec=vectors,
+            cell_offsets=graph.cell_offsets,
+            offset_distances=graph.shifts(data.cell),
+            neighbors=graph.neighbors,
+            batch_full=data.batch,
+            atomic_numbers_full=data.atomic_numbers.long(),
+        )
+
+    def skin(self, batch: Batch) -> Tensor:
+        """How far (Angstrom) the nearest pair is from the cutoff, per structure [s].
+
+        At most ``SKIN_SEARCH``; NaN where an atom has more neighbours than the model takes, since
+        those are chosen by rank.
+        """
+        wide = self.build(batch, widen=SKIN_SEARCH)
+        target, structures = wide.edge_index[1], len(batch.natoms)
+        gap = (wide.vectors(batch.pos, batch.cell).norm(dim=-1) - self.backbone.cutoff).abs()
+        widest = gap.new_full((structures,), SKIN_SEARCH)
+        skin = widest.scatter_reduce(0, batch.batch[target], gap, "amin")
+        full = torch.bincount(target, minlength=len(batch.pos)) >= self.backbone.max_neighbors
+        ranked = torch.bincount(batch.batch[full], minlength=structures) > 0
+        return torch.where(ranked, torch.nan, skin)

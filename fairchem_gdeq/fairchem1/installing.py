@@ -1,0 +1,54 @@
+"""Changing one instance from outside for the length of one evaluation, and leaving no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def installed(owner: object, name: str, value: Any) -> Iterator[None]:
+    """``owner.name`` is ``value`` inside; the class and other instances are not touched."""
+    own, before = name in vars(owner), vars(owner).get(name)
+    vars(owner)[name] = value
+    try:
+        yield
+    finally:
+        if own:
+            vars(owner)[name] = before
+        else:
+            vars(owner).pop(name, None)
+
+
+@contextmanager
+def restored(*owners: object) -> Iterator[None]:
+    """Attributes and submodules that a forward pass leaves behind are taken back.
+
+    fairchem 1 keeps the Wigner matrices of the last call on its modules. With a derivative they
+    would hold the whole graph, and the model could neither be copied nor pickled.
+    """
+    held = [vars(owner) for owner in owners]
+    held += [owner._modules for owner in owners if isinstance(owner, nn.Module)]
+    before = [values.copy() for values in held]
+    try:
+        yield
+    finally:
+        for values, old in zip(held, before, strict=True):
+            values.clear()
+            values.update(old)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without dropout, stochastic depth and the like; given back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,98 @@
+"""The ``task`` section of a fairchem 1 config of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from fairchem_gdeq.metrics import Basin
+from fairchem_gdeq.relax import SIGNALS, Method
+from fairchem_gdeq.task import RelaxationTask, Relaxer
+
+FAIRCHEMS = ("strict_load",)  # keys of ``task`` that fairchem itself reads
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``task`` says, beside fairchem's own keys.
+
+    Attributes:
+        base: the checkpoint that is fine-tuned, a ``.pt`` of fairchem 1.
+        obtain_base: what to tell somebody who does not have it.
+        run_id: name of the run's folders in ``checkpoints``, ``results`` and ``logs``; the same
+            command goes on from there. ``--timestamp-id`` takes precedence; None is fairchem's time
+            stamp.
+        signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
+        horizon: K, in training and before the solver in evaluation.
+        alpha, cap: of the operator, Angstrom per (eV/Angstrom) and Angstrom.
+        method: all of ``relax.Method`` but its horizon.
+        relaxer: all of ``task.Relaxer`` but its horizon.
+        basin: of ``metrics.Basin``.
+        warm_start: begin a structure's adjoint solve from its last answer.
+        eval_max_atoms: evaluated together where structures are only relaxed.
+        split: ``train``, ``val`` or ``test``: what ``--mode validate`` scores.
+        baselines: rows of the table besides: ``ase_fire``, ``ase_lbfgs``.
+        reference: a file with reference forces, for FbT and AFbT (``reference.ReferenceFile``).
+    """
+
+    base: str
+    eval_max_atoms: int
+    obtain_base: str = "Name a checkpoint of fairchem 1 with --task.base=PATH."
+    run_id: str | None = None
+    signal: str = "gdeq"
+    horizon: int = 20
+    alpha: float = 0.03
+    cap: float | None = 0.1
+    method: Method = field(default_factory=Method)
+    relaxer: Relaxer = field(default_factory=Relaxer)
+    basin: Basin = field(default_factory=Basin)
+    warm_start: bool = True
+    split: str = "test"
+    baselines: tuple[str, ...] = ()
+    reference: str | None = None
+
+    @classmethod
+    def read(cls, task: Mapping[str, Any]) -> Settings:
+        """The settings in a ``task`` section.
+
+        Raises:
+            ValueError: an unknown key, a missing one, or a value that cannot be meant.
+        """
+        values = {key: value for key, value in task.items() if key not in FAIRCHEMS}
+        for key, kind in (("method", Method), ("relaxer", Relaxer), ("basin", Basin)):
+            if key in values:
+                values[key] = _built(f"task.{key}", kind, values[key])
+        if "baselines" in values:
+            values["baselines"] = tuple(values["baselines"])
+        settings: Settings = _built("task", cls, values)
+        if settings.signal not in SIGNALS:
+            raise ValueError(f"task.signal={settings.signal!r}: choose one of {', '.join(SIGNALS)}")
+        if settings.split not in ("train", "val", "test"):
+            raise ValueError(f"task.split={settings.split!r}: choose one of train, val, test")
+        return replace(
+            settings,
+            method=replace(settings.method, horizon=settings.horizon),
+            relaxer=replace(settings.relaxer, horizon=settings.horizon),
+        )
+
+    @property
+    def is2rs(self) -> RelaxationTask:
+        """How structures are relaxed and scored."""
+        return RelaxationTask(
+            alpha=self.alpha, cap=self.cap, relaxer=self.relaxer, basin=self.basin
+        )
+
+
+def _built(where: str, kind: type, values: Mapping[str, Any]) -> Any:
+    known = {f.name for f in fields(kind)}
+    if where != "task":
+        known -= {"horizon"}  # one number for both, in ``task``
+    if unknown := set(values) - known:
+        raise ValueError(
+            f"{where}: unknown keys {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
+        )
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error

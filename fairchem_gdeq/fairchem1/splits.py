@@ -1,0 +1,35 @@
+"""What bulk relaxation takes from fairchem 1's loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from fairchem.core.datasets import data_list_collater
+from torch.utils.data import DataLoader
+from torch_geometric.data import Batch
+
+from fairchem_gdeq.scoring import Split
+
+# fairchem's readers of IS2RE/IS2RS LMDBs. Ours opens the same files and checks every row.
+LMDB_FORMATS = ("lmdb", "single_point_lmdb", "oc22_lmdb")
+CHECKED = "is2rs_lmdb"
+
+
+def rows_of(loader: DataLoader) -> Iterator[Batch]:
+    """The structures of a loader's batches as batches of one, in order."""
+    for batch in loader:
+        for index in range(batch.num_graphs):
+            yield data_list_collater([batch.get_example(index)], otf_graph=True)
+
+
+def split_of(name: str, loader: DataLoader, budget: int, device: torch.device) -> Split:
+    """A loader's structures, to be relaxed ``budget`` atoms at a time."""
+    return Split(
+        name=name,
+        rows=partial(rows_of, loader),
+        count=len(loader.batch_sampler.sampler),
+        budget=budget,
+        device=device,
+    )

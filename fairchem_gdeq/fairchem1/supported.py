@@ -1,0 +1,57 @@
+"""Which models are fine-tuned exactly, and why the others are refused: all of it in this place."""
+
+from __future__ import annotations
+
+from fairchem.core.common import gp_utils
+from fairchem.core.models.dimenet_plus_plus import DimeNetPlusPlus
+from fairchem.core.models.escn.escn_exportable import eSCN as ExportableESCN
+from fairchem.core.models.gemnet_gp.gemnet import GraphParallelGemNetT
+from fairchem.core.models.schnet import SchNet
+from torch import nn
+
+from fairchem_gdeq.fairchem1.families import graphs_of
+
+REFUSED: dict[type[nn.Module], str] = {
+    ExportableESCN: (
+        "escn_export takes tensors instead of a batch and makes its edge frames where nothing can be "
+        "set from outside. Open the checkpoint as model escn."
+    ),
+    GraphParallelGemNetT: (
+        "gp_gemnet_t does not run in fairchem-core 1.10 at all: it reads graph.distance_vec, which "
+        "is now graph.edge_distance_vec. Use gemnet_t."
+    ),
+}
+CONSERVATIVE = (SchNet, DimeNetPlusPlus)
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The part that chooses neighbours: the backbone of a hydra model, or the model itself."""
+    return getattr(model, "backbone", model)
+
+
+def require_exact(model: nn.Module) -> None:
+    """Refuse a model whose Jacobian on a frozen graph would not be the derivative of its forces.
+
+    Raises:
+        ValueError: says why and what to do.
+    """
+    backbone = backbone_of(model)
+    name = type(backbone).__name__
+    if not getattr(backbone, "regress_forces", True):
+        raise ValueError(f"{name} predicts no forces (regress_forces: false).")
+    # Neither SchNet nor DimeNet++ has a switch: their forces are always derivatives.
+    if isinstance(backbone, CONSERVATIVE) or not getattr(backbone, "direct_forces", True):
+        raise ValueError(
+            f"{name} computes forces as the gradient of its energy. G-DEQ differentiates the forces "
+            "themselves, which for such a model takes second derivatives of the energy at every "
+            "step and is not supported. Use a model with direct_forces: true."
+        )
+    for refused, reason in REFUSED.items():
+        if isinstance(backbone, refused):
+            raise ValueError(reason)
+    if gp_utils.initialized():
+        raise ValueError(
+            "graph parallelism (gp_gpus) splits the edges of a structure among processes, and a "
+            "frozen graph is whole. Use data parallelism alone."
+        )
+    graphs_of(backbone)

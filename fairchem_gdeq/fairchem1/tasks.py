@@ -1,0 +1,150 @@
+"""What ``fairchem --mode train``, ``validate``, ``predict`` and ``run-relaxations`` do.
+
+fairchem 1 finds a task by the name of the mode, and allows no others. So these take the names of its
+own and leave trainers that are not ours to them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fairchem.core.common.registry import registry
+from fairchem.core.tasks.task import (
+    BaseTask,
+    PredictTask,
+    RelaxationTask,
+    TrainTask,
+    ValidateTask,
+)
+from fairchem.core.trainers.base_trainer import BaseTrainer
+
+from fairchem_gdeq.evaluation import open_reference
+from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint
+from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
+from fairchem_gdeq.metrics import summarise
+from fairchem_gdeq.ranks import rank
+from fairchem_gdeq.scoring import TUNED, Candidate
+from fairchem_gdeq.submission import write_positions
+
+BEST = "best_checkpoint.pt"
+
+
+def results(trainer: GDEQTrainer) -> Path:
+    """Folder of tables, plots and predictions of the run."""
+    return Path(trainer.config["cmd"]["results_dir"])
+
+
+def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> Candidate | None:
+    """The trainer's model with a checkpoint's weights, or the run's best; None if there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_checkpoint``.
+    """
+    path = checkpoint or os.path.join(trainer.config["cmd"]["checkpoint_dir"], BEST)
+    if checkpoint is None and not os.path.isfile(path):
+        logging.warning(
+            f"{path}: no tuned model yet, so only the base is used. Train first with --mode train, "
+            "or name a model with --checkpoint PATH"
+        )
+        return None
+    load_averaged(trainer, path, read_checkpoint(path, "Name another with --checkpoint PATH."))
+    return Candidate(TUNED, trainer._unwrapped_model, trainer.is2rs)
+
+
+def compare(trainer: GDEQTrainer, split: str, tuned: Candidate | None, folder: Path) -> None:
+    """The results table of a split: unrelaxed, base, tuned and what else the config asks for."""
+    settings, scoring = trainer.settings, trainer.scoring(split)
+    reference = open_reference(settings.reference)
+    records = scoring.compare(trainer.base, tuned, settings.baselines, reference)
+    scoring.report(folder, settings.signal, settings.basin, records, trainer.history)
+
+
+class _Evaluation(BaseTask):
+    """Works with the run's best model, where ``--checkpoint`` names no other."""
+
+    def setup(self, trainer: BaseTrainer) -> None:
+        """As fairchem's for its own trainers; ours opens no training state."""
+        if not isinstance(trainer, GDEQTrainer):
+            super().setup(trainer)
+            return
+        self.trainer = trainer
+        self.chkpt_path = os.path.join(trainer.config["cmd"]["checkpoint_dir"], "checkpoint.pt")
+        self.tuned = tuned(trainer, self.config["checkpoint"])
+
+    @property
+    def chosen(self) -> Candidate:
+        """The model to predict with."""
+        return self.tuned or self.trainer.base
+
+
+@registry.register_task("train")
+class Train(TrainTask):
+    """Train (or go on), then score unrelaxed, base and best epoch on the test split."""
+
+    def run(self) -> None:
+        """fairchem's training, and our table after it."""
+        super().run()
+        trainer = self.trainer
+        if not isinstance(trainer, GDEQTrainer) or trainer.is_debug:
+            return
+        base = trainer.scoring("val").relaxed(trainer.base)
+        trainer.history.base = summarise(base, trainer.is2rs.basin)
+        if trainer.test_loader is not None:
+            compare(trainer, "test", tuned(trainer, None), results(trainer))
+
+
+@registry.register_task("validate")
+class Validate(_Evaluation, ValidateTask):
+    """Scores of ``task.split``; files go to ``validate`` in the results, the run's own stay."""
+
+    def run(self) -> None:
+        """Table, JSON and pictures."""
+        trainer = self.trainer
+        if not isinstance(trainer, GDEQTrainer):
+            super().run()
+            return
+        compare(trainer, trainer.settings.split, self.tuned, results(trainer) / "validate")
+
+
+@registry.register_task("predict")
+class Predict(_Evaluation, PredictTask):
+    """Relaxed structures of the test split: ``test.extxyz`` and ``test.npz`` (see ``submission``)."""
+
+    def run(self) -> None:
+        """Relax; an interrupted prediction goes on where it was."""
+        trainer: Any = self.trainer
+        if not isinstance(trainer, GDEQTrainer):
+            super().run()
+            return
+        logging.info(f"predicting with the {self.chosen.name} model")
+        trainer.scoring("test").predict(self.chosen, results(trainer) / "predictions")
+
+
+@registry.register_task("run-relaxations")
+class RunRelaxations(_Evaluation, RelaxationTask):
+    """``relaxed_positions.npz`` of ``dataset.relax`` (else the test split), as fairchem's, and a score.
+
+    The relaxation is the one that was trained: plain steps, then a solver, in flight.
+    """
+
+    def run(self) -> None:
+        """Relax and write; with targets, score as well."""
+        trainer: Any = self.trainer
+        if not isinstance(trainer, GDEQTrainer):
+            super().run()
+            return
+        logging.info(f"relaxing with the {self.chosen.name} model")
+        settings, folder = trainer.settings, results(trainer)
+        scoring = trainer.scoring("relax" if trainer.config["relax_dataset"] else "test")
+        images = scoring.predict(self.chosen, folder / "relaxations")
+        if rank() == 0:
+            write_positions(folder / "relaxed_positions.npz", images)
+        if all("pos_relaxed" in row for row in islice(scoring.split.rows(), 1)):
+            records = {self.chosen.name: scoring.records_of(self.chosen, images)}
+            scoring.report(
+                folder / "relaxations", settings.signal, settings.basin, records, trainer.history
+            )

@@ -1,0 +1,297 @@
+"""The trainer ``gdeq``: fairchem 1's, with Algorithm 1 in place of its force-matching step."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import update_config
+from fairchem.core.modules.evaluator import Evaluator
+from fairchem.core.trainers import OCPTrainer
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from fairchem_gdeq.adjoints import Adjoints
+from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint, require_model
+from fairchem_gdeq.fairchem1.fields import OCPForceField
+from fairchem_gdeq.fairchem1.settings import Settings
+from fairchem_gdeq.fairchem1.splits import CHECKED, LMDB_FORMATS, split_of
+from fairchem_gdeq.gradients import average_over_ranks, reached
+from fairchem_gdeq.history import History
+from fairchem_gdeq.memory import peak_mb, reset_peak
+from fairchem_gdeq.metrics import summarise
+from fairchem_gdeq.relax import SIGNALS
+from fairchem_gdeq.scoring import BASE, Candidate, Scoring
+from fairchem_gdeq.steplog import describe
+
+STATE = "gdeq_state.pt"  # beside checkpoint.pt: what fairchem's checkpoint has no place for
+PRIMARY = "delta_q_mean"
+# Of a trainer's config, by split.
+SECTIONS = {"train": "dataset"} | {name: f"{name}_dataset" for name in ("val", "test", "relax")}
+
+
+@registry.register_trainer("gdeq")
+class GDEQTrainer(OCPTrainer):
+    """Fine-tunes a direct-force model through its own relaxations.
+
+    The loop, logging, checkpoints, resume, EMA, AMP and ``--submit`` are fairchem's; the gradient is
+    one of ``fairchem_gdeq.relax.SIGNALS``. What is saved names fairchem's own trainer ``ocp``.
+    """
+
+    def __init__(
+        self,
+        task: dict[str, Any],
+        model: dict[str, Any],
+        timestamp_id: str | None = None,
+        inference_only: bool = False,
+        **fairchems: Any,
+    ) -> None:
+        """As ``OCPTrainer``, with ``Settings`` in ``task``.
+
+        Outputs, loss functions and normalizers are those of the base, so that a tuned checkpoint
+        opens wherever the base does.
+
+        Raises:
+            ValueError: a key or value of ``task`` that cannot be meant, or a base of another model.
+            FileNotFoundError: there is no such base.
+        """
+        self.settings = Settings.read(task)
+        self.is2rs, self.method = self.settings.is2rs, self.settings.method
+        self.history, self.adjoints = History(), Adjoints()
+        if not inference_only:
+            path = self.settings.base
+            self._base_checkpoint = read_checkpoint(path, self.settings.obtain_base)
+            stored = update_config(self._base_checkpoint["config"])
+            require_model(path, stored, model)
+            fairchems |= {key: stored[key] for key in ("outputs", "loss_functions")}
+            fairchems["evaluation_metrics"] = {"primary_metric": PRIMARY}
+        super().__init__(
+            task=task,
+            model=model,
+            timestamp_id=timestamp_id or self.settings.run_id,
+            inference_only=inference_only,
+            **fairchems,
+        )
+
+    # ---- loading -----------------------------------------------------------------------------
+
+    def load_datasets(self) -> None:
+        """As fairchem's, with our checked reader in place of its readers of IS2RE/IS2RS LMDBs."""
+        for split, section in SECTIONS.items():
+            config = self.config[section]
+            inherits = split != "train" and config.get("use_train_settings", True)
+            form = config.get("format", None if inherits else "lmdb")
+            if config and form in LMDB_FORMATS:
+                config["format"] = CHECKED
+        super().load_datasets()
+
+    def load_references_and_normalizers(self) -> None:
+        """Those of the base, with its weights; it is also kept for comparison."""
+        load_averaged(self, self.settings.base, self._base_checkpoint)
+        del self._base_checkpoint
+        self.base = Candidate(BASE, copy.deepcopy(self._unwrapped_model), self.is2rs)
+
+    # ---- training: fairchem's loop calls these four, in this order ----------------------------
+
+    def _forward(self, batch: Batch) -> dict[str, Any]:
+        """In training: the signal's gradient for one batch, and the numbers of the step.
+
+        fairchem puts the model into training mode before each step; it goes back to evaluation mode,
+        since every evaluation of a step must be the same map.
+        """
+        if not self.model.training:
+            return super()._forward(batch)  # OCPTrainer.predict, as OCPCalculator calls it
+        self.model.eval()
+        reset_peak()
+        self._started = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = batch.to(self.device)
+        # The gradient is linear in eq. 5's weights: this is what scaling the loss would do.
+        scale = self.scaler.get_scale() if self.scaler else 1.0
+        method = replace(
+            self.method,
+            lambda_guide=self.method.lambda_guide * scale,
+            lambda_eq=self.method.lambda_eq * scale,
+        )
+        field = OCPForceField.freeze(self._unwrapped_model, batch, self._denorm)
+        operator = self.is2rs.operator_of(field, batch)
+        where = (batch.sid, batch.natoms.tolist())
+        guess = None
+        if self.settings.warm_start:
+            guess = self.adjoints.recall(*where, batch.pos) * scale
+        signal = SIGNALS[self.settings.signal]
+        report = signal(operator, batch.pos, batch.pos_relaxed, method, guess)
+        if self.settings.warm_start:
+            self.adjoints.keep(*where, report, scale)
+        self._log = describe(replace(report, loss=report.loss / scale), operator)
+        return self._log
+
+    def _compute_loss(self, out: dict[str, Any], batch: Batch) -> Tensor:
+        """Eq. 5's value; its gradient is there already."""
+        if not out.keys() & {"train/loss"}:
+            return super()._compute_loss(out, batch)
+        return torch.tensor(out["train/loss"], device=self.device)
+
+    def _compute_metrics(
+        self,
+        out: dict[str, Any],
+        batch: Batch,
+        evaluator: Evaluator,
+        metrics: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The step's numbers in fairchem's running means; what is not known (NaN) is left out."""
+        for key, value in out.items():
+            if key != "train/loss" and value == value:
+                metrics = evaluator.update(key.removeprefix("train/"), value, metrics)
+        return metrics
+
+    def _backward(self, loss: Tensor) -> None:
+        """The optimizer's step; a gradient that is not finite is counted and thrown away."""
+        parameters = reached(self.model.parameters())
+        average_over_ranks(parameters)
+        if self.scaler and parameters:
+            self.scaler.unscale_(self.optimizer)
+        self._divide_shared()
+        limit = self.clip_grad_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        applied = bool(parameters) and bool(torch.isfinite(norm))
+        if (
+            self.scaler and parameters
+        ):  # it leaves out a step that is not finite, and learns from it
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif applied:
+            self.optimizer.step()
+        if applied and self.ema:
+            self.ema.update()
+        if not applied:
+            why = "is not finite" if parameters else "reaches no parameter that is trained"
+            logging.warning(f"the gradient {why}: no update in this step")
+        self.optimizer.zero_grad(set_to_none=True)
+        done = {
+            "train/grad_norm": float(norm),
+            "train/skipped_update": float(not applied),
+            "train/seconds": time.perf_counter() - self._started,
+            "train/peak_memory_mb": peak_mb(),
+        }
+        progress = {
+            "train/step": self.step,
+            "train/epoch": (self.step - 1) / len(self.train_loader),
+            "train/lr": self.scheduler.get_lr(),
+        }
+        self.history.steps.append(self._log | done | progress)
+        if self.logger is not None:
+            shown = {key.removeprefix("train/"): value for key, value in done.items()}
+            self.logger.log(shown, step=self.step, split="train")
+
+    def _divide_shared(self) -> None:
+        """What fairchem does to the gradients of parameters that GemNet's blocks share."""
+        for parameter, factor in getattr(self._unwrapped_model, "shared_parameters", []):
+            if parameter.grad is not None:
+                parameter.grad /= factor
+
+    # ---- evaluation --------------------------------------------------------------------------
+
+    def _denorm(self, forces: Tensor) -> Tensor:
+        """The model's forces [n, 3] in eV/Angstrom, by the base's normalizer where it has one."""
+        return self.normalizers["forces"](forces) if "forces" in self.normalizers else forces
+
+    def follow(self, model: nn.Module, batch: Batch) -> OCPForceField:
+        """A model on a batch as a field that builds its graph anew at every evaluation."""
+        return OCPForceField.follow(model, batch, self._denorm)
+
+    def scoring(self, split: str) -> Scoring:
+        """``train``, ``val``, ``test`` or ``relax``; files of it are named as its folder.
+
+        Raises:
+            ValueError: the config has no such data set.
+        """
+        loader = getattr(self, f"{split}_loader", None)
+        if loader is None:
+            raise ValueError(f"the config has no data set for this: give it dataset.{split}.src")
+        source = self.config[SECTIONS[split]]["src"]
+        name = Path(source).stem if isinstance(source, str) else split
+        rows = split_of(name, loader, self.settings.eval_max_atoms, self.device)
+        return Scoring(rows, self.follow)
+
+    @torch.no_grad()
+    def validate(self, split: str = "val", disable_tqdm: bool = False) -> dict[str, Any]:
+        """Relax a split with the averaged weights and score it; logged, and kept in the history."""
+        self.model.eval()
+        if self.ema:
+            self.ema.store()
+            self.ema.copy_to()
+        now = Candidate(f"epoch {self.epoch:g}", self._unwrapped_model, self.is2rs)
+        records = self.scoring(split).relaxed(now)
+        if self.ema:
+            self.ema.restore()
+        scores = summarise(records, self.is2rs.basin)
+        self.history.add_epoch(self.epoch, scores)
+        logging.info(", ".join(f"{key}: {value:.4f}" for key, value in scores.items()))
+        if self.logger is not None:
+            self.logger.log(scores | {"epoch": self.epoch}, step=self.step, split=split)
+        return {key: {"metric": value} for key, value in scores.items()}
+
+    def update_best(
+        self, primary_metric: str, val_metrics: dict[str, Any], disable_eval_tqdm: bool = True
+    ) -> None:
+        """Save ``best_checkpoint.pt`` where validation Delta Q has its lowest value so far.
+
+        fairchem's own takes the largest value for the best, and predicts the test split each time.
+        """
+        self._save_state()  # the checkpoint of this step is older than its scores
+        best = self.history.best
+        if best is not None and best["epoch"] == self.history.epochs[-1]["epoch"]:
+            self.best_val_metric = best[primary_metric]
+            self.save(val_metrics, checkpoint_file="best_checkpoint.pt", training_state=False)
+
+    # ---- checkpoints -------------------------------------------------------------------------
+
+    def save(
+        self,
+        metrics: dict[str, Any] | None = None,
+        checkpoint_file: str = "checkpoint.pt",
+        training_state: bool = True,
+    ) -> str | None:
+        """fairchem's checkpoint, with history and adjoints in a file beside it."""
+        if training_state:
+            self._save_state()
+        return super().save(metrics, checkpoint_file, training_state)
+
+    def _save_state(self) -> None:
+        if not self.is_debug and distutils.is_master():
+            state = {"history": self.history.state(), "adjoints": self.adjoints.known}
+            torch.save(state, os.path.join(self.config["cmd"]["checkpoint_dir"], STATE))
+
+    def load_checkpoint(
+        self,
+        checkpoint_path: str,
+        checkpoint: dict[str, Any] | None = None,
+        inference_only: bool = False,
+    ) -> None:
+        """As fairchem's; to go on with a training, with what is in the file beside it.
+
+        Raises:
+            ValueError: a training is to go on from something else than a run of this trainer.
+        """
+        state = os.path.join(os.path.dirname(checkpoint_path), STATE)
+        if not inference_only and not os.path.isfile(state):
+            raise ValueError(
+                f"checkpoint {checkpoint_path}: not of a run of this trainer ({state} is missing). "
+                "A potential to start from is named with --task.base=PATH"
+            )
+        super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
+        if not inference_only:
+            stored = torch.load(state, map_location="cpu", weights_only=True)
+            self.history.load(stored["history"])
+            done = [step for step in self.history.steps if step["train/step"] <= self.step]
+            self.history.steps = done  # it may be of later than the checkpoint
+            self.adjoints.known = stored["adjoints"]

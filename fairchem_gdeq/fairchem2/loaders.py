@@ -1,0 +1,55 @@
+"""What bulk relaxation takes from fairchem 2's loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fairchem.core.datasets.atomic_data import AtomicData
+from torch.utils.data import DataLoader
+
+from fairchem_gdeq.data.is2rs import collate
+
+
+def rows_of(loader: DataLoader) -> Iterator[AtomicData]:
+    """The structures of a loader's batches as batches of one, in order."""
+    for batch in loader:
+        if batch.num_graphs == 1:
+            yield batch
+        else:
+            yield from (collate([batch.get_example(i)]) for i in range(batch.num_graphs))
+
+
+def row_count(loader: DataLoader) -> int:
+    """Structures that a loader gives this rank."""
+    return sum(len(indices) for indices in loader.batch_sampler)
+
+
+def left_out(loader: DataLoader) -> str | None:
+    """Which structures fairchem's sampler gives to no rank because they exceed its batch; or None."""
+    batches = getattr(loader.batch_sampler, "all_batches", None)
+    if batches is None:
+        return None
+    missing = sorted(set(range(len(loader.dataset))) - {i for batch in batches for i in batch})
+    if not missing:
+        return None
+    sizes = loader.dataset.get_metadata("natoms", missing)
+    first = loader.dataset[missing[0]]
+    return (
+        f"{len(missing)} of {len(loader.dataset)} structures have more atoms than a batch may "
+        f"({loader.batch_sampler.max_atoms}): up to {max(sizes)}; the first is {first.sid[0]}"
+    )
+
+
+def atom_budget(loader: DataLoader) -> int:
+    """Atoms that the loader puts into one batch, and the stream into one pack.
+
+    Raises:
+        ValueError: the loader packs by something else.
+    """
+    budget = getattr(loader.batch_sampler, "max_atoms", None)
+    if budget is None:
+        raise ValueError(
+            f"{type(loader.batch_sampler).__name__} has no max_atoms: give the loader fairchem's "
+            "MaxAtomDistributedBatchSampler, whose max_atoms is also the size of evaluation packs"
+        )
+    return int(budget)

@@ -1,0 +1,32 @@
+"""The processes that train or evaluate together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+
+
+def ranks() -> int:
+    """How many there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which one this is; 0 writes files and prints."""
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def gather(items: list[Any]) -> list[Any]:
+    """The items of every rank, in rank order, on every rank."""
+    if ranks() == 1:
+        return items
+    parts: list[Any] = [None] * ranks()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def synchronize() -> None:
+    """Wait until every rank is here."""
+    if ranks() > 1:
+        dist.barrier()

@@ -1,0 +1,261 @@
+"""The product as a user of fairchem 1 meets it: ``fairchem --mode ... --config-yml ...``."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+import yaml
+from fairchem.core._cli import main
+from fairchem.core.common import distutils
+from fairchem.core.common.flags import flags
+from fairchem.core.common.utils import build_config, load_config, new_trainer_context
+from fairchem.core.trainers import OCPTrainer
+
+from fairchem_gdeq.fairchem1 import GDEQTrainer
+from tests.data import pyg
+from tests.fairchem1 import small1
+
+ROOT = Path(__file__).parents[2]
+KIND = "equiformer_v2"
+CONSTANT = [
+    "--optim.scheduler=Null"
+]  # fairchem saves before the schedule's step, and resumes one late
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    small1.write_data(folder, {"train": 4, "val": 2, "test": 2})
+    small1.checkpoint(folder / f"{KIND}.pt", KIND)
+    shared = ROOT / "configs" / "shared" / "finetune_fairchem1.yml"
+    config = {"includes": [str(shared)], **small1.config(folder, KIND)}
+    (folder / "config.yml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def arguments(inputs, run_dir, mode, *overrides):
+    known = ["--mode", mode, "--cpu", "--run-dir", str(run_dir)]
+    known += ["--config-yml", str(inputs / "config.yml"), *overrides]
+    return flags.get_parser().parse_known_args(known)
+
+
+def fairchem(*args):
+    """fairchem's own ``main`` in this process."""
+    gc.collect()  # LMDB files of a run before this one
+    main(*arguments(*args))
+
+
+@pytest.fixture(scope="module")
+def trained(inputs, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("run")
+    fairchem(inputs, run_dir, "train", *CONSTANT)
+    return run_dir
+
+
+def results(run_dir, name="test.json"):
+    return json.loads((run_dir / "results" / "run" / name).read_text())
+
+
+def weights(run_dir, name="checkpoint.pt"):
+    return torch.load(run_dir / "checkpoints" / "run" / name, weights_only=True)["state_dict"]
+
+
+def test_train_ends_with_table_pictures_and_checkpoints(trained):
+    stored = results(trained)
+    assert list(stored["scores"]) == ["unrelaxed X_0", "base", "tuned"]
+    assert len(stored["history"]["steps"]) == 4 and len(stored["history"]["epochs"]) == 2
+    best = min(stored["history"]["epochs"], key=lambda e: e["delta_q_mean"])
+    assert stored["best_epoch"] == best
+    for name in ("test_basins.png", "test_structures.png", "epochs.png"):
+        assert (trained / "results" / "run" / name).stat().st_size > 1000
+    assert list((trained / "logs" / "tensorboard" / "run").iterdir())
+    for name in ("checkpoint.pt", "best_checkpoint.pt"):
+        checkpoint = torch.load(trained / "checkpoints" / "run" / name, weights_only=True)
+        assert checkpoint["config"]["trainer"] == "ocp"
+        assert float(checkpoint["normalizers"]["forces"]["rmsd"]) == 1.5
+
+
+def test_the_other_modes_use_the_best_epoch(inputs, trained):
+    for mode in ("validate", "predict", "run-relaxations"):
+        fairchem(inputs, trained, mode)
+    assert results(trained, "validate/test.json")["scores"]["tuned"] == pytest.approx(
+        results(trained)["scores"]["tuned"], rel=1e-4
+    )
+    folder = trained / "results" / "run"
+    ours, fairchems = (
+        np.load(folder / name) for name in ("predictions/test.npz", "relaxed_positions.npz")
+    )
+    for key in ("ids", "pos", "chunk_idx"):
+        np.testing.assert_array_equal(ours[key], fairchems[key])
+    assert len(ase.io.read(folder / "predictions" / "test.extxyz", ":")) == 2
+    relaxed, tuned = (
+        results(trained, name)["records"]["tuned"]
+        for name in ("relaxations/test.json", "test.json")
+    )
+    for one, other in zip(relaxed, tuned, strict=True):
+        assert one["sid"] == other["sid"] and one["evaluations"] == other["evaluations"]
+        assert one["delta_q"] == pytest.approx(other["delta_q"], rel=1e-3)
+
+
+def test_interrupted_training_goes_on_and_ends_the_same(inputs, trained, tmp_path, monkeypatch):
+    save, options = GDEQTrainer.save, [*CONSTANT, "--optim.checkpoint_every=1"]
+
+    def interrupt(self, *args, **kwargs):
+        path = save(self, *args, **kwargs)
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GDEQTrainer, "save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fairchem(inputs, tmp_path, "train", *options)
+    distutils.cleanup()
+    fairchem(inputs, tmp_path, "train", *options)
+    straight, resumed = results(trained)["history"], results(tmp_path)["history"]
+    assert [s["train/step"] for s in resumed["steps"]] == [1, 2, 3, 4]
+    for one, other in zip(straight["epochs"], resumed["epochs"], strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    for name, value in weights(trained).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_scaled_gradients_make_the_same_step(inputs, trained, tmp_path):
+    """With --amp fairchem scales the loss; here with its scaler but in single precision."""
+    gc.collect()
+    distutils.setup_env_local()
+    with new_trainer_context(
+        config=build_config(*arguments(inputs, tmp_path, "train", *CONSTANT))
+    ) as context:
+        context.trainer.scaler = torch.GradScaler("cpu", init_scale=1024.0)
+        context.trainer.train()
+    for name, value in weights(trained).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_tuned_model_opens_in_plain_fairchem_1(trained, tmp_path):
+    path = trained / "checkpoints" / "run" / "best_checkpoint.pt"
+    atoms = pyg.slab(0)
+    del atoms.info["pos_relaxed"]
+    atoms.set_constraint()
+    atoms.write(tmp_path / "slab.json")
+    script = f"""
+import sys
+import ase.io
+import numpy as np
+sys.modules["fairchem_gdeq"] = None  # nothing of ours
+from fairchem.core import OCPCalculator
+atoms = ase.io.read({str(tmp_path / "slab.json")!r})
+atoms.calc = OCPCalculator(checkpoint_path={str(path)!r}, seed=0)
+np.save({str(tmp_path / "forces.npy")!r}, atoms.get_forces())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    model = small1.model(KIND)
+    state = {
+        name.removeprefix("module."): value for name, value in weights(trained, path.name).items()
+    }
+    model.load_state_dict(state)
+    expected = 1.5 * small1.forces(model, atoms)  # the base's normalizer
+    np.testing.assert_allclose(np.load(tmp_path / "forces.npy"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_with_averaged_weights_gives_those(inputs, trained, tmp_path):
+    small1.checkpoint(tmp_path / "average.pt", KIND, average=True)
+    option = f"--task.base={tmp_path / 'average.pt'}"
+    fairchem(inputs, tmp_path, "validate", option)
+    found = results(tmp_path, "validate/test.json")["scores"]
+    assert list(found) == ["unrelaxed X_0", "base"]
+    assert found["base"] == pytest.approx(results(trained)["scores"]["base"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            ["--task.base=none.pt", "--task.obtain_base=Get it."],
+            r"none\.pt: no such file.*Get it\.",
+        ),
+        (["--model.max_radius=5.0"], r"max_radius: 4\.0 in the checkpoint, 5\.0 in the config"),
+        (["--task.horizn=3"], "task: unknown keys horizn"),
+        (["--task.method.horizon=3"], r"task\.method: unknown keys horizon"),
+        (["--task.signal=newton"], r"task\.signal='newton': choose one of gdeq"),
+        (["--checkpoint", "BASE"], r"not of a run of this trainer.*--task\.base=PATH"),
+    ],
+)
+def test_what_is_wrong_is_said(inputs, tmp_path, options, expected):
+    options = [str(inputs / f"{KIND}.pt") if each == "BASE" else each for each in options]
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        fairchem(inputs, tmp_path, "train", *options)
+    distutils.cleanup()
+
+
+def test_fairchems_own_trainer_keeps_its_tasks(inputs, tmp_path):
+    """Our tasks take the names of fairchem's, which must go on as they were."""
+    from fairchem.core.common.registry import registry
+
+    class Plain(OCPTrainer):
+        def __init__(self):
+            self.config = {"cmd": {"checkpoint_dir": str(tmp_path)}}
+            self.test_loader = self.val_loader = self.relax_dataset = "data"
+            self.called = []
+
+        def load_checkpoint(self, checkpoint_path):
+            self.called.append(checkpoint_path)
+
+        def train(self, disable_eval_tqdm=False):
+            self.called.append("train")
+
+        def validate(self, split, disable_tqdm):
+            self.called.append("validate")
+
+        def predict(self, loader, results_file, disable_tqdm):
+            self.called.append("predict")
+
+        def run_relaxations(self):
+            self.called.append("run-relaxations")
+
+    for mode in ("train", "validate", "predict", "run-relaxations"):
+        task, trainer = registry.get_task_class(mode)({"checkpoint": "a.pt"}), Plain()
+        task.setup(trainer)
+        task.run()
+        assert trainer.called == ["a.pt", mode]
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ("oc22/gdeq_gemnet_oc_smoke", "gemnet_oc"),
+        ("oc20/gdeq_equiformer_v2_smoke", "equiformer_v2"),
+    ],
+)
+def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
+    """The command of the config, on fewer and smaller systems and with a random base."""
+    path = ROOT / "configs" / f"{config}.yml"
+    small1.checkpoint(tmp_path / "base.pt", kind, config=load_config(path)[0]["model"])
+    fairchem = [str(Path(sys.executable).with_name("fairchem")), "--mode", "train", "--cpu"]
+    options = ["horizon=1", "relaxer.max_steps=2", "method.max_steps=2", "method.max_vjps=2"]
+    sources = [f"--dataset.{split}.src={inputs / split}" for split in ("train", "val", "test")]
+    done = subprocess.run(
+        [
+            *(*fairchem, "--config-yml", str(path), "--run-dir", str(tmp_path)),
+            *(f"--task.{option}" for option in options),
+            *(*sources, f"--task.base={tmp_path / 'base.pt'}", "--optim.max_epochs=1"),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "tuned" in done.stdout
+    assert (tmp_path / "checkpoints" / f"{kind}_smoke" / "best_checkpoint.pt").is_file()

@@ -1,0 +1,71 @@
+"""What is refused, and that the reason is said."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fairchem_gdeq.fairchem1 import supported, version
+from fairchem_gdeq.fairchem1.fields import OCPForceField, forces_of
+from tests.fairchem1 import backbone_checks, backbones
+
+GRADIENT = "gradient of its energy.*direct_forces: true"
+
+
+def refused(config: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        supported.require_exact(backbones.build(config))
+
+
+@pytest.mark.parametrize("name", ["GemNet-OC, triplets", "GemNet-dT", "PaiNN"])
+def test_forces_from_the_energy(name):
+    refused(backbones.BACKBONES[name] | {"direct_forces": False}, GRADIENT)
+
+
+def test_models_whose_forces_are_always_from_the_energy():
+    small = {"hidden_channels": 8, "num_filters": 8, "num_interactions": 1, "num_gaussians": 8}
+    refused({"model": "schnet", **small, "use_pbc": True}, GRADIENT)
+    small = {"hidden_channels": 8, "num_blocks": 1, "num_spherical": 2, "num_radial": 2}
+    small |= {"out_emb_channels": 8, "int_emb_size": 8, "basis_emb_size": 4}
+    refused({"model": "dimenetplusplus", **small}, GRADIENT)
+    esen = copy.deepcopy(backbones.BACKBONES["eSEN"])
+    esen["heads"] = {"efs": {"module": "esen_mlp_efs_head"}}
+    refused(esen, GRADIENT)
+
+
+def test_models_without_forces():
+    refused(
+        backbones.BACKBONES["PaiNN"] | {"regress_forces": False}, r"no forces \(regress_forces: fal"
+    )
+    config = copy.deepcopy(backbones.BACKBONES["EquiformerV2"])
+    del config["heads"]["forces"]
+    data = backbones.batch(backbones.slabs())
+    field = OCPForceField.freeze(backbones.build(config).float(), data, backbone_checks.denorm)
+    with pytest.raises(ValueError, match=r"no output 'forces', only \['energy'\]"):
+        field(data.pos)
+    assert forces_of({"head": {"forces": torch.zeros(6)}}).shape == (2, 3)
+
+
+def test_models_that_do_not_run_or_take_no_batch():
+    refused({"model": "gp_gemnet_t", **backbones.GEMNET_T}, "does not run in fairchem-core")
+    config = {"cutoff": 4.5, "max_neighbors": 20, "num_layers": 1, "lmax": 2, "mmax": 1}
+    config |= {"sphere_channels": 8, "hidden_channels": 8, "edge_channels": 8}
+    refused({"model": "escn_export", **config}, "Open the checkpoint as model escn")
+
+
+def test_graph_parallelism(monkeypatch):
+    monkeypatch.setattr(supported.gp_utils, "initialized", lambda: True)
+    refused(backbones.BACKBONES["PaiNN"], "graph parallelism")
+
+
+def test_unknown_backbone():
+    with pytest.raises(ValueError, match=r"Linear: how its neighbours.*GemNetOC"):
+        supported.require_exact(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("found", ["2.24.0", "1.1.0", "1.11.0", None])
+def test_other_versions(monkeypatch, found):
+    monkeypatch.setattr(version, "installed_version", lambda: found)
+    with pytest.raises(ImportError, match=r"fairchem-core 1\.10\.x, found"):
+        version.require_version()
