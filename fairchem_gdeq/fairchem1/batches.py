@@ -41,17 +41,25 @@ def with_positions(batch: Batch, positions: Tensor) -> Batch:
 
 
 def select_structures(batch: Batch, keep: Tensor) -> Batch:
-    """The structures where the mask [s] holds; none is a batch too, as where nothing has converged."""
-    rows = batch.index_select(keep)
-    if rows:
-        return Batch.from_data_list(rows)
-    kept = (*NODE_KEYS, "batch", "natoms", "cell", "pbc")
-    return Batch(sid=[], **{key: batch[key][:0] for key in kept if key in batch})
+    """The structures where the mask [s] holds; it may hold nowhere."""
+    return _collated(batch.index_select(keep), batch)
 
 
 def join_structures(batches: Sequence[Batch]) -> Batch:
     """The structures of several batches, one after the other."""
-    return Batch.from_data_list([data for batch in batches for data in batch.to_data_list()])
+    return _collated([data for batch in batches for data in batch.to_data_list()], batches[0])
+
+
+def _collated(parts: list[Data], like: Batch) -> Batch:
+    """The structures as one batch; of none, which PyG cannot collate, as ``like`` without any."""
+    if parts:
+        return Batch.from_data_list(parts)
+    out = copy.copy(like)
+    for key in like.keys():  # noqa: SIM118 (a batch iterates over pairs)
+        out[key] = like[key][:0]
+    out.ptr = like.ptr[:1]
+    out._num_graphs = 0
+    return out
 
 
 def into_cell(batch: Batch) -> Tensor:

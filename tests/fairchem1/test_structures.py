@@ -61,6 +61,10 @@ def test_structures_in_company_are_as_alone(name):
             picked(moved[atoms]).detach(), together[atoms], rtol=1e-7, atol=1e-9
         )
         assert picked.batch.sid == ["s0", "s2"]
+        none = picked.select(torch.tensor([False, False]))
+        assert len(none.batch.natoms) == len(none.batch.pos) == len(none.graph.neighbors) == 0
+        again = none.join([none]).select(torch.zeros(0, dtype=torch.bool)).join([picked])
+        same_graph(again.graph, picked.graph)
 
         joined = alone[0].join(alone[1:])
         same_graph(joined.graph, field.graph)
