@@ -107,7 +107,11 @@ def test_full_sets(name, released, slabs, tmp_path):
         ("oc25/gdeq_ti.yml", ["base=BASE", "data=nowhere"], "data set nowhere/train"),
         ("oc20/gdeq_esen.yml", ["base=BASE"], "facebookresearch.github.io/fairchem/oc20"),
         ("oc22/gdeq_esen.yml", ["base=BASE"], "facebookresearch.github.io/fairchem/oc22"),
-        ("oc20/gdeq_esen.yml", ["base=BASE", "data=SLABS", CPU], "data sets oc25, not for 'oc20'"),
+        (
+            "oc20/gdeq_esen.yml",
+            ["base=BASE", "data=SLABS", "val_structures=1.0", CPU],
+            "data sets oc25, not for 'oc20'",
+        ),
     ],
 )
 def test_what_is_missing_is_said(config, options, expected, released, slabs, tmp_path):
