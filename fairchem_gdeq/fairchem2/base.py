@@ -43,9 +43,7 @@ def load_base(
     require_file(path, obtain)
     if isinstance(overrides, DictConfig):
         overrides = OmegaConf.to_container(overrides, resolve=True)
-    averaged, checkpoint = utils.load_inference_model(
-        path, overrides=overrides, use_ema=True
-    )
+    averaged, checkpoint = utils.load_inference_model(path, overrides=overrides, use_ema=True)
     model = averaged.module
     model.finetune_model_full_config = checkpoint.model_config  # what the exported one is built of
     model.base_tasks = checkpoint.tasks_config
