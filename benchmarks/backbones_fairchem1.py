@@ -5,10 +5,9 @@ Tiny random models on two rattled slabs; with words, only the backbones whose na
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 
+from benchmarks.tables import print_rows
 from tests.fairchem1 import backbone_checks, backbones
 
 HEADER = (
@@ -17,20 +16,12 @@ HEADER = (
 )
 
 
-def main(words: list[str]) -> None:
-    """Print the table in Markdown, one row as soon as it is known."""
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    print("| " + " | ".join(HEADER) + " |")
-    print("|" + "---|" * len(HEADER))
-    for name in backbones.BACKBONES:
-        if words and not any(word.lower() in name.lower() for word in words):
-            continue
-        row = backbone_checks.measure(name)
-        numbers = (row.start, row.moved, row.spread, row.shipped, row.derivative)
-        found = " | ".join(f"{number:.0e}" for number in numbers)
-        print(f"| {name} | {found} | {row.cost:.1f} |", flush=True)
+def cells(name: str) -> str:
+    """What is measured of a backbone."""
+    row = backbone_checks.measure(name)
+    numbers = (row.start, row.moved, row.spread, row.shipped, row.derivative)
+    return " | ".join(f"{number:.0e}" for number in numbers) + f" | {row.cost:.1f}"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print_rows(HEADER, backbones.BACKBONES, sys.argv[1:], cells)

@@ -11,6 +11,13 @@ from omegaconf import DictConfig
 LOADERS = ("train_dataloader", "eval_dataloader", "test_dataloader")
 
 
+def no_base(path: str, obtain: str) -> str | None:
+    """What to say where there is no base potential at ``path``; None where there is."""
+    if Path(path).is_file():
+        return None
+    return f"base potential {path}: no such file (working folder {Path.cwd()}). {obtain}"
+
+
 def missing(config: DictConfig) -> str | None:
     """The first file or device that the config names and that is not there; None if all are.
 
@@ -26,8 +33,8 @@ def missing(config: DictConfig) -> str | None:
                     if not glob(source):
                         return f"data set {source}: no such file or folder {here}. {each.obtain}"
     base = runner.train_eval_unit.model
-    if "path" in base and not Path(base.path).is_file():
-        return f"base potential {base.path}: no such file {here}. {base.get('obtain', '')}"
+    if "path" in base and (text := no_base(base.path, base.get("obtain", ""))):
+        return text
     if config.job.device_type == "CUDA" and not torch.cuda.is_available():
         return "job.device_type is CUDA, and PyTorch finds no GPU: add job.device_type=CPU"
     return None

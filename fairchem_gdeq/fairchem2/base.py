@@ -15,6 +15,8 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from fairchem_gdeq.preflight import no_base
+
 
 def load_base(
     path: str,
@@ -58,10 +60,8 @@ def require_file(path: str, obtain: str) -> None:
     Raises:
         FileNotFoundError: names the file and what to do.
     """
-    if not Path(path).is_file():
-        error = FileNotFoundError(
-            f"base potential {path}: no such file (working folder {Path.cwd()}). {obtain}"
-        )
+    if text := no_base(path, obtain):
+        error = FileNotFoundError(text)
         logging.error(error)  # Hydra prints the exception too, but as one line among many
         raise error
 
