@@ -1,8 +1,8 @@
 """Runs of several seeds against one another:
 ``python -m benchmarks.seeds runs/si/gdeq_full_seed*/results/test.json``.
 
-Scores of each tuned model with mean and sample deviation, beside the base, and which structures end in the
-right basin with every seed, with none, or with some: what no seed mends is not left to chance.
+Scores of each tuned model with mean and sample deviation, beside the base, and which structures end in
+the right basin with every seed, with none, or with some: what no seed mends is not left to chance.
 """
 
 from __future__ import annotations
