@@ -22,6 +22,7 @@ OPTIONS = (
     "dataset=oc25",
     "job.device_type=CPU",
     "max_atoms=52",  # four structures
+    "val_structures=1.0",
     "horizon=5",
     "relaxer.max_steps=10",
     "runner.train_eval_unit.method.max_steps=10",
@@ -60,7 +61,7 @@ def test_a_thousand_entries(tmp_path):
         module("fairchem_gdeq.data.convert", old / split, new / split, "--workers", 2, *target)
     assert len(np.load(new / "train" / "metadata.npz")["natoms"]) == ENTRIES
 
-    part = ["train_structures=0.004", "val_structures=1.0", "test_structures=0.005"]
+    part = ["train_structures=0.004", "test_structures=0.005"]
     assert "tuned" in run(tmp_path, "train", *part)  # a step: four structures of the thousand
     results = tmp_path / "runs" / "gdeq_seed0" / "results"
     assert (results / "best" / "inference_ckpt.pt").is_file()
