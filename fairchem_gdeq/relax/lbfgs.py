@@ -36,17 +36,21 @@ class LBFGS:
     Attributes:
         memory: pairs kept.
         stiffness: first guess of the Hessian's diagonal, eV/Angstrom^2.
+        softest: where given, that guess follows the latest pair, y . y / s . y (Nocedal and Wright,
+            eq. 7.20), down to this. Fewer evaluations, longer steps: it may end in another basin.
         max_step: longest displacement of one atom, Angstrom.
     """
 
     memory: int = 30
     stiffness: float = 70.0
+    softest: float | None = None
     max_step: float = 0.2
 
     def start(self, operator: Operator, positions: Tensor) -> None:
         """Forget all pairs."""
         self._pairs: deque[Pair] = deque(maxlen=self.memory)
         self._count = operator.structures.count
+        self._diagonal = positions.new_full((self._count,), self.stiffness)
         # As if the last step had not moved: the first pair then has no curvature and is left out.
         self._last = (positions, torch.zeros_like(positions))
 
@@ -60,6 +64,9 @@ class LBFGS:
         usable = curvature > 1e-8 * lengths
         rho = torch.where(usable, 1.0 / curvature, torch.zeros_like(curvature))
         self._pairs.append(Pair(s, y, rho))
+        if self.softest is not None:
+            guess = (rho * segment_dot(y, y, batch, count)).clamp_min(self.softest)
+            self._diagonal = torch.where(usable, guess, self._diagonal)
         self._last = (positions, forces)
         return limit(self.inverse_hessian(forces, batch, count), self.max_step, operator)
 
@@ -71,7 +78,7 @@ class LBFGS:
             a = pair.rho * segment_dot(pair.s, q, batch, count)
             q = q - a[batch, None] * pair.y
             coefficients.append(a)
-        q = q / self.stiffness
+        q = q / self._diagonal[batch, None]
         for pair, a in zip(self._pairs, reversed(coefficients), strict=True):
             b = pair.rho * segment_dot(pair.y, q, batch, count)
             q = q + (a - b)[batch, None] * pair.s
@@ -82,6 +89,7 @@ class LBFGS:
         pairs = [Pair(p.s[atoms], p.y[atoms], p.rho[structures]) for p in self._pairs]
         self._pairs = deque(pairs, maxlen=self.memory)
         self._count = int(structures.sum())
+        self._diagonal = self._diagonal[structures]
         self._last = (self._last[0][atoms], self._last[1][atoms])
 
     def join(self, others: Sequence[LBFGS]) -> None:
@@ -95,6 +103,7 @@ class LBFGS:
         ]
         self._pairs = deque(pairs, maxlen=self.memory)
         self._count = sum(p._count for p in parts)
+        self._diagonal = torch.cat([p._diagonal for p in parts])
         self._last = (
             torch.cat([p._last[0] for p in parts]),
             torch.cat([p._last[1] for p in parts]),

@@ -201,6 +201,39 @@ def test_pinned_structures_do_not_drift():
         assert moved.abs().max() < 1e-10
 
 
+def test_lbfgs_with_an_adaptive_guess_is_dense_bfgs():
+    """Its inverse Hessian against the dense recursion from (s . y / y . y) I of the latest pair."""
+    operator, x, _ = random_batch("site", [4], alpha=0.1)
+    solver = make_solver("lbfgs", softest=0.01, max_step=0.05)
+    solver.start(operator, x)
+    visited, forces = [x], []
+    for _ in range(5):
+        forces.append(operator.forces(visited[-1]).detach())
+        visited.append(visited[-1] + solver.propose(operator, visited[-1], forces[-1]))
+    pairs = [
+        ((visited[k + 1] - visited[k]).reshape(-1), (forces[k] - forces[k + 1]).reshape(-1))
+        for k in range(4)
+    ]
+    assert all(s @ y > 0 for s, y in pairs)
+    s, y = pairs[-1]
+    identity = torch.eye(12)
+    inverse = (s @ y) / (y @ y) * identity
+    for s, y in pairs:
+        left = identity - torch.outer(s, y) / (s @ y)
+        inverse = left @ inverse @ left.T + torch.outer(s, s) / (s @ y)
+    found = solver.inverse_hessian(forces[-1], operator.structures.batch, 1).reshape(-1)
+    torch.testing.assert_close(found, inverse @ forces[-1].reshape(-1), rtol=1e-9, atol=1e-12)
+
+
+def test_adaptive_guess_saves_evaluations():
+    operator, x, _ = random_batch("site", [4, 3, 5], alpha=0.1)
+    fixed, adaptive = make_solver("lbfgs"), make_solver("lbfgs", softest=0.01)
+    expected = solve(operator, x, fixed, fmax=1e-6, max_steps=2000)
+    found = solve(operator, x, adaptive, fmax=1e-6, max_steps=2000)
+    assert found.converged.all() and expected.converged.all()
+    assert (found.evaluations < expected.evaluations).all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     fixed=st.sets(st.integers(0, 8), max_size=7),

@@ -72,6 +72,12 @@ def test_companions_change_little_for_anderson():
     assert_as_alone(operator, x, course("anderson"), 9, 1e-4, slack=60)
 
 
+def test_companions_change_nothing_for_an_adaptive_lbfgs():
+    operator, x, _ = random_batch("site", [4, 1, 5, 3, 2, 4], alpha=0.2)
+    way = Course(3, lambda: make_solver("lbfgs", softest=5.0), 1e-6, 1000)
+    assert_as_alone(operator, x, way, 9, ATOL["lbfgs"])
+
+
 @pytest.mark.parametrize("horizon", [0, 30])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_divergence_stays_with_the_structure_that_diverges(horizon, value):
