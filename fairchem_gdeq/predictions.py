@@ -20,6 +20,7 @@ from fairchem_gdeq.bulk import Bulk
 from fairchem_gdeq.submission import write_positions
 from fairchem_gdeq.task import Batch
 
+SAME = 0.1  # Angstrom, between two relaxations of one structure in batches of different composition
 # Charge and spin are fairchem 2's.
 STATED = ("atomic_numbers", "pos", "cell", "pbc", "fixed", "charge", "spin")
 
@@ -112,12 +113,25 @@ def relax_all(journal: Journal, rows: Iterable[Batch], bulk: Bulk, bar: tqdm) ->
     return images
 
 
+def same(one: Atoms, other: Atoms) -> bool:
+    """Whether two structures are one relaxed twice, as a distributed sampler's padding makes them."""
+    if len(one) != len(other) or (one.numbers != other.numbers).any():
+        return False
+    return len(one) == 0 or abs(one.positions - other.positions).max() < SAME
+
+
 def write(folder: Path, split: str, images: list[Atoms]) -> None:
     """``<split>.extxyz``, and ``<split>.npz`` as ``submission.write_positions``.
 
-    Sorted by name, without repeats. Files appear complete or not at all.
+    Sorted by name, without repeats; a name that stands for different structures is warned of. Files
+    appear complete or not at all.
     """
     unique = {a.info["sid"]: a for a in images}
+    if shared := sorted({a.info["sid"] for a in images if not same(a, unique[a.info["sid"]])}):
+        logging.warning(
+            f"{len(shared)} names (sid) of {split} stand for different structures, of which only the "
+            f"last is written: {', '.join(shared[:5])}. Give each row a sid of its own."
+        )
     images = [unique[sid] for sid in sorted(unique)]
     images_file, arrays_file = folder / f"{split}.extxyz", folder / f"{split}.npz"
     part = folder / f"{split}.part"

@@ -21,7 +21,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
 from ase.io import read
-from systems import System, build, catalogue
+from systems import System, build, other_metals, titanium
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -32,18 +32,18 @@ FMAX = 0.01  # eV/Angstrom, of the free atoms
 MAX_STEPS = 400
 FRAMES = 20  # kept of each relaxation that the base is trained on
 SEED = 2025
-TEST, VAL = 0.2, 0.15  # parts of the titanium systems; the rest is for training
+TEST, VAL = 0.2, 0.15  # parts of the 40 titanium systems of two sites a fragment
 
 
 def splits() -> dict[str, list[System]]:
-    """Titanium 80/20 into training and test, validation out of the former; the other metals."""
-    systems = catalogue()
-    titanium = [s for s in systems if s.metal == "Ti"]
-    order = np.random.default_rng(SEED).permutation(len(titanium))
+    """Test and validation out of the 40 systems of two sites a fragment; all else trains."""
+    systems = titanium(sites=2)
+    order = np.random.default_rng(SEED).permutation(len(systems))
     test, val = round(TEST * len(order)), round(VAL * len(order))
-    picked = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
-    out = {name: [titanium[i] for i in sorted(which)] for name, which in picked.items()}
-    return out | {"other_metals": [s for s in systems if s.metal != "Ti"]}
+    held = {"test": order[:test], "val": order[test : test + val]}
+    out = {name: [systems[i] for i in sorted(which)] for name, which in held.items()}
+    train = [s for s in titanium(sites=4) if s not in out["test"] + out["val"]]
+    return out | {"train": train, "other_metals": other_metals()}
 
 
 def start_of(frame: Atoms) -> Atoms:
@@ -135,7 +135,9 @@ def main() -> None:
     if arguments.action == "pack":
         pack(arguments.work, arguments.out)
         return
-    starts = [(system.name, partial(build, system)) for system in catalogue()]
+    starts = [
+        (system.name, partial(build, system)) for system in titanium(sites=4) + other_metals()
+    ]
     relax_all(starts, arguments.work, arguments.workers, FMAX, MAX_STEPS)
 
 

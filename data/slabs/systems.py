@@ -65,12 +65,20 @@ class System:
         return f"{self.metal}-{self.fragment}-{self.site}"
 
 
-def catalogue() -> list[System]:
-    """60 systems: on titanium every fragment at two sites, on each other metal one or more."""
+def titanium(sites: int) -> list[System]:
+    """Every fragment on titanium, at the first two sites of its list or (4) at all."""
     out: list[System] = []
+    names = SITES[METALS["Ti"]]
     for i, fragment in enumerate(FRAGMENTS):
-        sites = SITES[METALS["Ti"]]
-        out += [System("Ti", fragment, sites[(i + k) % 4]) for k in (0, 1 + i % 3)]
+        first = [0, 1 + i % 3]
+        order = first + [k for k in range(4) if k not in first]
+        out += [System("Ti", fragment, names[(i + k) % 4]) for k in order[:sites]]
+    return out
+
+
+def other_metals() -> list[System]:
+    """Every fragment once, on one of the other metals."""
+    out: list[System] = []
     others = [metal for metal in METALS if metal != "Ti"]
     for i, fragment in enumerate(FRAGMENTS):
         metal = others[i % len(others)]

@@ -49,9 +49,10 @@ def test_anomalies(generator):
 
 def test_systems(generator):
     systems, _ = generator
-    catalogue = systems.catalogue()
-    assert len({system.name for system in catalogue}) == len(catalogue) == 60
-    assert sum(system.metal == "Ti" for system in catalogue) == 40
+    catalogue = systems.titanium(sites=4) + systems.other_metals()
+    assert len({system.name for system in catalogue}) == len(catalogue) == 100
+    assert sum(system.metal == "Ti" for system in catalogue) == 80
+    assert set(systems.titanium(sites=2)) < set(catalogue)
     for system in catalogue[:: len(catalogue) // 6]:
         atoms = systems.build(system)
         tags = atoms.get_tags()

@@ -1,0 +1,90 @@
+"""A thousand entries of OC20's old format, from the LMDB to the leaderboard's file, as typed."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.data import pyg
+from tests.fairchem2.test_oc_configs import fairchem
+from tests.fairchem2.test_run import ROOT
+
+pytestmark = pytest.mark.slow
+
+ENTRIES, FEW = 1000, 5
+SPLITS = {"test_id": ENTRIES, "test_ood_ads": FEW, "test_ood_cat": FEW, "test_ood_both": FEW}
+CONFIG = "oc20/gdeq_esen.yml"
+OPTIONS = (
+    f"base={ROOT}/data/slabs/base/esen.pt",
+    "dataset=oc25",
+    "job.device_type=CPU",
+    "max_atoms=52",  # four structures
+    "horizon=5",
+    "relaxer.max_steps=10",
+    "runner.train_eval_unit.method.max_steps=10",
+)
+
+
+def module(name, *arguments):
+    """``python -m name arguments``: what it printed."""
+    command = [sys.executable, "-m", name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def run(folder, mode, *options):
+    """``fairchem -c configs/oc20/gdeq_esen.yml --mode MODE``: what it printed."""
+    arguments = ("--mode", mode, f"data={folder / 'oc20'}", *OPTIONS, *options)
+    code, out, err = fairchem(CONFIG, folder, *arguments)
+    assert code == 0, err[-3000:]
+    return out
+
+
+def test_a_thousand_entries(tmp_path):
+    old, new = tmp_path / "is2re", tmp_path / "oc20"
+    slabs = [pyg.slab(i) for i in range(ENTRIES)]
+    for split in ("train", "val_id", "val_ood_both", *SPLITS):
+        count = SPLITS.get(split, FEW if split == "val_id" else ENTRIES)
+        rows = [pyg.pyg1(pyg.fields(atoms, 100 + i)) for i, atoms in enumerate(slabs[:count])]
+        (old / split).mkdir(parents=True)
+        pyg.write(old / split / "data.lmdb", rows)
+
+    text = module("fairchem_gdeq.data.convert", "inspect", old / "train")
+    assert re.search(r"\b1,?000\b", text)
+    for split in ("train", "val_id", "val_ood_both", *SPLITS):
+        target = ["--no-target"] if split in SPLITS else []
+        module("fairchem_gdeq.data.convert", old / split, new / split, "--workers", 2, *target)
+    assert len(np.load(new / "train" / "metadata.npz")["natoms"]) == ENTRIES
+
+    part = ["train_structures=0.004", "val_structures=1.0", "test_structures=0.005"]
+    assert "tuned" in run(tmp_path, "train", *part)  # a step: four structures of the thousand
+    results = tmp_path / "runs" / "gdeq_seed0" / "results"
+    assert (results / "best" / "inference_ckpt.pt").is_file()
+
+    run(tmp_path, "validate")
+    scores = json.loads((results / "val_ood_both.json").read_text())["scores"]
+    assert all(scores[row]["structures"] == ENTRIES for row in ("unrelaxed X_0", "base", "tuned"))
+
+    names = {"test_id": "--id", "test_ood_ads": "--ood-ads", "test_ood_cat": "--ood-cat"}
+    files = []
+    for split in SPLITS:
+        run(tmp_path, "predict", f"test={split}", "test_target_key=null")
+        option = names.get(split, "--ood-both")
+        files += [option, results / "predictions" / f"{split}.npz"]
+    joined = tmp_path / "submission.npz"
+    script = "fairchem.core.scripts.make_submission_file"
+    module(script, "--dataset", "OC20", *files, "--out-path", joined)
+
+    stored = np.load(joined)
+    assert sorted(map(int, stored["id_ids"])) == list(range(100, 100 + ENTRIES))
+    predicted = np.split(stored["id_pos"], stored["id_chunk_idx"])
+    for sid, positions in zip(stored["id_ids"], predicted, strict=True):
+        start = slabs[int(sid) - 100]
+        fixed = start.constraints[0].index
+        assert positions.shape == start.positions.shape
+        np.testing.assert_allclose(positions[fixed], start.positions[fixed], atol=1e-5)
+        assert np.abs(positions - start.positions).max() > 1e-4
