@@ -13,6 +13,7 @@ import sysconfig
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["fairchem2", "fairchem1"]
@@ -60,7 +61,10 @@ def compile_once(session: nox.Session) -> None:
             options = ("--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
             # Debug symbols, which Python's own flags may ask for, take near half of the time.
             flags = {"CFLAGS": f"{os.environ.get('CFLAGS', '')} -g0".strip()}
-            session.run("python", "-m", "pip", "wheel", *options, package, env=flags)
+            try:
+                session.run("python", "-m", "pip", "wheel", *options, package, env=flags)
+            except CommandFailed:
+                session.error(f"{package} did not compile: the compiler's message is above")
     session.install("--no-deps", "--no-index", "--find-links", str(folder), *COMPILED)
 
 
