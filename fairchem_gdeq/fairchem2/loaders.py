@@ -5,9 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.datasets.mt_concat_dataset import ConcatDataset, create_concat_dataset
+from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from fairchem_gdeq.data.is2rs import collate
+
+
+def open_split(dataset_configs: DictConfig, combined_dataset_config: DictConfig) -> ConcatDataset:
+    """fairchem's ``create_concat_dataset``, where its ratios leave any structure at all.
+
+    Raises:
+        ValueError: they leave none, on which fairchem's sampler would end without a word.
+    """
+    dataset = create_concat_dataset(dataset_configs, combined_dataset_config)
+    if len(dataset) == 0:
+        ratios = dict(combined_dataset_config["sampling"].get("ratios", {}))
+        sources = [split.src for each in dataset_configs.values() for split in each.splits.values()]
+        raise ValueError(
+            f"no structure is left of {', '.join(map(str, sources))} by the ratios {ratios} of its "
+            f"{sum(dataset.real_sizes)} rows: raise train_structures, val_structures or test_structures"
+        )
+    return dataset
 
 
 def rows_of(loader: DataLoader) -> Iterator[AtomicData]:

@@ -112,6 +112,11 @@ def test_full_sets(name, released, slabs, tmp_path):
             ["base=BASE", "data=SLABS", "val_structures=1.0", CPU],
             "data sets oc25, not for 'oc20'",
         ),
+        (
+            "oc20/gdeq_esen.yml",
+            ["base=BASE", "data=SLABS", "dataset=oc25", CPU],
+            "'is2rs.val': 0.02} of its 1 rows: raise",
+        ),
     ],
 )
 def test_what_is_missing_is_said(config, options, expected, released, slabs, tmp_path):

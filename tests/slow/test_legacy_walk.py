@@ -22,9 +22,10 @@ OPTIONS = (
     "dataset=oc25",
     "job.device_type=CPU",
     "max_atoms=52",  # four structures
-    "horizon=5",
-    "relaxer.max_steps=10",
-    "runner.train_eval_unit.method.max_steps=10",
+    "val_structures=1.0",
+    "horizon=2",
+    "relaxer.max_steps=3",
+    "runner.train_eval_unit.method.max_steps=3",
 )
 
 
@@ -60,13 +61,13 @@ def test_a_thousand_entries(tmp_path):
         module("fairchem_gdeq.data.convert", old / split, new / split, "--workers", 2, *target)
     assert len(np.load(new / "train" / "metadata.npz")["natoms"]) == ENTRIES
 
-    part = ["train_structures=0.004", "val_structures=1.0", "test_structures=0.005"]
+    part = ["train_structures=0.004", "test_structures=0.005"]
     assert "tuned" in run(tmp_path, "train", *part)  # a step: four structures of the thousand
     results = tmp_path / "runs" / "gdeq_seed0" / "results"
     assert (results / "best" / "inference_ckpt.pt").is_file()
 
     run(tmp_path, "validate")
-    scores = json.loads((results / "val_ood_both.json").read_text())["scores"]
+    scores = json.loads((results / "validate" / "val_ood_both.json").read_text())["scores"]
     assert all(scores[row]["structures"] == ENTRIES for row in ("unrelaxed X_0", "base", "tuned"))
 
     names = {"test_id": "--id", "test_ood_ads": "--ood-ads", "test_ood_cat": "--ood-cat"}
