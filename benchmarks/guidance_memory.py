@@ -1,7 +1,7 @@
 """Peak memory and time of the guidance gradient of a fairchem 2 base against the horizon K (``peaks``).
 
-    python -m benchmarks.guidance_memory                    # 216 atoms, the shipped eSEN base
-    python -m benchmarks.guidance_memory --structure divac1_648 --sweep 5 20 --stored
+python -m benchmarks.guidance_memory                    # 216 atoms, the shipped eSEN base
+python -m benchmarks.guidance_memory --structure divac1_648 --sweep 5 20 --stored
 """
 
 from __future__ import annotations

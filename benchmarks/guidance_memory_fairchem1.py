@@ -1,6 +1,6 @@
 """Peak memory and time of the guidance gradient of a fairchem 1 base against the horizon K (``peaks``).
 
-    python -m benchmarks.guidance_memory_fairchem1 --sweep 5 140 --stored 5 --repeats 0
+python -m benchmarks.guidance_memory_fairchem1 --sweep 5 140 --stored 5 --repeats 0
 """
 
 from __future__ import annotations
