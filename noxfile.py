@@ -19,7 +19,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["fairchem2", "fairchem1"]
 
 TORCH = "2.13.0"
-# No wheels of these exist for this PyTorch: 9 and 14 minutes to compile on two cores.
+# No wheels of these exist for this PyTorch; some minutes each to compile.
 COMPILED = ("torch-scatter==2.1.2", "torch-sparse==0.6.18")
 FAIRCHEM1 = (
     *("ase", "e3nn>=0.5", "huggingface-hub", "hydra-core", "lmdb", "numba", "numpy>=1.26,<2"),
