@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
@@ -60,25 +59,3 @@ def _collated(parts: list[Data], like: Batch) -> Batch:
     out.ptr = like.ptr[:1]
     out._num_graphs = 0
     return out
-
-
-def into_cell(batch: Batch) -> Tensor:
-    """Lattice shifts [n, 3], whole numbers, that bring every atom into its cell.
-
-    Structures are periodic in every direction unless they say otherwise, as in fairchem 1.
-
-    Raises:
-        ValueError: a structure is periodic and its cell has no volume.
-    """
-    cell = batch.cell.double()
-    periodic = batch.pbc if "pbc" in batch else torch.ones_like(cell[:, 0]).bool()
-    flat = (torch.linalg.det(cell).abs() < 1e-6) & periodic.any(dim=1)
-    if bool(flat.any()):
-        raise ValueError(
-            f"structures {[batch.sid[i] for i in flat.nonzero().flatten().tolist()]} are periodic "
-            "for this model, but their cells have no volume. Give them a cell (with vacuum along "
-            "directions that are not periodic)."
-        )
-    inverse = torch.linalg.pinv(cell * periodic[:, :, None])
-    fraction = torch.einsum("ni,nij->nj", batch.pos.double(), inverse[batch.batch])
-    return (-fraction.floor() * periodic[batch.batch]).to(batch.pos.dtype)

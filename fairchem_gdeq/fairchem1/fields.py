@@ -18,8 +18,9 @@ from fairchem_gdeq.fairchem1.batches import (
 )
 from fairchem_gdeq.fairchem1.families import graphs_of
 from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph, edges_changed, join_graphs
-from fairchem_gdeq.fairchem1.installing import evaluating, installed
+from fairchem_gdeq.fairchem1.installing import installed
 from fairchem_gdeq.fairchem1.supported import backbone_of, require_exact
+from fairchem_gdeq.modes import evaluating
 
 
 def bare_model(module: nn.Module) -> nn.Module:

@@ -16,7 +16,8 @@ from fairchem.core.models.base import GraphData, GraphModelMixin
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.batches import into_cell, with_positions
+from fairchem_gdeq.cells import into_cell
+from fairchem_gdeq.fairchem1.batches import with_positions
 from fairchem_gdeq.fairchem1.installing import installed
 
 CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
@@ -113,12 +114,18 @@ class EdgeList:
         """
         with torch.no_grad():
             batch = with_positions(batch, batch.pos.detach())
-            wrap = into_cell(batch) if self.backbone.use_pbc else torch.zeros_like(batch.pos)
+            wrap = into_cell(batch, self._periodic(batch))
             shift = torch.einsum("ni,nij->nj", wrap, batch.cell[batch.batch])
             inside = with_positions(batch, batch.pos + shift)
             graph = self._corrected(self._edges(inside, widen), wrap, batch)
         self._require_neighbours(graph.neighbors, batch)
         return graph
+
+    def _periodic(self, batch: Batch) -> Tensor:
+        """Directions [s, 3] in which the model sees periodic structures: all unless they say less."""
+        if not self.backbone.use_pbc:
+            return torch.zeros_like(batch.cell[:, 0]).bool()
+        return batch.pbc if "pbc" in batch else torch.ones_like(batch.cell[:, 0]).bool()
 
     def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
         """The model's own edges at positions inside the cell."""

@@ -39,16 +39,3 @@ def restored(*owners: object) -> Iterator[None]:
         for values, old in zip(held, before, strict=True):
             values.clear()
             values.update(old)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without dropout, stochastic depth and the like; given back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

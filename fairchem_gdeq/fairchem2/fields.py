@@ -16,6 +16,7 @@ from fairchem_gdeq.fairchem2 import graphs
 from fairchem_gdeq.fairchem2.families import graphs_of
 from fairchem_gdeq.fairchem2.graphs import Graphs, with_positions
 from fairchem_gdeq.fairchem2.supported import dataset_names, require_dataset, require_exact
+from fairchem_gdeq.modes import evaluating
 
 KEPT = {
     *graphs.NODE_KEYS,
@@ -63,16 +64,10 @@ def _one_map(model: nn.Module, device: torch.device) -> Iterator[None]:
     models draw the roll of each edge's frame at random even so; forces hardly depend on it, but a
     fixed point and its adjoint need one map, and a resumed run the same one.
     """
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    devices = [device] if device.type == "cuda" else []
+    with evaluating(model), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from fairchem.core.graph.compute import generate_graph
 from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
+from fairchem_gdeq.cells import into_cell
+
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 TURNS = (0.8567, 0.7339, 0.6287, 0.5386, 0.4614)  # per edge index, see ``EdgeList.rolls``
 NODE_KEYS = ("pos", "atomic_numbers", "fixed", "tags", "wrap")
@@ -53,28 +55,6 @@ def with_positions(batch: AtomicData, positions: Tensor) -> AtomicData:
     data.__keys__ = set(batch.__keys__)
     data.pos = positions
     return data
-
-
-def into_cell(batch: AtomicData, pbc: Tensor) -> Tensor:
-    """Lattice shifts [n, 3], whole numbers, that bring every atom into its cell.
-
-    ``pbc`` [s, 3] bool says along which lattice vectors the model sees a periodic structure.
-
-    Raises:
-        ValueError: a structure is periodic and its cell has no volume.
-    """
-    cell = batch.cell.double()
-    flat = (torch.linalg.det(cell).abs() < 1e-6) & pbc.any(dim=1)
-    if bool(flat.any()):
-        names = [sid for sid, bad in zip(batch.sid, flat.tolist(), strict=True) if bad]
-        raise ValueError(
-            f"structures {names} are periodic for this model, but their cells have no volume. Give "
-            "them a cell (with vacuum along directions that are not periodic), or pbc = False and a "
-            "model that reads it (always_use_pbc: false, use_pbc: false)."
-        )
-    inverse = torch.linalg.pinv(cell * pbc[:, :, None])
-    fraction = torch.einsum("ni,nij->nj", batch.pos.double(), inverse[batch.batch])
-    return (-fraction.floor() * pbc[batch.batch]).to(batch.pos.dtype)
 
 
 @contextmanager

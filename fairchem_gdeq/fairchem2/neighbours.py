@@ -25,8 +25,8 @@ from fairchem.core.models.escaip.utils import radius_graph as escaip_radius_grap
 from fairchem.core.models.escaip.utils.radius_graph import hard_rank, safe_norm, soft_rank
 from torch import Tensor, nn
 
+from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem2.graphs import (
-    into_cell,
     lattice_shift,
     require_closed,
     restate,

@@ -249,7 +249,12 @@ def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
         [
             *(*fairchem, "--config-yml", str(path), "--run-dir", str(tmp_path)),
             *(f"--task.{option}" for option in options),
-            *(*sources, f"--task.base={tmp_path / 'base.pt'}", "--optim.max_epochs=1"),
+            *(
+                "--dataset.train.first_n=None",
+                *sources,
+                f"--task.base={tmp_path / 'base.pt'}",
+                "--optim.max_epochs=1",
+            ),
         ],
         capture_output=True,
         text=True,

@@ -1,0 +1,31 @@
+"""Positions and cells, for the batches of either fairchem line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def into_cell(batch: Any, pbc: Tensor) -> Tensor:
+    """Lattice shifts [n, 3], whole numbers, that bring every atom into its cell.
+
+    ``batch`` has ``pos`` [n, 3], ``cell`` [s, 3, 3], ``batch`` [n] and ``sid`` [s]; ``pbc`` [s, 3]
+    bool says along which lattice vectors the model sees a periodic structure.
+
+    Raises:
+        ValueError: a structure is periodic and its cell has no volume.
+    """
+    cell = batch.cell.double()
+    flat = (torch.linalg.det(cell).abs() < 1e-6) & pbc.any(dim=1)
+    if bool(flat.any()):
+        names = [sid for sid, bad in zip(batch.sid, flat.tolist(), strict=True) if bad]
+        raise ValueError(
+            f"structures {names} are periodic for this model, but their cells have no volume. Give "
+            "them a cell (with vacuum along directions that are not periodic), or pbc = False and a "
+            "model that reads it (always_use_pbc: false, use_pbc: false)."
+        )
+    inverse = torch.linalg.pinv(cell * pbc[:, :, None])
+    fraction = torch.einsum("ni,nij->nj", batch.pos.double(), inverse[batch.batch])
+    return (-fraction.floor() * pbc[batch.batch]).to(batch.pos.dtype)
