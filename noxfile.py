@@ -62,7 +62,7 @@ def compile_once(session: nox.Session) -> None:
             # Debug symbols, which Python's own flags may ask for, take near half of the time.
             flags = {"CFLAGS": f"{os.environ.get('CFLAGS', '')} -g0".strip()}
             try:
-                session.run("python", "-m", "pip", "wheel", *options, package, env=flags)
+                session.run_install("python", "-m", "pip", "wheel", *options, package, env=flags)
             except CommandFailed:
                 session.error(f"{package} did not compile: the compiler's message is above")
     session.install("--no-deps", "--no-index", "--find-links", str(folder), *COMPILED)
