@@ -23,8 +23,8 @@ OPTIONS = (
     "job.device_type=CPU",
     "max_atoms=52",  # four structures
     "val_structures=1.0",
-    "horizon=2",
-    "relaxer.max_steps=3",
+    "horizon=1",
+    "relaxer.max_steps=1",
     "runner.train_eval_unit.method.max_steps=3",
 )
 
