@@ -7,8 +7,10 @@ import os
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import Trajectory
 from ase.optimize import BFGS
 from tqdm import tqdm
@@ -54,8 +56,20 @@ def relax_all(
     """
     work.mkdir(parents=True, exist_ok=True)
     todo = [start for start in starts if not (work / f"{start[0]}.traj").exists()]
+    over(partial(_relax, work=work, fmax=fmax, max_steps=max_steps), todo, workers, "relax")
+
+
+def over(task: Callable[[Any], object], todo: list[Any], workers: int, name: str) -> None:
+    """Call a picklable ``task`` on each of ``todo`` in one-threaded processes, with a bar."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    task = partial(_relax, work=work, fmax=fmax, max_steps=max_steps)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for _ in tqdm(pool.imap_unordered(task, todo), total=len(todo), desc="relax"):
+        for _ in tqdm(pool.imap_unordered(task, todo), total=len(todo), desc=name):
             pass
+
+
+def label(atoms: Atoms) -> None:
+    """Give a structure energy and forces."""
+    atoms.calc = _calculator()
+    results = {"energy": atoms.get_potential_energy()}
+    results["forces"] = atoms.get_forces(apply_constraint=False)
+    atoms.calc = SinglePointCalculator(atoms, **results)

@@ -3,6 +3,8 @@
     python data/slabs/generate.py relax --workers 2     # resumable: finished relaxations are kept
     python data/slabs/generate.py pack                  # writes train/ ... and statistics.json here
 
+Frames that ``explore.py`` has labelled are packed too.
+
 Needs the ``data`` extra of the project (the ``sevenn`` package, which ships the weights).
 """
 
@@ -30,7 +32,7 @@ from sevennet import relax_all  # noqa: E402
 
 FMAX = 0.01  # eV/Angstrom, of the free atoms
 MAX_STEPS = 400
-FRAMES = 20  # kept of each relaxation that the base is trained on
+FRAMES = 12  # kept of each relaxation that the base is trained on
 SEED = 2025
 TEST, VAL = 0.2, 0.15  # parts of the 40 titanium systems of two sites a fragment
 
@@ -54,11 +56,15 @@ def start_of(frame: Atoms) -> Atoms:
 
 
 def labelled(frame: Atoms) -> Atoms:
-    """A frame with its labels, rounded (1e-5 Angstrom, 1e-3 eV/Angstrom) to keep files small."""
+    """A frame with its labels, rounded (1e-4 Angstrom, 1e-3 eV/Angstrom) to keep files small.
+
+    Forces are as ASE gives them, zero on fixed atoms: training leaves those out.
+    """
     out = frame.copy()
-    out.positions = out.positions.round(5)
-    forces = frame.get_forces(apply_constraint=False).round(3)
-    energy = round(float(frame.get_potential_energy()), 5)
+    out.info = {}
+    out.positions = out.positions.round(4)
+    forces = frame.get_forces().round(3)
+    energy = round(float(frame.get_potential_energy()), 4)
     out.calc = SinglePointCalculator(out, energy=energy, forces=forces)
     return out
 
@@ -117,6 +123,13 @@ def pack(work: Path, out: Path) -> None:
             "not_converged": left_out,
             **{key: summary([m[key] for m in measures]) for key in measures[0]},
         }
+    explored = sorted((work / "explored").glob("*.traj"))
+    frames["train"] += [
+        (labelled(frame), {"sid": f"{file.stem}_{i}"})
+        for file in explored
+        for i, frame in enumerate(read(file, ":"))
+    ]
+    statistics["explored"] = {"relaxations": len(explored)}
     for split, pairs in frames.items():
         write(out / f"{split}_frames", pairs)
         statistics[f"{split}_frames"] = len(pairs)
@@ -135,9 +148,8 @@ def main() -> None:
     if arguments.action == "pack":
         pack(arguments.work, arguments.out)
         return
-    starts = [
-        (system.name, partial(build, system)) for system in titanium(sites=4) + other_metals()
-    ]
+    systems = [system for split in splits().values() for system in split]
+    starts = [(system.name, partial(build, system)) for system in systems]
     relax_all(starts, arguments.work, arguments.workers, FMAX, MAX_STEPS)
 
 

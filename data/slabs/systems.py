@@ -54,15 +54,20 @@ HOLLOW = 1.4  # Angstrom above the top layer
 
 @dataclass(frozen=True)
 class System:
-    """A fragment over a site of a metal's closest-packed surface."""
+    """A fragment over a site of a metal's closest-packed surface.
+
+    Other ``turn``s are other draws of its orientation, its height and the rattling.
+    """
 
     metal: str
     fragment: str
     site: str
+    turn: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.metal}-{self.fragment}-{self.site}"
+        name = f"{self.metal}-{self.fragment}-{self.site}"
+        return f"{name}-turn{self.turn}" if self.turn else name
 
 
 def titanium(sites: int) -> list[System]:

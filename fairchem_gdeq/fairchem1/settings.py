@@ -24,10 +24,10 @@ class Settings:
             command goes on from there. ``--timestamp-id`` takes precedence; None is fairchem's time
             stamp.
         signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
-        horizon: K, in training and before the solver in evaluation.
+        horizon: K, in training and, if ``relaxer`` says no other, before the solver in evaluation.
         alpha, cap: of the operator, Angstrom per (eV/Angstrom) and Angstrom.
         method: all of ``relax.Method`` but its horizon.
-        relaxer: all of ``task.Relaxer`` but its horizon.
+        relaxer: of ``task.Relaxer``; its horizon is K where it has none.
         basin: of ``metrics.Basin``.
         warm_start: begin a structure's adjoint solve from its last answer.
         eval_max_atoms: evaluated together where structures are only relaxed.
@@ -60,6 +60,8 @@ class Settings:
             ValueError: an unknown key, a missing one, or a value that cannot be meant.
         """
         values = {key: value for key, value in task.items() if key not in FAIRCHEMS}
+        horizon = values.get("horizon", cls.horizon)
+        values["relaxer"] = {"horizon": horizon} | (values.get("relaxer") or {})
         for key, kind in (("method", Method), ("relaxer", Relaxer), ("basin", Basin)):
             if key in values:
                 values[key] = _built(f"task.{key}", kind, values[key])
@@ -73,7 +75,6 @@ class Settings:
         return replace(
             settings,
             method=replace(settings.method, horizon=settings.horizon),
-            relaxer=replace(settings.relaxer, horizon=settings.horizon),
         )
 
     @property
@@ -86,8 +87,8 @@ class Settings:
 
 def _built(where: str, kind: type, values: Mapping[str, Any]) -> Any:
     known = {f.name for f in fields(kind)}
-    if where != "task":
-        known -= {"horizon"}  # one number for both, in ``task``
+    if kind is Method:
+        known -= {"horizon"}  # it stands in ``task``
     if unknown := set(values) - known:
         raise ValueError(
             f"{where}: unknown keys {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"

@@ -15,7 +15,15 @@ from tests.fairchem2.test_run import ROOT
 pytestmark = pytest.mark.slow
 
 ENTRIES, FEW = 1000, 5
-SPLITS = {"test_id": ENTRIES, "test_ood_ads": FEW, "test_ood_cat": FEW, "test_ood_both": FEW}
+SPLITS = {  # rows of each, and whether they have targets
+    "train": (ENTRIES, True),
+    "val_id": (FEW, True),
+    "val_ood_both": (ENTRIES, True),
+    "test_id": (ENTRIES, False),
+    "test_ood_ads": (FEW, False),
+    "test_ood_cat": (FEW, False),
+    "test_ood_both": (FEW, False),
+}
 CONFIG = "oc20/gdeq_esen.yml"
 OPTIONS = (
     f"base={ROOT}/data/slabs/base/esen.pt",
@@ -48,17 +56,16 @@ def run(folder, mode, *options):
 def test_a_thousand_entries(tmp_path):
     old, new = tmp_path / "is2re", tmp_path / "oc20"
     slabs = [pyg.slab(i) for i in range(ENTRIES)]
-    for split in ("train", "val_id", "val_ood_both", *SPLITS):
-        count = SPLITS.get(split, FEW if split == "val_id" else ENTRIES)
+    for split, (count, _) in SPLITS.items():
         rows = [pyg.pyg1(pyg.fields(atoms, 100 + i)) for i, atoms in enumerate(slabs[:count])]
         (old / split).mkdir(parents=True)
         pyg.write(old / split / "data.lmdb", rows)
 
     text = module("fairchem_gdeq.data.convert", "inspect", old / "train")
     assert re.search(r"\b1,?000\b", text)
-    for split in ("train", "val_id", "val_ood_both", *SPLITS):
-        target = ["--no-target"] if split in SPLITS else []
-        module("fairchem_gdeq.data.convert", old / split, new / split, "--workers", 2, *target)
+    for split, (_, has_target) in SPLITS.items():
+        options = ["--workers", 2] if has_target else ["--workers", 2, "--no-target"]
+        module("fairchem_gdeq.data.convert", old / split, new / split, *options)
     assert len(np.load(new / "train" / "metadata.npz")["natoms"]) == ENTRIES
 
     part = ["train_structures=0.004", "test_structures=0.005"]
@@ -70,11 +77,10 @@ def test_a_thousand_entries(tmp_path):
     scores = json.loads((results / "validate" / "val_ood_both.json").read_text())["scores"]
     assert all(scores[row]["structures"] == ENTRIES for row in ("unrelaxed X_0", "base", "tuned"))
 
-    names = {"test_id": "--id", "test_ood_ads": "--ood-ads", "test_ood_cat": "--ood-cat"}
     files = []
-    for split in SPLITS:
+    for split in (name for name, (_, has_target) in SPLITS.items() if not has_target):
         run(tmp_path, "predict", f"test={split}", "test_target_key=null")
-        option = names.get(split, "--ood-both")
+        option = split.replace("test", "-").replace("_", "-")
         files += [option, results / "predictions" / f"{split}.npz"]
     joined = tmp_path / "submission.npz"
     script = "fairchem.core.scripts.make_submission_file"

@@ -1,0 +1,22 @@
+"""The ``task`` section of a fairchem 1 config."""
+
+import pytest
+
+from fairchem_gdeq.fairchem1.settings import Settings
+
+TASK = {"base": "base.pt", "eval_max_atoms": 100}
+
+
+@pytest.mark.parametrize(
+    ("task", "in_training", "in_evaluation"),
+    [
+        ({}, 20, 20),
+        ({"horizon": 40}, 40, 40),
+        ({"horizon": 40, "relaxer": {"fmax": 0.03}}, 40, 40),
+        ({"horizon": 40, "relaxer": {"horizon": 0}}, 40, 0),
+    ],
+)
+def test_plain_steps_of_training_and_evaluation(task, in_training, in_evaluation):
+    settings = Settings.read(TASK | task)
+    assert settings.method.horizon == in_training
+    assert settings.is2rs.relaxer.horizon == in_evaluation
