@@ -66,15 +66,18 @@ def visited(start: Atoms, path: str) -> list[Atoms]:
     row = AtomicData.from_ase(start, task_name=name, r_data_keys=["sid"])
     batch = collate([row])
     operator = IS2RS().operator_of(HydraForceField.follow(model, tasks, batch), batch)
-    path_of: list[torch.Tensor] = [batch.pos]
+    way: list[torch.Tensor] = [batch.pos]
+
+    def keep(positions: torch.Tensor, _step: int) -> None:
+        way.append(positions.clone())
+
     solver = make_solver("lbfgs", softest=10.0)
-    observe = lambda x, _: path_of.append(x.clone())  # noqa: E731
-    solve(operator, batch.pos, solver, fmax=0.02, max_steps=STEPS, observe=observe)
-    wanted = torch.linspace(0, len(path_of) - 1, FRAMES).round().long().unique()
+    solve(operator, batch.pos, solver, fmax=0.02, max_steps=STEPS, observe=keep)
+    wanted = torch.linspace(0, len(way) - 1, FRAMES).round().long().unique()
     out = []
     for k in wanted.tolist():
         atoms = start.copy()
-        atoms.positions = path_of[k].double().numpy()
+        atoms.positions = way[k].double().numpy()
         out.append(atoms)
     return out
 
