@@ -70,6 +70,5 @@ def over(task: Callable[[Any], object], todo: list[Any], workers: int, name: str
 def label(atoms: Atoms) -> None:
     """Give a structure energy and forces."""
     atoms.calc = _calculator()
-    results = {"energy": atoms.get_potential_energy()}
-    results["forces"] = atoms.get_forces(apply_constraint=False)
-    atoms.calc = SinglePointCalculator(atoms, **results)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)

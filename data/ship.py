@@ -1,7 +1,9 @@
 """Keep of a checkpoint what opening it needs, to put it into the repository.
 
-python data/ship.py runs/oc25/pretrain_smoke/checkpoints/final/inference_ckpt.pt data/slabs/base/esen.pt
-python data/ship.py checkpoints/NAME/best_checkpoint.pt data/slabs/base/gemnet_oc.pt
+    python data/ship.py runs/.../checkpoints/final/inference_ckpt.pt data/slabs/base/esen.pt
+    python data/ship.py checkpoints/NAME/best_checkpoint.pt data/slabs/base/gemnet_oc.pt
+
+The first is of fairchem 2, the second of fairchem 1.
 """
 
 from __future__ import annotations

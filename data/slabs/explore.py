@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -43,10 +44,11 @@ LARGEST = 20.0  # eV/Angstrom: frames with more are left out, their errors would
 
 def starts(which: int) -> list[System]:
     """The training systems and the other metals again, oriented otherwise in each round (from 1)."""
+    systems = splits()
     return [
-        System(s.metal, s.fragment, s.site, turn)
+        replace(system, turn=turn)
         for split, turns in TURNS.items()
-        for s in splits()[split]
+        for system in systems[split]
         for turn in range((which - 1) * turns + 1, which * turns + 1)
     ]
 

@@ -72,10 +72,7 @@ class Settings:
             raise ValueError(f"task.signal={settings.signal!r}: choose one of {', '.join(SIGNALS)}")
         if settings.split not in ("train", "val", "test"):
             raise ValueError(f"task.split={settings.split!r}: choose one of train, val, test")
-        return replace(
-            settings,
-            method=replace(settings.method, horizon=settings.horizon),
-        )
+        return replace(settings, method=replace(settings.method, horizon=settings.horizon))
 
     @property
     def is2rs(self) -> RelaxationTask:
