@@ -11,6 +11,7 @@ minimum, while a few differentiated steps reach the start, where a small push de
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ class Wells(nn.Module):
     """F_x = x - 4 x^3 + PUSH tanh(w_side . phi(x)); harmonic in y and z. One atom a structure."""
 
     translation_invariant = False
+    rotation_equivariant = False
 
     def __init__(self, side: Tensor, weights: nn.Parameter) -> None:
         super().__init__()
@@ -43,6 +45,10 @@ class Wells(nn.Module):
     def select(self, structures: Tensor) -> Wells:
         """The structures where the mask holds; the weights are shared."""
         return Wells(self.side[structures], self.weights)
+
+    def join(self, others: Sequence[Wells]) -> Wells:
+        """Its own structures and, after them, those of the others."""
+        return Wells(torch.cat([self.side, *(other.side for other in others)]), self.weights)
 
     def refreeze(self, positions: Tensor) -> Wells:
         """There is nothing to freeze."""
@@ -83,9 +89,7 @@ def train(horizon: int, seed: int, steps: int = 150) -> float:
     """Final error after training with Algorithm 1 at this horizon (0: implicit only)."""
     operator, start, target = problem(seed)
     optimizer = torch.optim.Adam([operator.field.weights], lr=0.05)  # type: ignore[attr-defined]
-    method = Method(
-        horizon=horizon, solver="picard", fmax=1e-3, max_steps=500, step_tol=0.0, adjoint_tol=1e-4
-    )
+    method = Method(horizon=horizon, solver="picard", fmax=1e-3, max_steps=500, adjoint_tol=1e-4)
     signal = SIGNALS["gdeq" if horizon else "implicit"]
     for _ in range(steps):
         optimizer.zero_grad()

@@ -60,7 +60,7 @@ class Relaxer:
         horizon: plain steps X + alpha F first; as many as the training window, so that what is
             evaluated is what was trained. 0 hands X_0 to the solver.
         solver: ``picard``, ``anderson``, ``fire`` or ``lbfgs``, then; and its options.
-        fmax: eV/Angstrom.
+        fmax: eV/Angstrom; a structure that falls below it has enough of plain steps, as in training.
         max_steps: displacements allowed to the solver.
     """
 
@@ -140,7 +140,7 @@ class RelaxationTask:
             from X_0) and positions [n, 3], Angstrom.
         """
         operator = self.operator_of(field, batch, alpha)
-        path = rollout(operator, batch.pos, self.relaxer.horizon)
+        path = rollout(operator, batch.pos, self.relaxer.horizon, self.relaxer.fmax)
         solver = make_solver(self.relaxer.solver, **self.relaxer.solver_options)
         end = solve(operator, path.positions, solver, self.relaxer.fmax, self.relaxer.max_steps)
         records = measure(

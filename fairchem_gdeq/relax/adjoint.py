@@ -6,7 +6,10 @@ leaves the batch.
 ``damping`` mu >= 0 solves ((1 + mu) I - J_G^T) u = g instead, which is BPTT's sum over the past
 steps discounted by 1 / (1 + mu) per step: a gradient that forgets after about 1/mu steps. Where J_G
 has an eigenvalue next to 1 (a mode with hardly any stiffness, real or an artefact of the model) the
-exact u is that mode and nothing else; with damping no mode is amplified by more than 1/mu.
+exact u is that mode and nothing else. At a minimum no mode is amplified by more than 1/mu then. Beside
+a saddle it can be: a mode of curvature h has the eigenvalue alpha h + mu, which vanishes at
+h = -mu / alpha. So a solution longer than |g| / mu is not a discounted sum of anything; it counts as
+``unbounded`` and not as converged.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.segments import segment_dot, segment_norm
+from fairchem_gdeq.relax.segments import segment_norm, segment_sum, to_device, to_host
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,15 @@ class AdjointSolution:
 
     Attributes:
         u: [n, 3]; zero on fixed atoms.
-        converged: [s] bool, relative residual below the tolerance.
+        converged: [s] bool, relative residual below the tolerance, and not ``unbounded``.
+        unbounded: [s] bool, there is damping, and u is longer than |g| / mu.
         residual: [s] |g - ((1 + mu) I - J_G)^T u| / |g|; 0 where g = 0.
         vjps: [s] VJPs spent on each structure.
     """
 
     u: Tensor
     converged: Tensor
+    unbounded: Tensor
     residual: Tensor
     vjps: Tensor
 
@@ -44,7 +49,22 @@ def _norms(operator: Operator, vector: Tensor) -> Tensor:
 
 def _system(operator: Operator, positions: Tensor, u: Tensor, damping: float) -> Tensor:
     """((1 + mu) I - J_G^T) u [n, 3] in the space of the unknowns."""
-    return (1.0 + damping) * u - operator.project(operator.vjp(positions, u))
+    return (1.0 + damping) * u - operator.project(operator.vjp(positions, u), positions)
+
+
+def _judged(
+    operator: Operator,
+    u: Tensor,
+    scale: Tensor,
+    residual: Tensor,
+    vjps: Tensor,
+    tol: float,
+    mu: float,
+) -> AdjointSolution:
+    """The solution with |g| = ``scale`` [s]; residual and VJPs [s] come from the host."""
+    residual, vjps = (to_device(each, u.device) for each in (residual.to(scale.dtype), vjps))
+    unbounded = mu * _norms(operator, u) > scale
+    return AdjointSolution(u, (residual <= tol) & ~unbounded, unbounded, residual, vjps)
 
 
 @torch.no_grad()
@@ -66,105 +86,183 @@ def gmres(
         g: [n, 3] dL/dX*.
         tol: wanted relative residual.
         max_vjps: most VJPs per structure.
-        guess: [n, 3] first u (warm start), zero if None.
+        guess: [n, 3] first u (warm start), zero if None. A structure whose guess is zero spends no
+            VJP on it; a guess worse than zero is dropped.
         damping: mu.
         restart: Krylov vectors kept before a restart.
     """
-    count = operator.structures.count
-    g = operator.project(g)
-    u = torch.zeros_like(g) if guess is None else operator.project(guess)
-    scale = _norms(operator, g)
-    zero = scale == 0
-    vjps = torch.zeros(count, dtype=torch.long, device=g.device)
-    residual = torch.where(zero, torch.zeros_like(scale), torch.ones_like(scale))
-    open_ = ~zero
-    u[zero[operator.structures.batch]] = 0.0
-
-    first = guess is None
-    while bool(open_.any()):
-        which = open_.nonzero().squeeze(-1)
-        if int(vjps[which].max()) >= max_vjps - (not first):  # one goes to the true residual
-            break
-        atoms = operator.structures.atoms_of(open_)
-        active = operator.select(open_)
-        if first:
-            r = g[atoms]
-        else:
-            r = g[atoms] - _system(active, positions[atoms], u[atoms], damping)
-            vjps[which] += 1
-            residual[which] = _norms(active, r) / scale[which]
-        first = False
-        budget = int(max_vjps - vjps[which].max())
+    s = operator.structures
+    g = operator.project(g, positions)
+    u = torch.zeros_like(g) if guess is None else operator.project(guess, positions)
+    scale, begun = _norms(operator, g), _norms(operator, u)
+    length, first = to_host(scale, begun)
+    vjps = torch.zeros(s.count, dtype=torch.long)  # this and all bookkeeping on the host
+    residual = (length != 0).double()  # of u = 0
+    # Where the residual is to be measured: at first where there is a guess, later after a restart.
+    measured = (first > 0) & (length > 0)
+    if bool(((first > 0) & ~measured).any()):
+        u = torch.where((scale == 0)[s.batch, None], 0.0, u)
+    trial = True
+    open_ = length > 0
+    while bool(open_.any()) and int(vjps[open_].max()) < max_vjps:
+        r = g.clone()
+        if bool(measured.any()):
+            part, rows = operator.select(measured), measured.nonzero().squeeze(-1)
+            atoms = s.atoms_of(measured)
+            error = g[atoms] - _system(part, positions[atoms], u[atoms], damping)
+            (now,) = to_host(_norms(part, error))
+            now = now / length[rows]
+            vjps[rows] += 1
+            worse = trial & ~(now <= 1.0)  # a guess, or NaN
+            if bool(worse.any()):
+                keep = to_device(~worse, g.device)[part.structures.batch, None]
+                u[atoms] = torch.where(keep, u[atoms], 0.0)
+                error = torch.where(keep, error, g[atoms])
+            r[atoms], residual[rows] = error, torch.where(worse, 1.0, now)
+        trial = False
         # NaN compares false: a structure with a poisoned residual is not open any more.
-        todo = residual[which] > tol
-        open_ = torch.zeros_like(open_)
-        if not bool(todo.any()):
+        open_ = open_ & (residual > tol) & (vjps < max_vjps)
+        if not bool(open_.any()):
             break
-        if not bool(todo.all()):
-            keep = active.structures.atoms_of(todo)
-            which, atoms, r, active = which[todo], atoms[keep], r[keep], active.select(todo)
-        size = min(restart, budget)
-        goal = tol * scale[which]
-        du, spent, estimate = _arnoldi(active, positions[atoms], r, damping, goal, size)
+        rows, atoms = open_.nonzero().squeeze(-1), s.atoms_of(open_)
+        size = min(restart, max_vjps - int(vjps[rows].max()))
+        cycle = _Cycle.begin(operator.select(open_), positions[atoms], r[atoms], damping, size)
+        du, spent, estimate = cycle.run(tol * length[rows])
         u[atoms] += du
-        vjps[which] += spent
-        residual[which] = estimate / scale[which]
-        open_[which] = residual[which] > tol
-    return AdjointSolution(u, residual <= tol, residual, vjps)
+        vjps[rows] += spent
+        residual[rows] = estimate / length[rows]
+        open_ = open_ & (residual > tol) & (vjps < max_vjps - 1)  # one goes to the true residual
+        measured = open_
+    return _judged(operator, u, scale, residual, vjps, tol, damping)
 
 
-def _arnoldi(
-    operator: Operator, positions: Tensor, r: Tensor, damping: float, target: Tensor, size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One GMRES cycle from residual r [n, 3]: correction [n, 3], VJPs [s], residual norms [s]."""
-    count = operator.structures.count
-    active, x = operator, positions
-    which = torch.arange(count, device=r.device)
-    atoms = torch.arange(len(r), device=r.device)
-    beta = _norms(active, r)
-    basis = [r / beta.clamp_min(torch.finfo(r.dtype).tiny)[active.structures.batch, None]]
-    hessenberg = r.new_zeros((count, size + 1, size), dtype=torch.float64)
-    solution, estimate = torch.zeros_like(r), beta.clone()
-    spent = torch.zeros(count, dtype=torch.long, device=r.device)
-    for j in range(size):
-        s = active.structures
-        v = basis[-1]
-        w = _system(active, x, v, damping)
-        spent[which] += 1
-        for i, earlier in enumerate(basis):  # modified Gram-Schmidt
-            h = segment_dot(w, earlier, s.batch, s.count)
-            hessenberg[:, i, j] = h
-            w = w - h[s.batch, None] * earlier
-        length = _norms(active, w)
-        hessenberg[:, j + 1, j] = length
-        basis.append(w / length.clamp_min(torch.finfo(r.dtype).tiny)[s.batch, None])
+@dataclass
+class _Cycle:
+    """One GMRES cycle on the structures that are still open: Arnoldi with Givens rotations.
 
-        right = torch.zeros((s.count, j + 2, 1), dtype=torch.float64, device=r.device)
-        right[:, 0, 0] = beta
-        system = hessenberg[:, : j + 2, : j + 1]
-        finite = torch.isfinite(system).all(-1).all(-1)
-        safe = torch.where(finite[:, None, None], system, torch.zeros_like(system))
-        y = torch.linalg.lstsq(safe, right, driver="gelsd").solution
-        error = torch.linalg.vector_norm(right - system @ y, dim=(-2, -1)).to(r.dtype)
-        done = (error <= target) | ~finite | (length <= 1e-14 * beta)
-        if j == size - 1:
-            done = torch.ones_like(done)
-        if bool(done.any()):
-            keep = s.atoms_of(done)
-            coefficients = y.squeeze(-1).to(r.dtype)[s.batch[keep]]
-            solution[atoms[keep]] = sum(
-                (coefficients[:, i, None] * basis[i][keep] for i in range(j + 1)),
-                torch.zeros_like(x[keep]),
-            )
-            estimate[which[done]] = torch.where(finite, error, torch.nan)[done]
-            going = ~done
-            if not bool(going.any()):
-                break
-            rest = s.atoms_of(going)
-            which, atoms, x, active = which[going], atoms[rest], x[rest], active.select(going)
-            basis = [b[rest] for b in basis]
-            hessenberg, beta, target = hessenberg[going], beta[going], target[going]
-    return solution, spent, estimate
+    All structures are rotated at once: ``rotation`` is the product of a structure's rotations so far,
+    which makes its Hessenberg matrix the upper triangular ``triangle``, and whose first column gives
+    the residual of the least-squares problem for free.
+
+    Attributes:
+        operator, positions, damping: the system.
+        basis: [j + 1, n, 3] orthonormal in each structure.
+        triangle: [s, size, size], double.
+        rotation: [s, size + 1, size + 1], double.
+        beta: [s] norm of the residual at the start, double.
+        size: most vectors.
+    """
+
+    operator: Operator
+    positions: Tensor
+    damping: float
+    basis: Tensor
+    triangle: Tensor
+    rotation: Tensor
+    beta: Tensor
+    size: int
+
+    @classmethod
+    def begin(
+        cls, operator: Operator, positions: Tensor, r: Tensor, damping: float, size: int
+    ) -> _Cycle:
+        """From the residual r [n, 3]."""
+        s = operator.structures
+        beta = _norms(operator, r)
+        unit = torch.eye(size + 1, dtype=torch.float64, device=r.device)
+        return cls(
+            operator=operator,
+            positions=positions,
+            damping=damping,
+            basis=(r / beta.clamp_min(torch.finfo(r.dtype).tiny)[s.batch, None])[None],
+            triangle=unit.new_zeros(s.count, size, size),
+            rotation=unit.expand(s.count, -1, -1).clone(),
+            beta=beta.double(),
+            size=size,
+        )
+
+    def run(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Until residuals are below ``target`` [s] (on the host): correction [n, 3], VJPs, residuals."""
+        solution = torch.zeros_like(self.positions)
+        spent, estimate = (
+            torch.zeros(len(target), dtype=torch.long),
+            torch.zeros(len(target), dtype=torch.float64),
+        )
+        which, atoms = (
+            torch.arange(len(target)),
+            torch.arange(len(solution), device=solution.device),
+        )
+        for j in range(self.size):
+            left, stuck = to_host(*self._extend(j))
+            done = ~(left > target) | (stuck > 0)
+            if j == self.size - 1:
+                done = torch.ones_like(done)
+            spent[which] += 1
+            if bool(done.any()):
+                keep = self.operator.structures.atoms_of(done)
+                solution[atoms[keep]] = self._solution(j + 1)[keep]
+                estimate[which[done]] = left[done]
+                going = ~done
+                if not bool(going.any()):
+                    break
+                rest = self.operator.structures.atoms_of(going)
+                self._select(going, rest)
+                which, atoms = which[going], atoms[rest]
+                target = target[going]
+        return solution, spent, estimate
+
+    def _extend(self, j: int) -> tuple[Tensor, Tensor]:
+        """One more vector: residual norms [s], and the mask [s] of spaces that cannot grow any more.
+
+        They hold the solution, or the matrix is singular on them and the residual stays.
+        """
+        s = self.operator.structures
+        w = _system(self.operator, self.positions, self.basis[-1], self.damping)
+        length = _norms(self.operator, w).double()
+        column = torch.zeros(s.count, self.size + 1, dtype=torch.float64, device=w.device)
+        for _ in range(2):  # classical Gram-Schmidt twice is as orthogonal as can be
+            h = segment_sum(torch.einsum("kni,ni->nk", self.basis, w), s.batch, s.count)
+            w = w - torch.einsum("nk,kni->ni", h[s.batch], self.basis)
+            column[:, : j + 1] += h
+        rest = _norms(self.operator, w)
+        # What is left of A v after that is rounding.
+        small = 10 * torch.finfo(w.dtype).eps * length
+        grows = rest > small
+        column[:, j + 1] = torch.where(grows, rest, 0.0)
+        self.basis = torch.cat(
+            [self.basis, (w / rest.clamp_min(torch.finfo(w.dtype).tiny)[s.batch, None])[None]]
+        )
+
+        column = (self.rotation @ column[..., None]).squeeze(-1)
+        a, b = column[:, j], column[:, j + 1]
+        radius = torch.hypot(a, b)
+        singular = radius <= small
+        cosine = torch.where(singular, 1.0, a / radius)[:, None]
+        sine = torch.where(singular, 0.0, b / radius)[:, None]
+        self.triangle[:, : j + 1, j] = column[:, : j + 1]
+        self.triangle[:, j, j] = torch.where(singular, torch.inf, radius)
+        upper, lower = self.rotation[:, j].clone(), self.rotation[:, j + 1].clone()
+        self.rotation[:, j] = cosine * upper + sine * lower
+        self.rotation[:, j + 1] = cosine * lower - sine * upper
+        left = torch.where(singular, self.rotation[:, j, 0], self.rotation[:, j + 1, 0])
+        return (self.beta * left).abs(), singular | ~grows
+
+    def _solution(self, m: int) -> Tensor:
+        """The best correction [n, 3] in the space of the first m vectors."""
+        right = self.beta[:, None, None] * self.rotation[:, :m, :1]
+        # A singular column has an infinite diagonal, and so the coefficient zero.
+        y = torch.linalg.solve_triangular(self.triangle[:, :m, :m], right, upper=True)
+        y = torch.where(y.isfinite(), y, 0.0)  # a poisoned structure stays where it is
+        y = y.squeeze(-1).to(self.basis.dtype)[self.operator.structures.batch]
+        return torch.einsum("nk,kni->ni", y, self.basis[:m])
+
+    def _select(self, going: Tensor, atoms: Tensor) -> None:
+        """Go on with the structures where the mask [s] holds, whose atoms are ``atoms`` [m]."""
+        rows = to_device(going.nonzero().squeeze(-1), atoms.device)
+        self.operator = self.operator.select(going)
+        self.positions, self.basis = self.positions[atoms], self.basis[:, atoms]
+        self.triangle, self.rotation = self.triangle[rows], self.rotation[rows]
+        self.beta = self.beta[rows]
 
 
 @torch.no_grad()
@@ -181,27 +279,30 @@ def neumann(
 
     Converges only where the spectral radius of J_G is below 1 + mu.
     """
-    g = operator.project(g)
-    u = g / (1.0 + damping) if guess is None else operator.project(guess)
+    s = operator.structures
+    g = operator.project(g, positions)
+    u = g / (1.0 + damping) if guess is None else operator.project(guess, positions)
     scale = _norms(operator, g)
-    residual = torch.where(scale == 0, 0.0, torch.inf).to(g.dtype)
-    vjps = torch.zeros(len(scale), dtype=torch.long, device=g.device)
-    open_ = scale > 0
+    (length,) = to_host(scale)
+    residual = torch.where(length == 0, 0.0, torch.inf)
+    vjps = torch.zeros(s.count, dtype=torch.long)
+    which = (length > 0).nonzero().squeeze(-1)
+    active, atoms = operator.select(length > 0), s.atoms_of(length > 0)
     for _ in range(max_vjps):
-        if not bool(open_.any()):
+        if len(which) == 0:
             break
-        atoms = operator.structures.atoms_of(open_)
-        active = operator.select(open_)
         error = g[atoms] - _system(active, positions[atoms], u[atoms], damping)
-        vjps[open_] += 1
-        residual[open_] = _norms(active, error) / scale[open_]
-        below = residual <= tol
-        going = open_ & ~below & torch.isfinite(residual)
+        (now,) = to_host(_norms(active, error))
+        vjps[which] += 1
+        residual[which] = now / length[which]
         # The residual just measured is that of the u before this update: keep that one.
-        moved = going[operator.structures.batch[atoms]]
-        u[atoms[moved]] += error[moved] / (1.0 + damping)
-        open_ = going
-    return AdjointSolution(u, residual <= tol, residual, vjps)
+        going = (residual[which] > tol) & torch.isfinite(now)
+        if not bool(going.all()):
+            keep = active.structures.atoms_of(going)
+            active, which = active.select(going), which[going]
+            atoms, error = atoms[keep], error[keep]
+        u[atoms] += error / (1.0 + damping)
+    return _judged(operator, u, scale, residual, vjps, tol, damping)
 
 
 @torch.no_grad()
@@ -219,13 +320,14 @@ def identity(
 
     Its residual is not measured (NaN); it counts as converged because nothing was to converge.
     """
-    g = operator.project(g)
-    count = operator.structures.count
+    g = operator.project(g, positions)
+    none = torch.zeros(operator.structures.count, dtype=torch.bool, device=g.device)
     return AdjointSolution(
         u=g,
-        converged=torch.ones(count, dtype=torch.bool, device=g.device),
-        residual=g.new_full((count,), torch.nan),
-        vjps=torch.zeros(count, dtype=torch.long, device=g.device),
+        converged=~none,
+        unbounded=none,
+        residual=torch.full_like(none, torch.nan, dtype=g.dtype),
+        vjps=none.long(),
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.segments import segment_dot, segment_norm
+from fairchem_gdeq.relax.segments import segment_norm, segment_products
 from fairchem_gdeq.relax.solvers import limit
 
 
@@ -38,77 +38,71 @@ class Anderson:
 
     def start(self, operator: Operator, positions: Tensor) -> None:
         """Empty windows."""
-        self._differences: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.window)
+        self._dx = self._dr = positions.new_zeros(0, *positions.shape)  # [m, n, 3], oldest first
         self._last = (positions, torch.zeros_like(positions))
         self._smallest = positions.new_full((operator.structures.count,), torch.inf)
         self._length = torch.zeros_like(self._smallest)  # of each structure's own window
+        self._begun = False  # whether any structure has an iterate to take a difference with
 
     def propose(self, operator: Operator, positions: Tensor, forces: Tensor) -> Tensor:
         """The accelerated displacement [n, 3], Angstrom."""
         batch, count = operator.structures.batch, operator.structures.count
         r = operator.step(forces)
-        first = self._smallest.isinf()
-        if not bool(first.all()):
-            self._differences.append((positions - self._last[0], r - self._last[1]))
-        self._last = (positions, r)
-        self._length = torch.where(first, 0.0, (self._length + 1).clamp_max(self.window))
+        if self._begun:
+            oldest = max(0, len(self._dx) + 1 - self.window)
+            self._dx = torch.cat([self._dx[oldest:], (positions - self._last[0])[None]])
+            self._dr = torch.cat([self._dr[oldest:], (r - self._last[1])[None]])
+        self._begun, self._last = True, (positions, r)
 
         size = segment_norm(r, batch, count)
         restart = size > self.growth * self._smallest
+        # The first difference of a structure is with nothing; a restart forgets all of them.
+        empty = restart | self._smallest.isinf()
+        self._length = torch.where(empty, 0.0, (self._length + 1).clamp_max(self.window))
         self._smallest = torch.where(restart, size, torch.minimum(size, self._smallest))
-        keep = (~(restart | first)).to(r.dtype)[batch, None]
-        # The first difference of a structure is with nothing; a restart forgets all of them. A
-        # difference set to zero drops out of the least-squares problem below.
-        pairs = [(dx * keep, dr * keep) for dx, dr in self._differences]
-        self._differences = deque(pairs, maxlen=self.window)
+        # A difference set to zero drops out of the least-squares problem below.
+        self._dx, self._dr = (
+            torch.where(empty[batch, None], 0.0, each) for each in (self._dx, self._dr)
+        )
 
         move = self.mixing * r
-        if pairs:
-            gamma = self._coefficients([dr for _, dr in pairs], r, batch, count)
-            for j, (dx, dr) in enumerate(pairs):
-                move = move - gamma[batch, j, None] * (dx + self.mixing * dr)
+        if len(self._dr):
+            gamma = self._coefficients(r, batch, count)[batch]
+            change = self._dx + self.mixing * self._dr
+            move = move - torch.einsum("nm,mni->ni", gamma, change)
         return limit(move, self.max_step, operator)
 
-    def _coefficients(self, columns: list[Tensor], r: Tensor, batch: Tensor, count: int) -> Tensor:
+    def _coefficients(self, r: Tensor, batch: Tensor, count: int) -> Tensor:
         """gamma [s, m] of min |r - sum_j gamma_j dR_j|^2 + ridge, per structure."""
-        m = len(columns)
-        gram = torch.stack(
-            [segment_dot(a, b, batch, count) for a in columns for b in columns], dim=-1
-        ).view(count, m, m)
-        right = torch.stack([segment_dot(a, r, batch, count) for a in columns], dim=-1)
+        m = len(self._dr)
+        products = segment_products(self._dr, torch.cat([self._dr, r[None]]), batch, count)
+        gram, right = products[:, :, :m], products[:, :, m:]
         scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1) / self._length.clamp_min(1)
         floor = torch.finfo(r.dtype).tiny ** 0.5
-        eye = torch.eye(m, dtype=r.dtype, device=r.device)
+        eye = torch.eye(m, dtype=gram.dtype, device=gram.device)
         system = gram + (self.ridge * scale + floor)[:, None, None] * eye
-        # In double: the Gram matrix squares the condition number.
-        gamma: Tensor = torch.linalg.lstsq(system.double(), right.double()[..., None]).solution
-        return gamma.squeeze(-1).to(r.dtype)
+        # Without a check of its success, which would wait for the device: the ridge sees to it.
+        factor = torch.linalg.cholesky_ex(system).L
+        return torch.cholesky_solve(right, factor).squeeze(-1).to(r.dtype)
 
     def select(self, structures: Tensor, atoms: Tensor) -> None:
         """Drop the other structures' windows."""
-        pairs = [(dx[atoms], dr[atoms]) for dx, dr in self._differences]
-        self._differences = deque(pairs, maxlen=self.window)
+        self._dx, self._dr = self._dx[:, atoms], self._dr[:, atoms]
         self._last = (self._last[0][atoms], self._last[1][atoms])
         self._smallest, self._length = self._smallest[structures], self._length[structures]
 
     def join(self, others: Sequence[Anderson]) -> None:
         """Append the others' windows, the latest differences beside the latest."""
         parts = [self, *others]
-        longest = max(len(p._differences) for p in parts)
-        columns = zip(*(p._padded(longest) for p in parts), strict=True)
-        pairs = [
-            (torch.cat([dx for dx, _ in column]), torch.cat([dr for _, dr in column]))
-            for column in columns
-        ]
-        self._differences = deque(pairs, maxlen=self.window)
+        longest = max(len(p._dx) for p in parts)
+        self._dx, self._dr = (
+            torch.cat([pad(w, (0, 0, 0, 0, longest - len(w), 0)) for w in windows], dim=1)
+            for windows in zip(*((p._dx, p._dr) for p in parts), strict=True)
+        )
         self._last = (
             torch.cat([p._last[0] for p in parts]),
             torch.cat([p._last[1] for p in parts]),
         )
         self._smallest = torch.cat([p._smallest for p in parts])
         self._length = torch.cat([p._length for p in parts])
-
-    def _padded(self, length: int) -> list[tuple[Tensor, Tensor]]:
-        """The differences after as many of zero as make ``length``."""
-        zero = torch.zeros_like(self._last[0])
-        return [(zero, zero)] * (length - len(self._differences)) + list(self._differences)
+        self._begun = any(p._begun for p in parts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.segments import segment_dot, segment_norm
+from fairchem_gdeq.relax.segments import segment_norm, segment_sum
 
 
 @dataclass
@@ -44,23 +44,21 @@ class FIRE:
         """One FIRE step: [n, 3], Angstrom."""
         batch, count = operator.structures.batch, operator.structures.count
         velocity = self._velocity
-        power = segment_dot(forces, velocity, batch, count)
-        moving = segment_dot(velocity, velocity, batch, count) > 0
+        products = torch.stack([forces * velocity, velocity * velocity, forces * forces], dim=-1)
+        power, speed, force = segment_sum(products.sum(1), batch, count).unbind(-1)
         downhill = power > 0
-        uphill = moving & ~downhill
+        uphill = (speed > 0) & ~downhill
         # Mix the velocity towards the force direction where it goes downhill; stop where uphill.
-        ratio = segment_norm(velocity, batch, count) / segment_norm(forces, batch, count).clamp_min(
-            1e-30
-        )
+        ratio = (speed / force.clamp_min(1e-60 if force.dtype == torch.float64 else 1e-30)).sqrt()
         mixed = (1 - self._mix)[batch, None] * velocity + (self._mix * ratio)[batch, None] * forces
-        velocity = torch.where(downhill[batch, None], mixed, torch.zeros_like(velocity))
+        velocity = torch.where(downhill[batch, None], mixed, 0.0)
         speed_up = downhill & (self._downhill > self.patience)
         self._dt = torch.where(speed_up, (self._dt * self.grow).clamp_max(self.dt_max), self._dt)
         self._mix = torch.where(speed_up, self._mix * self.mix_decay, self._mix)
         self._downhill = torch.where(downhill, self._downhill + 1, self._downhill)
         self._dt = torch.where(uphill, self._dt * self.shrink, self._dt)
-        self._mix = torch.where(uphill, torch.full_like(self._mix, self.mix), self._mix)
-        self._downhill = torch.where(uphill, torch.zeros_like(self._downhill), self._downhill)
+        self._mix = torch.where(uphill, self.mix, self._mix)
+        self._downhill = torch.where(uphill, 0, self._downhill)
 
         dt = self._dt[batch, None]
         self._velocity = velocity + dt * forces

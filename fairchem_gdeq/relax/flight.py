@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fairchem_gdeq.relax.guidance import lost
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.solvers import Solver, examine
+from fairchem_gdeq.relax.segments import segment_max_norm, to_device, to_host
+from fairchem_gdeq.relax.solvers import MAX_FORCE, MAX_TRAVEL, Solver, extremes
 
-ATOM = ("positions", "origin", "best")
-STRUCTURE = ("guiding", "strayed", "steps", "evaluations", "residual")
+ATOM = ("positions", "origin", "before")  # on the device
+STRUCTURE = ("guiding", "strayed", "steps", "evaluations", "residual")  # on the host
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Course:
     """How a structure is relaxed.
 
     Attributes:
-        horizon: plain steps X + alpha F at first.
+        horizon: plain steps X + alpha F at first, fewer where the forces fall below ``fmax``.
         solver: makes the solver that goes on from there.
         fmax: convergence, eV/Angstrom.
         max_steps: displacements allowed to the solver.
@@ -72,8 +73,8 @@ class Flight:
         solver: its state, meaningful only for structures past their guidance.
         positions: [n, 3] where the next force evaluation takes place, Angstrom.
         origin: [n, 3] where the solver began.
-        best: [n, 3] the last positions with sound forces since then.
-        guiding: [s] guidance steps still to go.
+        before: [n, 3] where the last one took place.
+        guiding: [s] guidance steps still to go; this and what follows on the host.
         strayed: [s] bool, diverged in its guidance: the solver began at the last sound positions.
         steps, evaluations, residual: [s] as in ``Ending``.
     """
@@ -83,7 +84,7 @@ class Flight:
     solver: Solver
     positions: Tensor
     origin: Tensor
-    best: Tensor
+    before: Tensor
     guiding: Tensor
     strayed: Tensor
     steps: Tensor
@@ -96,38 +97,37 @@ class Flight:
         start = start.detach()
         solver = course.solver()
         solver.start(operator, start)
-        zero = torch.zeros(1, dtype=torch.long, device=start.device)
+        zero = torch.zeros(1, dtype=torch.long)
         return cls(
             keys=[key],
             operator=operator,
             solver=solver,
             positions=start,
             origin=start,
-            best=start,
+            before=start,
             guiding=zero + course.horizon,
             strayed=zero.bool(),
             steps=zero,
             evaluations=zero,
-            residual=start.new_full((1,), torch.inf),
+            residual=torch.full((1,), torch.inf, dtype=torch.float64),
         )
 
     @property
-    def atoms(self) -> Tensor:
-        """Number of atoms [s] of each structure."""
-        s = self.operator.structures
-        return torch.bincount(s.batch, minlength=s.count)
+    def sizes(self) -> tuple[int, ...]:
+        """Number of atoms of each structure."""
+        return self.operator.structures.sizes
 
     def select(self, structures: Tensor) -> Flight:
-        """The structures where the mask [s] holds; this flight stays as it is."""
+        """The structures where the mask [s], on the host, holds; this flight stays as it is."""
         if bool(structures.all()):
             return self
         atoms = self.operator.structures.atoms_of(structures)
+        rows = structures.nonzero().squeeze(-1)
         solver = copy.copy(self.solver)
-        solver.select(structures, atoms)
-        kept = structures.tolist()
+        solver.select(to_device(rows, atoms.device), atoms)
         return replace(
             self,
-            keys=[key for key, keep in zip(self.keys, kept, strict=True) if keep],
+            keys=[self.keys[k] for k in rows.tolist()],
             operator=self.operator.select(structures),
             solver=solver,
             **{name: getattr(self, name)[atoms] for name in ATOM},
@@ -154,25 +154,34 @@ class Flight:
 
     def advance(self, forces: Tensor, course: Course) -> tuple[list[Ending], Flight | None]:
         """Use the forces [n, 3] at ``positions``: those that ended, and the rest one step further."""
-        s = self.operator.structures
-        guiding = self.guiding > 0
-        force, bad = examine(s, self.positions, forces, self.origin)
-        sound = ~guiding & ~bad
+        s, guiding = self.operator.structures, self.guiding > 0
+        asked = list(extremes(s, self.positions, forces, self.origin))
+        plain, strayed = None, torch.zeros_like(guiding)
+        if bool(guiding.any()):
+            plain = self.operator.step(forces)
+            asked.append(segment_max_norm(plain, s.batch, s.count))
+        force, travel, *stride = to_host(*asked)
+        if stride:
+            strayed = guiding & lost(stride[0])
+        bad = ~guiding & (~(force < MAX_FORCE) | ~(travel < MAX_TRAVEL))
+        done = ~guiding & (force < course.fmax) & ~bad
+        ended = done | bad | (~guiding & (self.steps >= course.max_steps))
+        # A structure whose forces are below fmax needs no more guidance than this step.
+        left = torch.where(strayed | (force < course.fmax), 0, (self.guiding - 1).clamp_min(0))
         here = replace(
             self,
             evaluations=self.evaluations + 1,
-            residual=torch.where(sound, force, self.residual),
-            best=torch.where(sound[s.batch, None], self.positions, self.best),
+            residual=torch.where(guiding | bad, self.residual, force),
         )
-        done = ~guiding & (force < course.fmax) & ~bad
-        bad = ~guiding & bad
-        ended = done | bad | (~guiding & (self.steps >= course.max_steps))
-        if not bool(ended.any()):
-            return [], here._move(forces)
         endings = here._endings(done, bad, ended)
         if bool(ended.all()):
             return endings, None
-        return endings, here.select(~ended)._move(forces[s.atoms_of(~ended)])
+        if endings:
+            going, atoms = ~ended, s.atoms_of(~ended)
+            here, forces = here.select(going), forces[atoms]
+            plain = None if plain is None else plain[atoms]
+            strayed, left = strayed[going], left[going]
+        return endings, here._move(forces, plain, strayed, left)
 
     def unfitted(self) -> list[Ending]:
         """All of its structures as they are, for want of memory."""
@@ -182,37 +191,52 @@ class Flight:
     def _endings(
         self, done: Tensor, bad: Tensor, ended: Tensor, fitted: bool = True
     ) -> list[Ending]:
-        """Where the mask ``ended`` [s] holds; ``done`` and ``bad`` [s] say how."""
-        diverged = bad | self.strayed
-        columns = (done & ~diverged, diverged, self.steps, self.evaluations, self.residual)
-        places = torch.split(self.best, self.atoms.tolist())
-        rows = zip(self.keys, places, *(column.tolist() for column in columns), strict=True)
-        return [
-            Ending(key, best, converged, gone, fitted, steps, evaluations, residual)
-            for leaves, (key, best, converged, gone, steps, evaluations, residual) in zip(
-                ended.tolist(), rows, strict=True
-            )
-            if leaves
-        ]
+        """Where the mask ``ended`` [s] holds; ``done`` and ``bad`` [s] say how.
 
-    def _move(self, forces: Tensor) -> Flight:
-        """One displacement: alpha F in the guidance, the solver's afterwards."""
-        batch = self.operator.structures.batch
-        guiding = self.guiding > 0
-        solving = ~guiding[batch, None]
-        # The solver sees no forces where its turn has not come; it is started anew then.
-        own = torch.where(solving, forces, 0.0)
-        move = self.solver.propose(self.operator, self.positions, own)
-        strayed = torch.zeros_like(guiding)
-        if bool(guiding.any()):
-            plain = self.operator.step(forces)
-            strayed = guiding & lost(self.operator, plain)
-            move = torch.where(solving, move, plain)
-            move = torch.where(strayed[batch, None], 0.0, move)
-        left = torch.where(strayed, 0, (self.guiding - 1).clamp_min(0))
+        Where the evaluation at ``positions`` is bad, or was never made, the one before it counts.
+        """
+        found = []
+        for k in ended.nonzero().squeeze(-1).tolist():
+            place = self.positions
+            if bool(bad[k]) or not fitted:
+                place = self.before if int(self.steps[k]) else self.origin
+            first = sum(self.sizes[:k])
+            diverged = bool(bad[k] | self.strayed[k])
+            ending = Ending(
+                key=self.keys[k],
+                positions=place[first : first + self.sizes[k]],
+                converged=bool(done[k]) and not diverged,
+                diverged=diverged,
+                fitted=fitted,
+                steps=int(self.steps[k]),
+                evaluations=int(self.evaluations[k]),
+                residual=float(self.residual[k]),
+            )
+            found.append(ending)
+        return found
+
+    def _move(self, forces: Tensor, plain: Tensor | None, strayed: Tensor, left: Tensor) -> Flight:
+        """One displacement [n, 3]: ``plain`` in the guidance, the solver's afterwards.
+
+        ``strayed`` [s] stay where they are; ``left`` [s] are the guidance steps still to go.
+        """
+        batch, guiding = self.operator.structures.batch, self.guiding > 0
+        if plain is None or not bool(guiding.any()):
+            move = self.solver.propose(self.operator, self.positions, forces)
+        elif bool(guiding.all()):
+            move = plain
+        else:
+            # The solver sees no forces where its turn has not come; it is started anew then.
+            plainly = to_device(guiding, batch.device)[batch, None]
+            own = torch.where(plainly, 0.0, forces)
+            move = self.solver.propose(self.operator, self.positions, own)
+            move = torch.where(plainly, plain, move)
+        if bool(strayed.any()):
+            move = torch.where(to_device(strayed, batch.device)[batch, None], 0.0, move)
         moved = replace(
             self,
             positions=self.positions + move,
+            before=self.positions,
             guiding=left,
             strayed=self.strayed | strayed,
             steps=self.steps + (~guiding).long(),
@@ -226,5 +250,5 @@ class Flight:
         new = self.select(ready)
         solver = copy.copy(new.solver)
         solver.start(new.operator, new.positions)
-        new = replace(new, solver=solver, origin=new.positions, best=new.positions)
+        new = replace(new, solver=solver, origin=new.positions, before=new.positions)
         return new if bool(ready.all()) else self.select(~ready).join([new])

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.segments import segment_max_norm, segment_norm, segment_sum
+from fairchem_gdeq.relax.segments import segment_max_norm, to_device, to_host
+
+LONGEST_STEP = 10.0  # Angstrom: a plain step that moves an atom further is no relaxation any more
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,13 @@ class Step:
 
     Attributes:
         operator: G restricted to the moving structures.
+        structures: indices of those structures in the whole batch, on the host.
         atoms: [m] indices of their atoms in the whole batch.
         positions: [m, 3] X_t of those atoms, Angstrom.
     """
 
     operator: Operator
+    structures: Tensor
     atoms: Tensor
     positions: Tensor
 
@@ -34,9 +38,10 @@ class Rollout:
     Attributes:
         steps: the applications of G, in order.
         positions: [n, 3] X_K, Angstrom; a diverged structure stays at its last good positions.
-        settled: [s] bool, structures masked because their step fell below the threshold.
+        settled: [s] bool, structures masked because their forces fell below the threshold.
         diverged: [s] bool, structures that left the finite world and were taken out.
         evaluations: [s] force evaluations spent on each structure.
+        gone: the same as ``diverged``, on the host.
     """
 
     steps: list[Step]
@@ -44,86 +49,83 @@ class Rollout:
     settled: Tensor
     diverged: Tensor
     evaluations: Tensor
+    gone: Tensor
 
 
-MAX_TRAVEL = 10.0  # Angstrom in one step: no relaxation moves an atom so far; it has diverged
+def lost(longest: Tensor) -> Tensor:
+    """Where the longest step of an atom [s] (Angstrom) is not finite or absurdly long."""
+    return ~(longest < LONGEST_STEP)
 
 
-def lost(operator: Operator, move: Tensor) -> Tensor:
-    """Mask [s] of structures with a step that is not finite or absurdly long."""
-    s = operator.structures
-    longest = segment_max_norm(move, s.batch, s.count)
-    return ~(longest < MAX_TRAVEL)
-
-
-def _rmse(operator: Operator, move: Tensor) -> Tensor:
-    """Root-mean-square displacement [s] over the free atoms of each structure."""
-    s = operator.structures
-    number = segment_sum(s.free.to(move.dtype), s.batch, s.count).clamp_min(1.0)
-    return segment_norm(move, s.batch, s.count) / number.sqrt()
-
-
-def rollout(operator: Operator, start: Tensor, horizon: int, step_tol: float = 0.0) -> Rollout:
+def rollout(operator: Operator, start: Tensor, horizon: int, fmax: float = 0.0) -> Rollout:
     """Apply G ``horizon`` times, keeping only positions: memory n x 3 per step.
 
     Args:
         operator: G on the whole batch.
         start: [n, 3] X_0, Angstrom.
         horizon: K.
-        step_tol: a structure whose RMS step falls below this (Angstrom) is masked from there on.
+        fmax: a structure whose largest force (eV/Angstrom) is below this is masked after that step.
     """
-    return _roll(operator, start, horizon, step_tol, graph=False)[0]
+    return _roll(operator, start, horizon, fmax, graph=False)[0]
 
 
 def _roll(
-    operator: Operator, start: Tensor, horizon: int, step_tol: float, graph: bool
+    operator: Operator, start: Tensor, horizon: int, fmax: float, graph: bool
 ) -> tuple[Rollout, Tensor]:
     """The rollout; with ``graph`` the second value is X_K with its stored autograd graph."""
     s = operator.structures
-    moving = torch.ones(s.count, dtype=torch.bool, device=start.device)
-    settled, diverged = torch.zeros_like(moving), torch.zeros_like(moving)
-    evaluations = torch.zeros(s.count, dtype=torch.long, device=start.device)
+    settled, diverged = torch.zeros(2, s.count, dtype=torch.bool)  # these and the like on the host
+    evaluations = torch.zeros(s.count, dtype=torch.long)
+    moving = torch.arange(s.count)
     active, atoms = operator, torch.arange(len(start), device=start.device)
     steps: list[Step] = []
     x = start.detach()
     with torch.set_grad_enabled(graph):
         for _ in range(horizon):
-            here = x[atoms]
-            after = active(here)
-            move = (after - here).detach()
+            here = x if len(atoms) == len(x) else x[atoms]
+            forces = active.forces(here)
+            move = active.step(forces)
             evaluations[moving] += 1
-            bad = lost(active, move)
+            part = active.structures
+            longest, force = to_host(
+                segment_max_norm(move.detach(), part.batch, part.count),
+                segment_max_norm(forces.detach(), part.batch, part.count),
+            )
+            bad = lost(longest)
             if bool(bad.any()):
-                where = moving.nonzero().squeeze(-1)
-                diverged[where[bad]] = True
-                moving = moving & ~diverged
-                if not bool(moving.any()):
+                diverged[moving[bad]] = True
+                moving, force = moving[~bad], force[~bad]
+                if len(moving) == 0:
                     break
-                # The bad structures' last evaluation must leave no trace, in the graph least of
-                # all (0 * NaN): repeat it without them, and do not count it twice.
-                keep = active.structures.atoms_of(~bad)
-                active, atoms, here = active.select(~bad), atoms[keep], here[keep]
-                after = active(here)
-                move = (after - here).detach()
-            steps.append(Step(active, atoms, here.detach()))
-            x = x.index_copy(0, atoms, after)
-            still = _rmse(active, move) >= step_tol
+                keep = part.atoms_of(~bad)
+                active, atoms, here, move = active.select(~bad), atoms[keep], here[keep], move[keep]
+            steps.append(Step(active, moving, atoms, here.detach()))
+            x = here + move if len(atoms) == len(x) else x.index_copy(0, atoms, here + move)
+            still = force >= fmax
             if not bool(still.all()):
-                where = moving.nonzero().squeeze(-1)
-                settled[where[~still]] = True
-                moving = moving & ~settled
-                if not bool(moving.any()):
+                settled[moving[~still]] = True
+                moving = moving[still]
+                if len(moving) == 0:
                     break
                 atoms = atoms[active.structures.atoms_of(still)]
                 active = active.select(still)
-    return Rollout(steps, x.detach(), settled, diverged, evaluations), x
+    path = Rollout(
+        steps=steps,
+        positions=x.detach(),
+        settled=to_device(settled, start.device),
+        diverged=to_device(diverged, start.device),
+        evaluations=to_device(evaluations, start.device),
+        gone=diverged,
+    )
+    return path, x
 
 
 def sweep(path: Rollout, adjoint: Tensor) -> Tensor:
     """Discrete adjoint of a rollout: exact eq. 3 with one evaluation's activations at a time.
 
     lam_K = dL/dX_K; for t = K-1 ... 0: lam_t = lam_{t+1}^T dG/dX(X_t), while
-    lam_{t+1}^T dG/dtheta(X_t) is added to the parameters' ``.grad``.
+    lam_{t+1}^T dG/dtheta(X_t) is added to the parameters' ``.grad``. Structures that diverged in the
+    end are left out from the beginning: their derivatives may be infinite.
 
     Args:
         path: the rollout; its memory is K x n x 3.
@@ -133,10 +135,28 @@ def sweep(path: Rollout, adjoint: Tensor) -> Tensor:
         [n, 3] dL/dX_0 on free atoms.
     """
     lam = adjoint.clone()
-    for step in reversed(path.steps):
+    for step in reversed(_survivors(path)):
         vector = lam[step.atoms]
         lam[step.atoms] = step.operator.vjp(step.positions, vector, accumulate=True)
     return lam
+
+
+def _survivors(path: Rollout) -> list[Step]:
+    """The steps without the structures that diverged later on."""
+    if not bool(path.gone.any()):
+        return path.steps
+    out: list[Step] = []
+    before: tuple[Operator | None, Operator | None] = (None, None)
+    for step in path.steps:
+        stays = ~path.gone[step.structures]
+        if not bool(stays.any()):
+            continue
+        keep = step.operator.structures.atoms_of(stays)
+        if step.operator is not before[0]:  # consecutive steps share theirs
+            before = step.operator, step.operator.select(stays)
+        assert before[1] is not None
+        out.append(Step(before[1], step.structures[stays], step.atoms[keep], step.positions[keep]))
+    return out
 
 
 StructureLoss = Callable[[Tensor], Tensor]
@@ -154,14 +174,14 @@ def guidance_by_sweep(
     horizon: int,
     loss: StructureLoss,
     weight: float,
-    step_tol: float = 0.0,
+    fmax: float = 0.0,
 ) -> tuple[Rollout, Tensor, float]:
     """Roll out, then add the gradient of ``weight * mean(loss(X_K))`` by the backward sweep.
 
     Returns:
         The rollout, the losses [s] at X_K and the weighted batch mean.
     """
-    path = rollout(operator, start, horizon, step_tol)
+    path = rollout(operator, start, horizon, fmax)
     with torch.enable_grad():
         x = path.positions.detach().requires_grad_(True)
         losses = loss(x)
@@ -177,14 +197,20 @@ def guidance_by_stored_graph(
     horizon: int,
     loss: StructureLoss,
     weight: float,
-    step_tol: float = 0.0,
+    fmax: float = 0.0,
 ) -> tuple[Rollout, Tensor, float]:
     """The same by autograd through the stored K-step graph: O(K) memory, for reference."""
-    path, x = _roll(operator, start, horizon, step_tol, graph=True)
+    path, x = _roll(operator, start, horizon, fmax, graph=True)
+    if bool(path.gone.any()):
+        # What diverged must leave no trace in the graph (0 * NaN): once more without it.
+        alive = ~path.gone
+        atoms = operator.structures.atoms_of(alive)
+        again = _roll(operator.select(alive), start[atoms], horizon, fmax, graph=True)[1]
+        x = path.positions.index_copy(0, atoms, again)
     with torch.enable_grad():
         losses = loss(x)
         total = _weighted(losses, path.diverged, weight)
-        if path.steps:
+        if total.requires_grad:
             torch.autograd.backward(total)
     return path, losses.detach(), float(total.detach())
 

@@ -5,47 +5,65 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.rigid import SHIFT_AND_TURN, best_turn
 from fairchem_gdeq.relax.segments import segment_max_norm, segment_mean, segment_sum
 from fairchem_gdeq.relax.structures import Structures
 
 
+def _image(positions: Tensor, target: Tensor, s: Structures, pin: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum-image displacement [n, 3] and the rough shift [s, 3] taken out of it before the cut."""
+    move = positions - target
+    rough = (pin > 0).to(move.dtype)[:, None] * s.periodic_shift(move)
+    return s.minimum_image(move - rough[s.batch]), rough
+
+
 def free_displacement(
-    positions: Tensor, target: Tensor, structures: Structures, remove_shift: Tensor
+    positions: Tensor, target: Tensor, structures: Structures, pin: Tensor
 ) -> Tensor:
     """Minimum-image displacement target -> positions of the free atoms [n, 3], Angstrom.
 
     Args:
         positions, target: [n, 3], Angstrom.
         structures: batch, free atoms, masses, cells.
-        remove_shift: [s] bool, structures whose mass-weighted rigid shift is taken out first.
+        pin: [s], of ``rigid``: structures whose mass-weighted rigid shift, and rotation, is taken
+            out first. A bool is a shift.
     """
     s = structures
-    pinned = remove_shift.to(positions.dtype)[:, None]
     # First roughly and before the cut at half a cell, then exactly.
-    move = positions - target
-    move = s.minimum_image(move - (pinned * s.periodic_shift(move))[s.batch])
+    move, _ = _image(positions, target, s, pin)
+    if not all(map(any, zip(s.known.periodic, s.known.anchored, strict=True))):
+        turn = best_turn(move, target, s, pin)[s.batch]
+        there = torch.einsum("ni,nij->nj", target + move, turn)
+        move = torch.where((pin == SHIFT_AND_TURN)[s.batch, None], there - target, move)
     move = torch.where(s.free[:, None], move, torch.zeros_like(move))
-    shift = pinned * segment_mean(move, s.masses * s.free, s.batch, s.count)
+    shift = (pin > 0)[:, None] * segment_mean(move, s.masses * s.free, s.batch, s.count)
     return move - shift[s.batch] * s.free[:, None]
 
 
-def delta_q(
-    positions: Tensor, target: Tensor, structures: Structures, remove_shift: Tensor
-) -> Tensor:
+def rigid_shift(positions: Tensor, target: Tensor, structures: Structures, pin: Tensor) -> Tensor:
+    """Length [s] of the rigid shift that ``free_displacement`` takes out, Angstrom."""
+    s = structures
+    move, rough = _image(positions, target, s, pin)
+    fine = (pin > 0)[:, None] * segment_mean(move, s.masses * s.free, s.batch, s.count)
+    length: Tensor = torch.linalg.vector_norm(rough + fine, dim=-1)
+    return length
+
+
+def delta_q(positions: Tensor, target: Tensor, structures: Structures, pin: Tensor) -> Tensor:
     """Eq. 2 over free atoms, sqrt(sum_i m_i |x_i - x_gt,i|^2): [s], amu^0.5 Angstrom.
 
     Its gradient is zero, not NaN, where positions and target coincide.
     """
     s = structures
-    move = free_displacement(positions, target, s, remove_shift)
+    move = free_displacement(positions, target, s, pin)
     squared = segment_sum(s.masses[:, None] * move * move, s.batch, s.count).sum(-1)
     positive = squared > 0
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
 
 
 def max_displacement(
-    positions: Tensor, target: Tensor, structures: Structures, remove_shift: Tensor
+    positions: Tensor, target: Tensor, structures: Structures, pin: Tensor
 ) -> Tensor:
     """Largest free-atom distance from the target [s], Angstrom."""
-    move = free_displacement(positions, target, structures, remove_shift)
+    move = free_displacement(positions, target, structures, pin)
     return segment_max_norm(move, structures.batch, structures.count)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.segments import segment_mean
+from fairchem_gdeq.relax.rigid import FREE, SHIFT, SHIFT_AND_TURN, without_turn
+from fairchem_gdeq.relax.segments import segment_sum, to_device
 from fairchem_gdeq.relax.structures import Structures
 
 
@@ -24,12 +26,20 @@ class ForceField(Protocol):
         """Whether a rigid shift of all atoms leaves the forces as they are."""
         ...
 
+    @property
+    def rotation_equivariant(self) -> bool:
+        """Whether the forces of a structure that is not periodic turn with it."""
+        ...
+
     def __call__(self, positions: Tensor) -> Tensor:
         """Forces [n, 3] (eV/Angstrom) at positions [n, 3] (Angstrom), differentiable."""
         ...
 
     def select(self, structures: Tensor) -> ForceField:
-        """The same field for the structures where the mask [s] holds."""
+        """The same field for the structures where the mask [s] holds.
+
+        The mask is on the host, where it was decided: a field on a GPU need not wait for it.
+        """
         ...
 
     def join(self, others: Sequence[Self]) -> ForceField:
@@ -49,23 +59,24 @@ class ForceField(Protocol):
 class Operator:
     """G(X) = X + alpha F(X; c) on the free atoms of a batch of structures (eq. 1).
 
-    Where a structure has no fixed atom and the field is translation invariant, every rigid shift is
-    a null vector of I - J_G, and direct forces, which need not sum to zero, would let the crystal
-    drift. There ``pin`` is set, and the mean force is taken out of F. The projection is linear, so
-    the VJP stays exact and I - J_G is invertible on the complement of the shifts.
+    Rigid motions that the field does not feel are taken out of F as ``rigid`` says. The projection
+    is linear in the forces, so the VJP stays exact, and I - J_G is invertible on the complement of
+    those motions.
 
     Attributes:
         field: forces at X for the frozen context.
         structures: batch index, free atoms, masses and cells.
         alpha: step, Angstrom per (eV/Angstrom); a tensor that requires grad makes it learnable.
         cap: longest displacement of one atom in one step (Angstrom), or None.
-        pin: [s] bool, structures whose rigid shift is removed.
+        pinned: what is taken out of each structure, ``FREE``, ``SHIFT`` or ``SHIFT_AND_TURN``.
+        pin: [s] int64, the same on the device.
     """
 
     field: ForceField
     structures: Structures
     alpha: Tensor
     cap: float | None
+    pinned: tuple[int, ...]
     pin: Tensor
 
     @classmethod
@@ -80,28 +91,43 @@ class Operator:
         """Operator with the default choice of ``pin``.
 
         ``remove_drift`` None pins the structures without fixed atoms of a translation-invariant
-        field; True pins every structure without fixed atoms; False none.
+        field, and their rotations where they are not periodic and the field turns with them; True
+        pins the shift of every structure without fixed atoms; False nothing.
         """
-        has_fixed = torch.zeros(structures.count, dtype=torch.bool, device=structures.batch.device)
-        has_fixed[structures.batch[~structures.free]] = True
         wanted = field.translation_invariant if remove_drift is None else remove_drift
-        pin = ~has_fixed if wanted else torch.zeros_like(has_fixed)
-        step = torch.as_tensor(alpha, dtype=structures.masses.dtype, device=pin.device)
-        return cls(field, structures, step, cap, pin)
+        turns = remove_drift is None and wanted and field.rotation_equivariant
+        known = structures.known
+        pinned = tuple(
+            FREE if anchored or not wanted else SHIFT_AND_TURN if turns and not periodic else SHIFT
+            for anchored, periodic in zip(known.anchored, known.periodic, strict=True)
+        )
+        device = structures.batch.device
+        step = torch.as_tensor(alpha, dtype=structures.masses.dtype)
+        pin = to_device(torch.tensor(pinned, dtype=torch.long), device)
+        return cls(field, structures, to_device(step, device), cap, pinned, pin)
 
-    def project(self, vectors: Tensor) -> Tensor:
-        """Free-atom part of an atom vector field [n, 3], without its mean where pinned."""
+    @cached_property
+    def _share(self) -> Tensor:
+        """What each atom [n, 1] contributes to the mean of its structure; 0 where not pinned."""
         s = self.structures
-        free = s.free[:, None]
-        vectors = torch.where(free, vectors, torch.zeros_like(vectors))
-        if not bool(self.pin.any()):
-            return vectors
-        mean = segment_mean(vectors, s.free.to(vectors.dtype), s.batch, s.count)
-        return vectors - mean[s.batch] * (self.pin[s.batch, None] & free)
+        weights = (s.free & (self.pin > FREE)[s.batch]).to(s.masses.dtype)
+        total = segment_sum(weights, s.batch, s.count).clamp_min(1.0)
+        return (weights / total[s.batch])[:, None]
+
+    def project(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Free-atom part of vectors [n, 3] at positions [n, 3], less the pinned rigid motions."""
+        s = self.structures
+        vectors = torch.where(s.free[:, None], vectors, 0.0)
+        if any(self.pinned):
+            mean = segment_sum(vectors * self._share, s.batch, s.count)
+            vectors = vectors - mean[s.batch]  # zero where not pinned; where pinned all are free
+        if SHIFT_AND_TURN in self.pinned:
+            vectors = without_turn(vectors, positions, s, self.pin)
+        return vectors
 
     def forces(self, positions: Tensor) -> Tensor:
-        """F(X) [n, 3]: zero on fixed atoms, net force removed where pinned."""
-        return self.project(self.field(positions))
+        """F(X) [n, 3]: zero on fixed atoms, net force (and torque) removed where pinned."""
+        return self.project(self.field(positions), positions)
 
     def step(self, forces: Tensor) -> Tensor:
         """The displacement [n, 3] (Angstrom) that the forces cause: alpha F, capped per atom."""
@@ -131,15 +157,20 @@ class Operator:
             else:
                 (grad,) = torch.autograd.grad(out, x, vector)
         assert grad is not None
-        return torch.where(self.structures.free[:, None], grad, torch.zeros_like(grad))
+        return torch.where(self.structures.free[:, None], grad, 0.0)
 
     def select(self, structures: Tensor) -> Operator:
-        """The operator on the structures where the mask [s] holds."""
+        """The operator on the structures where the mask [s] holds, best given on the host."""
+        mask = structures.cpu()
+        if bool(mask.all()):
+            return self
+        rows = mask.nonzero().squeeze(-1)
         return replace(
             self,
-            field=self.field.select(structures),
-            structures=self.structures.select(structures),
-            pin=self.pin[structures],
+            field=self.field.select(mask),
+            structures=self.structures.select(mask),
+            pinned=tuple(self.pinned[k] for k in rows.tolist()),
+            pin=self.pin[to_device(rows, self.pin.device)],
         )
 
     def join(self, others: Sequence[Operator]) -> Operator:
@@ -149,7 +180,9 @@ class Operator:
             ValueError: another one has another alpha or cap: it would be another map.
         """
         for other in others:
-            if other.cap != self.cap or not torch.equal(other.alpha, self.alpha):
+            # One tensor in all of them asks nothing of the device.
+            same = other.alpha is self.alpha or torch.equal(other.alpha, self.alpha)
+            if other.cap != self.cap or not same:
                 raise ValueError(
                     f"operators with alpha {self.alpha}, cap {self.cap} and alpha {other.alpha}, "
                     f"cap {other.cap} cannot be joined: they are different maps"
@@ -158,6 +191,7 @@ class Operator:
             self,
             field=self.field.join([other.field for other in others]),
             structures=self.structures.join([other.structures for other in others]),
+            pinned=tuple(each for part in (self, *others) for each in part.pinned),
             pin=torch.cat([self.pin, *(other.pin for other in others)]),
         )
 

@@ -1,7 +1,12 @@
-"""Per-structure reductions over flat tensors.
+"""Per-structure reductions over flat tensors, and what the host may know without waiting.
 
 A batch of structures is flat: atom quantities have shape [n, ...] and ``batch`` [n] (int) says to
 which of the ``count`` structures an atom belongs. Structure quantities have shape [s, ...].
+
+On a GPU the host runs ahead of the device, and whatever it asks of a tensor (``bool``, ``item``,
+``nonzero``, a mask as an index) makes it wait until everything before is done. The loops of this
+package ask once per force evaluation, by ``to_host``; all else is arithmetic on the device and indices
+that the host works out by itself and sends, by ``to_device``.
 """
 
 from __future__ import annotations
@@ -25,6 +30,14 @@ def segment_norm(a: Tensor, batch: Tensor, count: int) -> Tensor:
     return segment_dot(a, a, batch, count).sqrt()
 
 
+def segment_products(a: Tensor, b: Tensor, batch: Tensor, count: int) -> Tensor:
+    """All inner products of k and l atom vector fields, [k, n, 3] and [l, n, 3]: [s, k, l], double.
+
+    Summed in double: small systems of such products are solved, and they are ill-conditioned.
+    """
+    return segment_sum(torch.einsum("kni,lni->nkl", a, b).double(), batch, count)
+
+
 def segment_max_norm(a: Tensor, batch: Tensor, count: int) -> Tensor:
     """Largest atom vector length |a_i| in each structure: [s]; 0 where it has no atoms.
 
@@ -38,3 +51,13 @@ def segment_mean(values: Tensor, weights: Tensor, batch: Tensor, count: int) -> 
     """Weighted mean of atom values [n, 3] with weights [n] in each structure: [s, 3]."""
     total = segment_sum(weights, batch, count).clamp_min(1e-30)
     return segment_sum(values * weights[:, None], batch, count) / total[:, None]
+
+
+def to_host(*columns: Tensor) -> Tensor:
+    """Structure quantities [s] as one host tensor [k, s], double: a single wait for the device."""
+    return torch.stack([column.double() for column in columns]).cpu()
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on the device, without waiting for what the device has to do before."""
+    return values.to(device, non_blocking=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.segments import segment_max_norm
+from fairchem_gdeq.relax.segments import segment_max_norm, to_device, to_host
 from fairchem_gdeq.relax.structures import Structures
 
 MAX_FORCE = 1e3  # eV/Angstrom: a structure with a larger force has diverged
@@ -38,7 +38,7 @@ class Solver(Protocol):
         ...
 
     def select(self, structures: Tensor, atoms: Tensor) -> None:
-        """Keep the state of the structures where mask [s] holds, whose atoms are ``atoms`` [m]."""
+        """Keep the state of the structures with indices [k], whose atoms have indices [m]."""
         ...
 
     def join(self, others: Sequence[Self]) -> None:
@@ -58,6 +58,8 @@ class Solution:
         steps: [s] displacements made.
         residual: [s] max|F_free| at ``positions``, eV/Angstrom.
         evaluations: [s] force evaluations spent on each structure.
+        removed: [s] largest force on an atom that the projection took out there, eV/Angstrom: net
+            force and torque of direct forces.
     """
 
     positions: Tensor
@@ -67,6 +69,7 @@ class Solution:
     steps: Tensor
     residual: Tensor
     evaluations: Tensor
+    removed: Tensor
 
 
 @torch.no_grad()
@@ -96,61 +99,80 @@ def solve(
         observe: called with (positions [n, 3], step) after each displacement, for trajectories.
     """
     count, device = operator.structures.count, start.device
-    x = start.detach().clone()
-    best = x.clone()
-    best_forces = torch.zeros_like(x)
-    residual = torch.full((count,), torch.inf, dtype=x.dtype, device=device)
-    converged = torch.zeros(count, dtype=torch.bool, device=device)
-    diverged = torch.zeros_like(converged)
-    steps = torch.zeros(count, dtype=torch.long, device=device)
-    evaluations = torch.zeros_like(steps)
+    best, best_forces = start.detach().clone(), torch.zeros_like(start)
+    converged, diverged = torch.zeros(2, count, dtype=torch.bool)  # these and the like on the host
+    steps, evaluations = torch.zeros(2, count, dtype=torch.long)
+    residual = torch.full((count,), torch.inf, dtype=torch.float64)
+    removed = start.new_zeros(count)
 
-    active = operator
-    which = torch.arange(count, device=device)
-    atoms = torch.arange(len(x), device=device)
-    solver.start(active, x)
+    active, which = operator, torch.arange(count)
+    atoms = torch.arange(len(start), device=device)
+    here = origin = start.detach()
+    last = State(here, torch.zeros_like(here), torch.zeros_like(here), residual)
+    solver.start(active, here)
     for step in range(max_steps + 1):
-        here = x[atoms]
         s = active.structures
-        forces = active.forces(here)
-        evaluations[which] += 1
-        force, bad = examine(s, here, forces, start[atoms], max_force, max_travel)
+        raw = active.field(here)
+        forces = active.project(raw, here)
+        force, travel = to_host(*extremes(s, here, forces, origin))
+        bad = ~(force < max_force) | ~(travel < max_travel)
         done = (force < fmax) & ~bad
-        # What is reported of a structure is its last state, or, if that is bad, the last good one.
-        good = ~bad[s.batch]
-        best[atoms[good]], best_forces[atoms[good]] = here[good], forces[good]
-        residual[which[~bad]] = force[~bad]
-        converged[which[done]], diverged[which[bad]] = True, True
-        going = ~(done | bad)
-        if not bool(going.any()) or step == max_steps:
-            break
-        if not bool(going.all()):
+        now = State(here, forces, raw, force)
+        ended = done | bad if step < max_steps else torch.ones_like(done)
+        if bool(ended.any()):
+            # What is reported of a structure is its last state, or, if that is bad, the one before.
+            for state, chosen in ((now, ended & ~bad), (last, bad)):
+                if not bool(chosen.any()):
+                    continue
+                mine, rows = s.atoms_of(chosen), which[chosen]
+                best[atoms[mine]], best_forces[atoms[mine]] = state.x[mine], state.forces[mine]
+                residual[rows] = state.force[chosen]
+                taken = torch.where(s.free[:, None], state.raw - state.forces, 0.0)
+                taken = segment_max_norm(taken, s.batch, s.count)
+                keys = to_device(chosen.nonzero().squeeze(-1), device)
+                removed[to_device(rows, device)] = taken[keys]
+            converged[which[done]], diverged[which[bad]] = True, True
+            steps[which[ended]], evaluations[which[ended]] = step, step + 1
+            going = ~ended
+            if not bool(going.any()):
+                break
             keep = s.atoms_of(going)
-            solver.select(going, keep)
-            active = active.select(going)
-            which, atoms, here, forces = which[going], atoms[keep], here[keep], forces[keep]
-        x[atoms] = here + solver.propose(active, here, forces)
-        steps[which] += 1
+            solver.select(to_device(going.nonzero().squeeze(-1), device), keep)
+            active, which = active.select(going), which[going]
+            atoms, origin, here = atoms[keep], origin[keep], here[keep]
+            now = State(here, forces[keep], raw[keep], force[going])
+        last = now
+        here = here + solver.propose(active, here, now.forces)
         if observe is not None:
-            observe(x, step + 1)
-    return Solution(best, best_forces, converged, diverged, steps, residual, evaluations)
+            observe(best.index_copy(0, atoms, here), step + 1)
+    return Solution(
+        positions=best,
+        forces=best_forces,
+        converged=to_device(converged, device),
+        diverged=to_device(diverged, device),
+        steps=to_device(steps, device),
+        residual=to_device(residual.to(start.dtype), device),
+        evaluations=to_device(evaluations, device),
+        removed=removed,
+    )
 
 
-def examine(
-    structures: Structures,
-    positions: Tensor,
-    forces: Tensor,
-    start: Tensor,
-    max_force: float = MAX_FORCE,
-    max_travel: float = MAX_TRAVEL,
+@dataclass(frozen=True)
+class State:
+    """One evaluation: positions, forces, the same before projection [n, 3], max|F| [s] on the host."""
+
+    x: Tensor
+    forces: Tensor
+    raw: Tensor
+    force: Tensor
+
+
+def extremes(
+    structures: Structures, positions: Tensor, forces: Tensor, origin: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """max|F_free| [s] (eV/Angstrom), and the mask [s] of structures that have diverged.
-
-    Positions, forces and start are [n, 3]; NaN counts as diverged.
-    """
+    """max|F_free| [s] (eV/Angstrom) and the longest way of an atom from ``origin`` [s] (Angstrom)."""
     force = segment_max_norm(forces, structures.batch, structures.count)
-    travel = segment_max_norm(positions - start, structures.batch, structures.count)
-    return force, ~(force < max_force) | ~(travel < max_travel)
+    return force, segment_max_norm(positions - origin, structures.batch, structures.count)
 
 
 def limit(move: Tensor, longest: float, operator: Operator) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fairchem_gdeq.relax.adjoint import ADJOINTS
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
-from fairchem_gdeq.relax.objective import delta_q
+from fairchem_gdeq.relax.objective import delta_q, rigid_shift
 from fairchem_gdeq.relax.operator import Operator
+from fairchem_gdeq.relax.segments import to_device
 from fairchem_gdeq.relax.solvers import make_solver, solve
 
 
@@ -28,10 +29,9 @@ class Method:
         horizon: K, steps of the guidance window.
         lambda_guide, lambda_eq: weights of eq. 5.
         guidance_gradient: ``sweep`` (constant memory) or ``stored_graph`` (reference).
-        step_tol: RMS step (Angstrom) below which a structure is masked in a rollout.
         max_unroll: T_max of the ``bptt`` signal.
         solver: name and options of the equilibrium solver.
-        fmax: convergence of the equilibrium, eV/Angstrom.
+        fmax: convergence of the equilibrium, eV/Angstrom; a rollout masks a structure below it too.
         max_steps: displacements allowed to the solver.
         hold_graph: keep the graph built at X_K through the whole equilibrium solve and the adjoint.
             By default the solve works on a fresh graph, so that its X* is a fixed point of the
@@ -46,7 +46,6 @@ class Method:
     lambda_guide: float = 1.0
     lambda_eq: float = 1.0
     guidance_gradient: str = "sweep"
-    step_tol: float = 0.001
     max_unroll: int = 75
     solver: str = "lbfgs"
     solver_options: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +75,6 @@ class Method:
         for key in (
             "lambda_guide",
             "lambda_eq",
-            "step_tol",
             "fmax",
             "adjoint_tol",
             "adjoint_damping",
@@ -96,6 +94,7 @@ class StepReport:
         diverged: [s] bool, in the rollout or the solve; contributes nothing.
         converged: [s] bool, the equilibrium solve reached fmax.
         contributing: [s] bool, the equilibrium gradient was used: converged and adjoint solved.
+        unbounded: [s] bool, the adjoint was longer than damping promises, and was not used.
         residual: [s] max|F_free| at X*, eV/Angstrom; NaN where not solved.
         adjoint_residual: [s] relative; NaN where not solved.
         adjoint: [n, 3] u, a warm start for the next visit; zero where not solved.
@@ -103,6 +102,9 @@ class StepReport:
         vjps: [s] forward-and-backward pairs.
         handoff: [n, 3] X_K, Angstrom.
         positions: [n, 3] X*, Angstrom (X_K where not solved).
+        removed: [s] largest force on an atom that was taken out at X* as net force or torque,
+            eV/Angstrom; NaN where not solved.
+        shift: [s] rigid shift that was taken out of Delta Q at X* (X_K where not solved), Angstrom.
     """
 
     loss: float
@@ -111,6 +113,7 @@ class StepReport:
     diverged: Tensor
     converged: Tensor
     contributing: Tensor
+    unbounded: Tensor
     residual: Tensor
     adjoint_residual: Tensor
     adjoint: Tensor
@@ -118,6 +121,8 @@ class StepReport:
     vjps: Tensor
     handoff: Tensor
     positions: Tensor
+    removed: Tensor
+    shift: Tensor
 
 
 def _guide(
@@ -130,7 +135,7 @@ def _guide(
         horizon,
         lambda x: delta_q(x, target, operator.structures, operator.pin),
         method.lambda_guide,
-        method.step_tol,
+        method.fmax,
     )
     unknown = torch.full_like(losses, torch.nan)
     none = torch.zeros_like(path.diverged)
@@ -141,13 +146,16 @@ def _guide(
         diverged=path.diverged,
         converged=none,
         contributing=none,
+        unbounded=none,
         residual=unknown,
         adjoint_residual=unknown,
         adjoint=torch.zeros_like(start),
         evaluations=path.evaluations,
-        vjps=path.evaluations - path.diverged.long(),
+        vjps=torch.where(path.diverged, 0, path.evaluations),
         handoff=path.positions,
         positions=path.positions,
+        removed=unknown,
+        shift=rigid_shift(path.positions, target, operator.structures, operator.pin),
     )
 
 
@@ -155,12 +163,12 @@ def _settle(
     operator: Operator, target: Tensor, method: Method, guess: Tensor | None, report: StepReport
 ) -> StepReport:
     """Phases 2 and 3 from the detached hand-off state; adds lambda_eq's gradient to ``report``."""
-    count = operator.structures.count
-    rows = (~report.diverged).nonzero().squeeze(-1)
-    if len(rows) == 0:
+    device = target.device
+    alive = ~report.diverged.cpu()
+    if not bool(alive.any()):
         return report
-    atoms = operator.structures.atoms_of(~report.diverged)
-    sub = operator.select(~report.diverged)
+    rows = to_device(alive.nonzero().squeeze(-1), device)
+    atoms, sub = operator.structures.atoms_of(alive), operator.select(alive)
     sub = sub.refreeze(report.handoff[atoms]) if method.hold_graph else sub.thaw()
     solver = make_solver(method.solver, **method.solver_options)
     found = solve(sub, report.handoff[atoms], solver, method.fmax, method.max_steps)
@@ -170,43 +178,46 @@ def _settle(
     with torch.enable_grad():
         x = found.positions.detach().requires_grad_(True)
         losses = delta_q(x, target[atoms], sub.structures, sub.pin)
-        weights = found.converged.to(losses.dtype) * (method.lambda_eq / count)
-        (g,) = torch.autograd.grad(losses, x, weights)
+        share = found.converged.to(losses.dtype) * (method.lambda_eq / operator.structures.count)
+        (g,) = torch.autograd.grad(losses, x, share)
+    losses = losses.detach()
 
-    usable = found.converged
-    mine = atoms[sub.structures.atoms_of(usable)]
-    at, rhs = found.positions[usable[sub.structures.batch]], g[usable[sub.structures.batch]]
-    used = sub.select(usable)
+    usable = found.converged.cpu()
+    solved, mine = to_device(usable.nonzero().squeeze(-1), device), sub.structures.atoms_of(usable)
+    used, at = sub.select(usable), found.positions[mine]
     answer = ADJOINTS[method.adjoint](
         used,
         at,
-        rhs,
+        g[mine],
         tol=method.adjoint_tol,
         max_vjps=method.max_vjps,
-        guess=None if guess is None else guess[mine],
+        guess=None if guess is None else guess[atoms[mine]],
         damping=method.adjoint_damping,
     )
-    good = answer.converged
+    good = answer.converged.cpu()
     if bool(good.any()):
         kept = used.structures.atoms_of(good)
         used.select(good).vjp(at[kept], answer.u[kept], accumulate=True)
 
-    solved = rows[usable]
-    contributing = torch.zeros_like(report.diverged).index_fill(0, solved[good], True)
-    used_loss = (weights * losses.detach())[usable][good].sum()
+    where = rows[solved]
+    used_loss = torch.where(answer.converged, (share * losses)[solved], 0.0).sum()
+    shift = rigid_shift(found.positions, target[atoms], sub.structures, sub.pin)
     return replace(
         report,
         loss=report.loss + float(used_loss),
-        relaxed=report.relaxed.index_copy(0, rows, losses.detach()),
+        relaxed=report.relaxed.index_copy(0, rows, losses),
         diverged=report.diverged.index_copy(0, rows, found.diverged),
         converged=report.converged.index_copy(0, rows, found.converged),
-        contributing=contributing,
+        contributing=report.contributing.index_copy(0, where, answer.converged),
+        unbounded=report.unbounded.index_copy(0, where, answer.unbounded),
         residual=report.residual.index_copy(0, rows, found.residual),
-        adjoint_residual=report.adjoint_residual.index_copy(0, solved, answer.residual),
-        adjoint=report.adjoint.index_copy(0, mine, answer.u),
+        adjoint_residual=report.adjoint_residual.index_copy(0, where, answer.residual),
+        adjoint=report.adjoint.index_copy(0, atoms[mine], answer.u),
         evaluations=report.evaluations.index_add(0, rows, found.evaluations),
-        vjps=report.vjps.index_add(0, solved, answer.vjps + good.long()),
+        vjps=report.vjps.index_add(0, where, answer.vjps + answer.converged.long()),
         positions=report.positions.index_copy(0, atoms, found.positions),
+        removed=report.removed.index_copy(0, rows, found.removed),
+        shift=report.shift.index_copy(0, rows, shift),
     )
 
 
@@ -237,7 +248,7 @@ def bptt(
     method: Method,
     guess: Tensor | None = None,
 ) -> StepReport:
-    """Full unroll (BPTT paper, eq. 3-4): at most T_max steps, stopped at an RMS step threshold."""
+    """Full unroll (BPTT paper, eq. 3-4): at most T_max steps, stopped where forces are below fmax."""
     return _guide(operator, start, target, method, method.max_unroll)
 
 

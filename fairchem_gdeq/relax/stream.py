@@ -90,9 +90,9 @@ class Stream:
     def _fill(self) -> Flight | None:
         """The pack with as many newcomers as fit; None when all is done."""
         parts = [] if self._flight is None else [self._flight]
-        room = self.budget - sum(int(part.atoms.sum()) for part in parts)
+        room = self.budget - sum(sum(part.sizes) for part in parts)
         while room > 0 and (newcomer := self._next()) is not None:
-            size = int(newcomer.atoms.sum())
+            size = sum(newcomer.sizes)
             if size > room and parts:
                 self._waiting.appendleft(newcomer)
                 break
@@ -124,15 +124,15 @@ class Stream:
 
     def _part(self, flight: Flight) -> Flight:
         """What stays when the pack does not fit: half of it, at least one structure."""
-        atoms = flight.atoms
-        self.budget = max(int(atoms.sum()) // 2, 1)
-        stays = atoms.cumsum(0) <= self.budget
+        sizes = torch.tensor(flight.sizes)
+        self.budget = max(int(sizes.sum()) // 2, 1)
+        stays = sizes.cumsum(0) <= self.budget
         stays[0] = True
         logging.warning(
-            f"out of memory with {int(atoms.sum())} atoms in {len(flight.keys)} structures: "
+            f"out of memory with {int(sizes.sum())} atoms in {len(flight.keys)} structures: "
             f"from here on at most {self.budget} atoms together"
         )
-        one = torch.eye(len(stays), dtype=torch.bool, device=stays.device)
+        one = torch.eye(len(stays), dtype=torch.bool)
         parked = [flight.select(one[i]) for i in (~stays).nonzero().flatten().tolist()]
         self._waiting.extendleft(reversed(parked))
         return flight.select(stays)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.segments import segment_sum
+from fairchem_gdeq.relax.segments import segment_sum, to_device
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the host knows of each structure, so that no loop has to ask the device for it.
+
+    Attributes:
+        sizes: number of atoms.
+        anchored: whether an atom is fixed.
+        periodic: whether it is periodic in any direction.
+    """
+
+    sizes: tuple[int, ...]
+    anchored: tuple[bool, ...]
+    periodic: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,7 @@ class Structures:
         masses: [n], amu.
         cell: [s, 3, 3], rows are lattice vectors, Angstrom.
         pbc: [s, 3] bool.
+        known: the same for the host; worked out once if not given.
     """
 
     batch: Tensor
@@ -30,46 +46,81 @@ class Structures:
     masses: Tensor
     cell: Tensor
     pbc: Tensor
+    known: Known = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.known is not None:
+            return
+        sizes = self.batch.new_zeros(self.count).index_add(0, self.batch, self.batch * 0 + 1)
+        fixed = self.batch.new_zeros(self.count).index_add(0, self.batch, (~self.free).long())
+        columns = torch.stack([sizes, fixed, self.pbc.any(dim=1).long()]).tolist()
+        known = Known(tuple(columns[0]), *(tuple(map(bool, column)) for column in columns[1:]))
+        object.__setattr__(self, "known", known)
 
     @property
     def count(self) -> int:
         """Number of structures s."""
         return self.cell.shape[0]
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of atoms of each structure, on the host."""
+        return self.known.sizes
+
     def atoms_of(self, structures: Tensor) -> Tensor:
-        """Indices [m] of the atoms of the structures where the mask [s] holds."""
-        return structures[self.batch].nonzero().squeeze(-1)
+        """Indices [m] of the atoms of the structures where the mask [s] holds.
+
+        Nothing waits for the device where the mask is on the host.
+        """
+        atoms = structures.cpu().repeat_interleave(torch.tensor(self.sizes, dtype=torch.long))
+        return to_device(atoms.nonzero().squeeze(-1), self.batch.device)
 
     def select(self, structures: Tensor) -> Structures:
         """The batch of the structures where the mask [s] holds, in the same order."""
-        atoms = self.atoms_of(structures)
-        renumbered = structures.long().cumsum(0) - 1
+        mask = structures.cpu()
+        rows = mask.nonzero().squeeze(-1)
+        atoms, chosen = self.atoms_of(mask), to_device(rows, self.batch.device)
+        numbers = rows.tolist()
+        known = Known(
+            *(
+                tuple(column[k] for k in numbers)
+                for column in (self.sizes, self.known.anchored, self.known.periodic)
+            )
+        )
+        sizes = torch.tensor(known.sizes, dtype=torch.long)
         return Structures(
-            batch=renumbered[self.batch[atoms]],
+            batch=to_device(torch.arange(len(rows)).repeat_interleave(sizes), self.batch.device),
             free=self.free[atoms],
             masses=self.masses[atoms],
-            cell=self.cell[structures],
-            pbc=self.pbc[structures],
+            cell=self.cell[chosen],
+            pbc=self.pbc[chosen],
+            known=known,
         )
 
     def join(self, others: Sequence[Structures]) -> Structures:
         """The batch of these structures followed by those of ``others``, in order."""
         parts = [self, *others]
-        first = itertools.accumulate((p.count for p in parts[:-1]), initial=0)
+        first = [sum(p.count for p in parts[:k]) for k in range(len(parts))]
         return Structures(
             batch=torch.cat([p.batch + k for p, k in zip(parts, first, strict=True)]),
             free=torch.cat([p.free for p in parts]),
             masses=torch.cat([p.masses for p in parts]),
             cell=torch.cat([p.cell for p in parts]),
             pbc=torch.cat([p.pbc for p in parts]),
+            known=Known(
+                sizes=tuple(size for p in parts for size in p.sizes),
+                anchored=tuple(each for p in parts for each in p.known.anchored),
+                periodic=tuple(each for p in parts for each in p.known.periodic),
+            ),
         )
 
-    def _lattice(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Lattice vectors [s, 3, 3], zero where not periodic, and their pseudo-inverse.
+    @cached_property
+    def _lattice(self) -> tuple[Tensor, Tensor]:
+        """Lattice vectors [s, 3, 3], zero where not periodic, and their pseudo-inverse, double.
 
         The pseudo-inverse projects on what the periodic directions span.
         """
-        cell = self.cell.to(dtype) * self.pbc.to(dtype)[:, :, None]
+        cell = self.cell.double() * self.pbc[:, :, None]
         return cell, torch.linalg.pinv(cell)
 
     def periodic_shift(self, displacement: Tensor) -> Tensor:
@@ -80,7 +131,7 @@ class Structures:
         half a cell, does not.
         """
         with torch.no_grad():
-            cell, inverse = self._lattice(displacement.dtype)
+            cell, inverse = (each.to(displacement.dtype) for each in self._lattice)
             turns = 2 * math.pi * torch.einsum("ni,nij->nj", displacement, inverse[self.batch])
             weights = (self.masses * self.free)[:, None]
             sine = segment_sum(weights * turns.sin(), self.batch, self.count)
@@ -93,11 +144,11 @@ class Structures:
         The lattice shift is a constant for autograd: the result moves as the argument does. The
         27 cells about the rounded one are searched, which is exact for any reduced cell.
         """
+        if not any(self.known.periodic):
+            return displacement
         with torch.no_grad():
-            if not bool(self.pbc.any()):
-                return displacement
             wrap = self.pbc.to(displacement.dtype)
-            cell, inverse = self._lattice(displacement.dtype)
+            cell, inverse = (each.to(displacement.dtype) for each in self._lattice)
             base = -torch.einsum("ni,nij->nj", displacement, inverse[self.batch]).round()
             around = torch.cartesian_prod(*(torch.arange(-1, 2, device=wrap.device),) * 3)
             shifts = base[:, None, :] + around.to(wrap.dtype)[None] * wrap[self.batch][:, None, :]

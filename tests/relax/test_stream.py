@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fairchem_gdeq.relax import Arrival, Course, Operator, Stream, make_solver, solve
 from fairchem_gdeq.relax.guidance import rollout
-from tests.relax.fields import SiteField, random_batch, structures
+from tests.relax.fields import SiteField, calm, random_batch, structures
 from tests.relax.test_solvers import ATOL, Broken
 
 
@@ -24,7 +24,7 @@ def arrivals(operator, x):
 
 def alone(arrival, way):
     """(positions, converged, diverged, evaluations, steps) without any stream."""
-    path = rollout(arrival.operator, arrival.start, way.horizon)
+    path = rollout(arrival.operator, arrival.start, way.horizon, way.fmax)
     end = solve(arrival.operator, path.positions, way.solver(), way.fmax, way.max_steps)
     return (
         end.positions,
@@ -74,7 +74,7 @@ def test_companions_change_little_for_anderson():
 
 
 def test_companions_change_nothing_for_an_adaptive_lbfgs():
-    operator, x, _ = random_batch("site", [4, 1, 5, 3, 2, 4], alpha=0.2)
+    operator, x, _ = random_batch("site", [4, 1, 5, 3, 2, 4], alpha=0.2, conservative=True)
     way = Course(3, lambda: make_solver("lbfgs", softest=5.0), 1e-6, 1000)
     assert_as_alone(operator, x, way, 9, ATOL["lbfgs"])
 
@@ -87,7 +87,9 @@ def test_divergence_stays_with_the_structure_that_diverges(horizon, value):
     generator = torch.Generator().manual_seed(0)
     sites = torch.randn(9, 3, generator=generator)
     x = sites + torch.randn(9, 3, generator=generator)
-    broken = Operator.build(OneBroken(sites, s.batch, x, value), s, 0.2, cap=0.3)
+    field = OneBroken(sites, s.batch, x, value)
+    calm(field)
+    broken = Operator.build(field, s, 0.2, cap=0.3)
     endings = assert_as_alone(broken, x, course(horizon=horizon), 6, ATOL["lbfgs"])
     assert [endings[k].diverged for k in range(3)] == [True, False, False]
     assert all(torch.isfinite(e.positions).all() for e in endings.values())
@@ -137,8 +139,9 @@ class Limited(SiteField):
 
 
 def limited(sizes, memory, error):
-    operator, x, _ = random_batch("site", sizes, alpha=0.2)
+    operator, x, _ = random_batch("site", sizes, alpha=0.2, conservative=True)
     field = SiteField(operator.field.sites, operator.field.batch)
+    calm(field)
     field.__class__ = Limited
     field.memory, field.error, field.log = memory, error, []
     return operator, Operator.build(field, operator.structures, 0.2), x, field.log
