@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
 from fairchem_gdeq.cells import into_cell
+from fairchem_gdeq.standins import Switch, called
 
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 TURNS = (0.8567, 0.7339, 0.6287, 0.5386, 0.4614)  # per edge index, see ``EdgeList.rolls``
@@ -66,6 +68,16 @@ def swapped(owner: object, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+@contextmanager
+def replaced(
+    module: ModuleType, name: str, function: Callable[..., Any], otherwise: str, times: int = 1
+) -> Iterator[None]:
+    """Another function in the place of a module's inside, which fairchem must call (``called``)."""
+    place = f"{module.__name__}.{name}"
+    with called(function, place, otherwise, times) as standin, swapped(module, name, standin):
+        yield
 
 
 def lattice_shift(batch: AtomicData, whole: Tensor) -> Tensor:
@@ -123,9 +135,13 @@ class EdgeList:
             gamma = rolls if len(rolls) else vectors.new_zeros(len(vectors))
             return original(vectors, *args, gamma=gamma, **kwargs)
 
+        drawn = "the frames of edges are rolled at random, and forces are not one map"
+        switch = f"{type(self.backbone).__name__}.otf_graph"
+        own = "the model works on a graph of its own instead of the frozen one"
         with (
-            swapped(self.backbone, "otf_graph", False),
-            swapped(escn_md, "axis_angle_wigner_hybrid", rolled),
+            called(lambda: False, switch, own) as read,
+            swapped(self.backbone, "otf_graph", Switch(read)),
+            replaced(escn_md, "axis_angle_wigner_hybrid", rolled, drawn),
         ):
             yield
 

@@ -13,7 +13,7 @@ each structure and replaced here for the duration of one call: once by a recorde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem2.graphs import (
     lattice_shift,
+    replaced,
     require_closed,
     restate,
     swapped,
@@ -86,7 +87,7 @@ class NeighbourLists:
             parts: list[dict[str, Tensor]] = []
             recorder = self._recorder(parts)
             wrapped = with_positions(out, out.pos + lattice_shift(out, wrap))
-            with self._plainly(), swapped(self.module, BUILDER, recorder):
+            with self._plainly(), self._replaced(recorder, batch):
                 self.backbone.data_preprocess(wrapped)
             first = (batch.natoms.cumsum(0) - batch.natoms).tolist()
             edges = torch.cat([p["pairs"] + n for p, n in zip(parts, first, strict=True)], dim=1)
@@ -165,10 +166,24 @@ class NeighbourLists:
         """As ``Graphs.given``."""
         with (
             self._plainly(),
-            swapped(self.module, BUILDER, self._replay(batch)),
-            swapped(graph_utils, "legendre_polynomials", _legendre),
+            self._replaced(self._replay(batch), batch),
+            self._exact_angles(),
         ):
             yield
+
+    def _replaced(
+        self, function: Callable[..., Any], batch: AtomicData
+    ) -> AbstractContextManager[None]:
+        """Another builder inside; fairchem calls it once for each structure."""
+        own = "the model chooses neighbours of its own instead of the frozen ones"
+        return replaced(self.module, BUILDER, function, own, times=len(batch.natoms))
+
+    def _exact_angles(self) -> AbstractContextManager[None]:
+        """Inside, angle biases have a derivative. Only models that are configured so have them."""
+        if self.all_pairs or self.backbone.gnn_cfg.use_angle_embedding != "bias":
+            return nullcontext()
+        broken = "angle biases have no derivative by positions"
+        return replaced(graph_utils, "legendre_polynomials", _legendre, broken)
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:

@@ -72,7 +72,7 @@ def whole_model(mark, stored):
 def test_a_payload_does_not_run(good, tmp_path, opener, where):
     mark = tmp_path / "ran"
     path = changed(good, tmp_path / "evil.pt", partial(where, mark))
-    with pytest.raises(ValueError, match="os.makedirs.*Nothing of it was run") as refused:
+    with pytest.raises(ValueError, match=r"os\.makedirs.*Nothing of it was run") as refused:
         OPENERS[opener](str(path))
     assert str(path) in str(refused.value) and "trust_files=true" in str(refused.value)
     assert not mark.exists()
@@ -120,7 +120,7 @@ def test_what_is_built_is_what_was_checked(good, tmp_path, monkeypatch):
 
 def test_not_an_inference_checkpoint(tmp_path):
     torch.save({"state_dict": {}, "config": {}}, tmp_path / "of_fairchem1.pt")
-    with pytest.raises(ValueError, match="expected an inference checkpoint of fairchem 2.*dict"):
+    with pytest.raises(ValueError, match=r"expected an inference checkpoint of fairchem 2.*dict"):
         load_base(str(tmp_path / "of_fairchem1.pt"))
 
 
@@ -130,7 +130,9 @@ def test_the_learnt_alpha_beside_a_checkpoint(good, tmp_path):
     torch.save({"alpha": torch.tensor(0.125)}, tmp_path / "gdeq_state.pt")
     assert tuned(path).is2rs.alpha == 0.125
     torch.save({"alpha": Payload(mark)}, tmp_path / "gdeq_state.pt")
-    with pytest.raises(ValueError, match="gdeq_state.pt: refused, its pickle asks for os.makedirs"):
+    with pytest.raises(
+        ValueError, match=r"gdeq_state\.pt: refused, its pickle asks for os\.makedirs"
+    ):
         tuned(path)
     assert not mark.exists()
 
@@ -151,6 +153,6 @@ def test_as_typed(inputs, good, tmp_path):  # noqa: F811
     assert code != 0 and "esen.pt: refused" in err and not mark.exists()
     code, out, err = fairchem(*arguments, "trust_files=true")
     assert code == 0, err[-2000:]
-    assert mark.exists() and err.count("trust_files is true") + out.count("trust_files is true") >= 1
-
-
+    assert (
+        mark.exists() and err.count("trust_files is true") + out.count("trust_files is true") >= 1
+    )
