@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from fairchem_gdeq.checkpoint_files import open_checkpoint
+
 KEPT = ("state_dict", "normalizers", "elementrefs", "val_metrics", "amp", "config")
 
 
@@ -44,7 +46,7 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     source, shipped = sys.argv[1:]
-    checkpoint = torch.load(source, map_location="cpu", weights_only=False)
+    checkpoint = open_checkpoint(source)
     keep = fairchem1 if isinstance(checkpoint, dict) else fairchem2
     torch.save(keep(checkpoint), shipped)
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 
-def into_cell(batch: Any, pbc: Tensor) -> Tensor:
-    """Lattice shifts [n, 3], whole numbers, that bring every atom into its cell.
+def inverse_cells(batch: Any, pbc: Tensor) -> Tensor:
+    """Inverses [s, 3, 3] of the structures' cells, double precision: once for a force field.
 
-    ``batch`` has ``pos`` [n, 3], ``cell`` [s, 3, 3], ``batch`` [n] and ``sid`` [s]; ``pbc`` [s, 3]
-    bool says along which lattice vectors the model sees a periodic structure.
+    ``batch`` has ``cell`` [s, 3, 3] and ``sid`` [s]; ``pbc`` [s, 3] bool says along which lattice
+    vectors the model sees a periodic structure. The others do not count and give zero columns.
 
     Raises:
         ValueError: a structure is periodic and its cell has no volume.
@@ -26,6 +26,15 @@ def into_cell(batch: Any, pbc: Tensor) -> Tensor:
             "them a cell (with vacuum along directions that are not periodic), or pbc = False and a "
             "model that reads it (always_use_pbc: false, use_pbc: false)."
         )
-    inverse = torch.linalg.pinv(cell * pbc[:, :, None])
-    fraction = torch.einsum("ni,nij->nj", batch.pos.double(), inverse[batch.batch])
+    return torch.linalg.pinv(cell * pbc[:, :, None])
+
+
+def into_cell(batch: Any, pbc: Tensor) -> Tensor:
+    """Lattice shifts [n, 3], whole numbers, that bring every atom into its cell.
+
+    ``batch`` has ``pos`` [n, 3], ``batch`` [n] and ``inverse_cell`` [s, 3, 3] of ``inverse_cells``
+    for the same ``pbc`` [s, 3].
+    """
+    inverse = batch.inverse_cell[batch.batch]
+    fraction = torch.einsum("ni,nij->nj", batch.pos.double(), inverse)
     return (-fraction.floor() * pbc[batch.batch]).to(batch.pos.dtype)

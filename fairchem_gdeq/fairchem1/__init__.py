@@ -5,9 +5,9 @@ fairchem 1 imports; that registers the trainer ``gdeq``, the tasks of fairchem's
 datasets ``is2rs``, ``is2rs_lmdb`` and ``is2rs_trajectories``.
 """
 
-from fairchem_gdeq.fairchem1.version import require_version
+from fairchem_gdeq.versions import require_version
 
-require_version()  # before anything that another version does not have
+require_version(1)  # before anything that another version does not have
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset  # noqa: E402
 from fairchem_gdeq.fairchem1.tasks import (  # noqa: E402

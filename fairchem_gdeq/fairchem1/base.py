@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
 from fairchem.core.trainers import OCPTrainer
+
+from fairchem_gdeq.checkpoint_files import open_checkpoint, refuse, require_model_parts
 
 # Differ without another function: where the graph and the scale factors come from, how weights begin,
 # and what acts in training mode alone.
@@ -33,21 +34,28 @@ def load_averaged(trainer: OCPTrainer, path: str, checkpoint: dict[str, Any]) ->
     logging.info(f"weights of {path}")
 
 
-def read_checkpoint(path: str, obtain: str) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU. As in fairchem 1: open only what you trust.
+def read_checkpoint(path: str, obtain: str, trust_files: bool = False) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU. Nothing of it is run, unless ``trust_files``.
 
     Raises:
         FileNotFoundError: names the file and what to do.
+        UntrustedFile: it asks for more than tensors and plain values, or for the loss functions or
+            outputs of something else than a model; says for what.
         ValueError: it is no checkpoint of fairchem 1.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"checkpoint {path}: no such file (working folder {Path.cwd()}). {obtain}"
         )
-    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    missing = {"state_dict", "config", "normalizers"} - set(checkpoint)
-    if missing:
+    checkpoint = open_checkpoint(path, trust_files)
+    found = set(checkpoint) if isinstance(checkpoint, dict) else set()
+    if missing := {"state_dict", "config", "normalizers"} - found:
         raise ValueError(f"{path}: no checkpoint of fairchem 1, it lacks {', '.join(missing)}")
+    scales = checkpoint.get("scale_dict")
+    if scales and not isinstance(scales, dict):
+        refuse(path, f"its scale_dict names another file, {scales}", trust_files)
+    for key in ("outputs", "loss_functions"):  # what the trainer builds of its config
+        require_model_parts(path, checkpoint["config"].get(key), trust_files)
     return checkpoint
 
 

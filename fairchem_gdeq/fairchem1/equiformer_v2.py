@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fairchem_gdeq.fairchem1.frames import FramedEdges
+from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges
 from fairchem_gdeq.fairchem1.graphs import FrozenGraph
-from fairchem_gdeq.fairchem1.installing import installed, restored
+from fairchem_gdeq.fairchem1.installing import replaced, restored
 
 
 class EquiformerV2(FramedEdges):
@@ -34,7 +34,7 @@ class EquiformerV2(FramedEdges):
         with ExitStack() as stack:
             stack.enter_context(restored(*rotations))
             enter = stack.enter_context
-            enter(installed(self.backbone, "_init_edge_rot_mat", vectors_for_frames))
+            enter(replaced(self.backbone, "_init_edge_rot_mat", vectors_for_frames, DRAWN))
             for rotation in rotations:
-                enter(installed(rotation, "set_wigner", setter(rotation)))
+                enter(replaced(rotation, "set_wigner", setter(rotation), DRAWN))
             yield

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairchem_gdeq.fairchem1.frames import FramedEdges
+from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges
 from fairchem_gdeq.fairchem1.graphs import FrozenGraph
-from fairchem_gdeq.fairchem1.installing import installed, restored
+from fairchem_gdeq.fairchem1.installing import replaced, restored
+from fairchem_gdeq.standins import called
 
 ROTATIONS = 4  # position of the rotations among the arguments of a layer block
 
@@ -38,12 +39,11 @@ class ESCN(FramedEdges):
                 rotation.wigner = self.wigner(graph, vectors, rotation.lmax)
                 rotation.wigner_inv = rotation.wigner.mT
 
-        handle = self.backbone.layer_blocks[0].register_forward_pre_hook(set_wigner)
-        try:
-            with (
-                restored(self.backbone),
-                installed(self.backbone, "_init_edge_rot_mat", no_frames),
-            ):
-                yield
-        finally:
-            handle.remove()
+        first = self.backbone.layer_blocks[0]
+        with (
+            restored(self.backbone),
+            replaced(self.backbone, "_init_edge_rot_mat", no_frames, DRAWN),
+            called(set_wigner, f"{type(first).__name__}.forward", DRAWN) as before,
+            first.register_forward_pre_hook(before),
+        ):
+            yield

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.frames import FramedEdges
+from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges
 from fairchem_gdeq.fairchem1.graphs import FrozenGraph
-from fairchem_gdeq.fairchem1.installing import installed
+from fairchem_gdeq.fairchem1.installing import replaced
 
 
 class ESEN(FramedEdges):
@@ -30,5 +30,5 @@ class ESEN(FramedEdges):
             wigner = self.wigner(graph, vectors, self.backbone.lmax)
             return None, wigner, wigner.mT
 
-        with installed(self.backbone, "get_rotmat_and_wigner", matrices):
+        with replaced(self.backbone, "get_rotmat_and_wigner", matrices, DRAWN):
             yield

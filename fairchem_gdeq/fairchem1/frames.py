@@ -22,6 +22,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph
 
 TURNS = (0.8567, 0.7339, 0.6287, 0.5386, 0.4614)  # per edge index, see ``rolls``
+DRAWN = "the frames of edges are drawn at random and have no derivative"
 SMALL = 1e-4  # squared sine below which theta / sin(theta) is a series, good to 1e-17
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.graphs import CHOSEN, EdgeList, FrozenGraph
-from fairchem_gdeq.fairchem1.installing import installed
+from fairchem_gdeq.fairchem1.graphs import CHOSEN, OWN_GRAPH, EdgeList, FrozenGraph
+from fairchem_gdeq.fairchem1.installing import installed, replaced
 
 STRAIGHT = 1e-3  # sine of the angle between two edges below which they are in line
 GRAPHS = 4  # main, atom-to-atom, atom-to-edge, quadruplets: first in what the model derives
@@ -55,7 +55,7 @@ class GemNetOC(EdgeList):
 
         with (
             installed(self.backbone, "otf_graph", True),
-            installed(self.backbone, "generate_graph_dict", recorded_graph),
+            replaced(self.backbone, "generate_graph_dict", recorded_graph, OWN_GRAPH),
             installed(self.backbone, "subselect_graph", recorded_choice),
         ):
             self.backbone.get_graphs_and_indices(batch)
@@ -85,10 +85,12 @@ class GemNetOC(EdgeList):
             straight = straight | (1 - inner**2 < STRAIGHT**2)[index["trip_in_to_quad"]]
             return out, inner, torch.where(straight, dihedral.detach(), dihedral)
 
-        with (
-            installed(self.backbone, "get_graphs_and_indices", replay),
-            installed(self.backbone, "calculate_quad_angles", angles),
-        ):
+        with ExitStack() as stack:
+            enter = stack.enter_context
+            enter(replaced(self.backbone, "get_graphs_and_indices", replay, OWN_GRAPH))
+            if self.backbone.quad_interaction:
+                jumps = "forces jump where three atoms of a quadruplet are in line"
+                enter(replaced(self.backbone, "calculate_quad_angles", angles, jumps))
             yield
 
     def _derive(self, graph: FrozenGraph, data: Batch) -> tuple[Any, ...]:
@@ -111,11 +113,13 @@ class GemNetOC(EdgeList):
             return out
 
         with ExitStack() as stack:
-            for name, value in (
-                ("generate_graph_dict", lambda *args: everything.copy()),
-                ("subselect_graph", frozen_choice),
-            ):
-                stack.enter_context(installed(self.backbone, name, value))
+            whole = replaced(
+                self.backbone, "generate_graph_dict", lambda *args: everything.copy(), OWN_GRAPH
+            )
+            stack.enter_context(whole)
+            if CHOSEN in graph.extra:
+                part = replaced(self.backbone, "subselect_graph", frozen_choice, OWN_GRAPH)
+                stack.enter_context(part)
             # The class's function: the instance's is the stand-in that calls this one.
             return type(self.backbone).get_graphs_and_indices(self.backbone, data)
 

@@ -18,9 +18,10 @@ from torch_geometric.data import Batch
 
 from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem1.batches import with_positions
-from fairchem_gdeq.fairchem1.installing import installed
+from fairchem_gdeq.fairchem1.installing import installed, replaced
 
 CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
+OWN_GRAPH = "the model works on a graph of its own instead of the frozen one"
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 
 
@@ -163,7 +164,7 @@ class EdgeList:
             return self._graph_data(graph, data)
 
         with (
-            installed(self.backbone, "generate_graph", replay),
+            replaced(self.backbone, "generate_graph", replay, OWN_GRAPH),
             installed(self.backbone, "otf_graph", True),
         ):
             yield

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+from fairchem_gdeq.standins import called
 
 
 @contextmanager
@@ -21,6 +23,16 @@ def installed(owner: object, name: str, value: Any) -> Iterator[None]:
             vars(owner)[name] = before
         else:
             vars(owner).pop(name, None)
+
+
+@contextmanager
+def replaced(
+    owner: object, name: str, function: Callable[..., Any], otherwise: str
+) -> Iterator[None]:
+    """A method of one instance replaced inside, which fairchem must call (``standins.called``)."""
+    place = f"{type(owner).__name__}.{name}"
+    with called(function, place, otherwise) as standin, installed(owner, name, standin):
+        yield
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.frames import FramedEdges, block_diagonal, frames, turns
+from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges, block_diagonal, frames, turns
 from fairchem_gdeq.fairchem1.graphs import CHOSEN, FrozenGraph
-from fairchem_gdeq.fairchem1.installing import installed, restored
+from fairchem_gdeq.fairchem1.installing import replaced, restored
 
 
 class SCN(FramedEdges):
@@ -71,8 +71,9 @@ class SCN(FramedEdges):
         with ExitStack() as stack:
             enter = stack.enter_context
             enter(restored(*helpers))
-            enter(installed(self.backbone, "_rank_edge_distances", lambda *args: rank))
-            enter(installed(self.backbone, "_init_edge_rot_mat", frames_at_start))
+            jumps = "edges change their message blocks, and forces jump"
+            enter(replaced(self.backbone, "_rank_edge_distances", lambda *args: rank, jumps))
+            enter(replaced(self.backbone, "_init_edge_rot_mat", frames_at_start, DRAWN))
             for helper in helpers:
-                enter(installed(helper, "InitWignerDMatrix", turned(helper)))
+                enter(replaced(helper, "InitWignerDMatrix", turned(helper), DRAWN))
             yield

@@ -34,6 +34,8 @@ class Settings:
         split: ``train``, ``val`` or ``test``: what ``--mode validate`` scores.
         baselines: rows of the table besides: ``ase_fire``, ``ase_lbfgs``.
         reference: a file with reference forces, for FbT and AFbT (``reference.ReferenceFile``).
+        trust_files: open checkpoints that ask for more than tensors and plain values; what they ask
+            for then runs.
     """
 
     base: str
@@ -51,6 +53,7 @@ class Settings:
     split: str = "test"
     baselines: tuple[str, ...] = ()
     reference: str | None = None
+    trust_files: bool = False
 
     @classmethod
     def read(cls, task: Mapping[str, Any]) -> Settings:

@@ -51,7 +51,8 @@ def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> Candidate | None:
             "or name a model with --checkpoint PATH"
         )
         return None
-    load_averaged(trainer, path, read_checkpoint(path, "Name another with --checkpoint PATH."))
+    obtain = "Name another with --checkpoint PATH."
+    load_averaged(trainer, path, read_checkpoint(path, obtain, trainer.settings.trust_files))
     return Candidate(TUNED, trainer._unwrapped_model, trainer.is2rs)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from fairchem_gdeq.adjoints import Adjoints
+from fairchem_gdeq.checkpoint_files import open_checkpoint
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint, require_model
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.settings import Settings
@@ -68,7 +69,8 @@ class GDEQTrainer(OCPTrainer):
         self.history, self.adjoints = History(), Adjoints()
         if not inference_only:
             path = self.settings.base
-            self._base_checkpoint = read_checkpoint(path, self.settings.obtain_base)
+            trust = self.settings.trust_files
+            self._base_checkpoint = read_checkpoint(path, self.settings.obtain_base, trust)
             stored = update_config(self._base_checkpoint["config"])
             require_model(path, stored, model)
             fairchems |= {key: stored[key] for key in ("outputs", "loss_functions")}
@@ -288,9 +290,11 @@ class GDEQTrainer(OCPTrainer):
                 f"checkpoint {checkpoint_path}: not of a run of this trainer ({state} is missing). "
                 "A potential to start from is named with --task.base=PATH"
             )
+        if checkpoint is None:  # fairchem would open it by itself
+            checkpoint = read_checkpoint(checkpoint_path, "", self.settings.trust_files)
         super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
         if not inference_only:
-            stored = torch.load(state, map_location="cpu", weights_only=True)
+            stored = open_checkpoint(state)
             self.history.load(stored["history"])
             done = [step for step in self.history.steps if step["train/step"] <= self.step]
             self.history.steps = done  # it may be of later than the checkpoint

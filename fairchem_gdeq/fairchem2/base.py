@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from fairchem.core.models.base import HydraModel
-from fairchem.core.units.mlip_unit import utils
+from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 from fairchem.core.units.mlip_unit.mlip_unit import Task
+from fairchem.core.units.mlip_unit.utils import load_inference_model
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from fairchem_gdeq.checkpoint_files import open_checkpoint, require_model_parts
 from fairchem_gdeq.preflight import no_base
 
 
@@ -23,6 +26,7 @@ def load_base(
     overrides: Mapping[str, Any] | None = None,
     train: Sequence[str] | None = None,
     obtain: str = "",
+    trust_files: bool = False,
 ) -> HydraModel:
     """A fairchem 2 inference checkpoint, by fairchem's own loader, ready to be fine-tuned.
 
@@ -37,21 +41,59 @@ def load_base(
             ``["backbone.blocks.3.*", "output_heads.forces.*"]``; the others keep their values.
             None trains all that the forces depend on.
         obtain: what to tell somebody who does not have the file.
+        trust_files: as ``open_inference``.
 
     Raises:
         FileNotFoundError: names the file and what to do.
-        ValueError: a pattern of ``train`` matches no parameter that can learn.
+        ValueError: as ``open_inference``, or a pattern of ``train`` matches no parameter that can
+            learn.
     """
     require_file(path, obtain)
+    checkpoint = open_inference(path, trust_files)
     if isinstance(overrides, DictConfig):
         overrides = OmegaConf.to_container(overrides, resolve=True)
-    averaged, checkpoint = utils.load_inference_model(path, overrides=overrides, use_ema=True)
-    model = averaged.module
+    model = build_model(path, checkpoint, overrides)
     model.finetune_model_full_config = checkpoint.model_config  # what the exported one is built of
     model.base_tasks = checkpoint.tasks_config
     if train is not None:
         train_only(model, train)
     return model
+
+
+def open_inference(path: str, trust_files: bool = False) -> MLIPInferenceCheckpoint:
+    """An inference checkpoint, of which nothing is run.
+
+    Args:
+        path: an ``inference_ckpt.pt``.
+        trust_files: open it also if it asks for more than tensors, plain values and parts of models;
+            whatever it asks for then runs.
+
+    Raises:
+        UntrustedFile: it asks for more; says what.
+        ValueError: it is no inference checkpoint.
+    """
+    checkpoint = open_checkpoint(path, trust_files)
+    if not isinstance(checkpoint, MLIPInferenceCheckpoint):
+        raise ValueError(
+            f"{path}: expected an inference checkpoint of fairchem 2 (inference_ckpt.pt), found a "
+            f"{type(checkpoint).__name__}: checkpoints of fairchem 1 and of a training are others"
+        )
+    for config in (checkpoint.model_config, checkpoint.tasks_config):
+        require_model_parts(path, config, trust_files)
+    return checkpoint
+
+
+def build_model(
+    path: str, checkpoint: MLIPInferenceCheckpoint, overrides: Mapping[str, Any] | None = None
+) -> HydraModel:
+    """The model of an opened checkpoint with its averaged weights, built by fairchem.
+
+    It takes what was opened, so that nobody can have changed the file in between.
+    """
+    averaged = load_inference_model(
+        path, overrides, use_ema=True, return_checkpoint=False, preloaded_checkpoint=checkpoint
+    )
+    return averaged.module
 
 
 def require_file(path: str, obtain: str) -> None:
@@ -66,20 +108,22 @@ def require_file(path: str, obtain: str) -> None:
         raise error
 
 
-def load_tasks(path: str, dataset: str, obtain: str = "") -> list[Task]:
+def load_tasks(path: str, dataset: str, obtain: str = "", trust_files: bool = False) -> list[Task]:
     """The tasks of an inference checkpoint for a data set: outputs, normalizers and units.
 
     Args:
         path: an ``inference_ckpt.pt``.
         dataset: the name that the tasks list among their ``datasets``, such as ``oc25``.
         obtain: what to tell somebody who does not have the file.
+        trust_files: as ``open_inference``.
 
     Raises:
         FileNotFoundError: names the file and what to do.
-        ValueError: none of its tasks is for forces of that data set; says which there are.
+        ValueError: as ``open_inference``, or none of its tasks is for forces of that data set; says
+            which there are.
     """
     require_file(path, obtain)
-    tasks = utils.load_tasks(path)
+    tasks = [instantiate(config) for config in open_inference(path, trust_files).tasks_config]
     found = [task for task in tasks if dataset in task.datasets]
     if not any(task.property == "forces" for task in found):
         known = sorted({each for t in tasks if t.property == "forces" for each in t.datasets})
@@ -96,6 +140,7 @@ def export_tasks(file: str | Path, model: HydraModel) -> None:
     fairchem writes what ``tasks`` is in the config. Where that is the call of ``load_tasks``, a
     list of tasks has to take its place, all that the base has.
     """
+    # fairchem wrote it a moment ago, in this process, and opened it in the same way.
     checkpoint = torch.load(file, map_location="cpu", weights_only=False)
     if not OmegaConf.is_list(checkpoint.tasks_config):
         checkpoint.tasks_config = model.base_tasks

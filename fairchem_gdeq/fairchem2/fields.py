@@ -101,8 +101,8 @@ class HydraForceField:
 
         Raises:
             ValueError: the model cannot be differentiated exactly (conservative, or a setting that
-                ``supported`` names), no single force task is known, or it is not for these
-                structures.
+                ``supported`` names), no single force task is known, it is not for these
+                structures, or one of them is periodic and has a cell without volume.
         """
         require_exact(model)
         task = force_task(tasks)
@@ -114,6 +114,9 @@ class HydraForceField:
             del data[key]
         if names is not None:
             data.dataset = names
+        graphs.restate(data, data.natoms.tolist())
+        if (family := graphs_of(model.backbone)) is not None:
+            graphs.prepare(data, family.periodic(data))
         return cls(model, task, data, live=True)
 
     @property

@@ -8,9 +8,10 @@ the family needs per edge, atom or structure.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import accumulate
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -19,21 +20,26 @@ from fairchem.core.graph.compute import generate_graph
 from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
-from fairchem_gdeq.cells import into_cell
+from fairchem_gdeq.cells import into_cell, inverse_cells
+from fairchem_gdeq.rolls import rolls
+from fairchem_gdeq.standins import Switch, called
 
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
-TURNS = (0.8567, 0.7339, 0.6287, 0.5386, 0.4614)  # per edge index, see ``EdgeList.rolls``
 NODE_KEYS = ("pos", "atomic_numbers", "fixed", "tags", "wrap")
-GRAPH_KEYS = ("cell", "pbc", "natoms", "charge", "spin", "nedges")
-EDGE_KEYS = ("cell_offsets", "image", "slots", "rank")
-LIST_KEYS = ("sid", "dataset", "nearest")
+GRAPH_KEYS = ("cell", "inverse_cell", "pbc", "natoms", "charge", "spin", "nedges")
+EDGE_KEYS = ("cell_offsets", "roll", "image", "slots", "rank")
+LIST_KEYS = ("sid", "dataset", "seen_through", "edge_counts", "nearest")
 
 
 class Graphs(Protocol):
     """How one family of backbones gets its neighbours, and how they are frozen."""
 
+    def periodic(self, batch: AtomicData) -> Tensor:
+        """Lattice vectors [s, 3], bool, along which the model sees a periodic structure."""
+        ...
+
     def build(self, batch: AtomicData) -> AtomicData:
-        """The batch with the graph that the model itself would make at its positions.
+        """The batch, which ``prepare`` has seen, with the graph that the model itself would make.
 
         Raises:
             ValueError: the structures cannot have a graph; says which and why.
@@ -68,9 +74,32 @@ def swapped(owner: object, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
+@contextmanager
+def replaced(
+    module: ModuleType, name: str, function: Callable[..., Any], otherwise: str, times: int = 1
+) -> Iterator[None]:
+    """Another function in the place of a module's inside, which fairchem must call (``called``)."""
+    place = f"{module.__name__}.{name}"
+    with called(function, place, otherwise, times) as standin, swapped(module, name, standin):
+        yield
+
+
 def lattice_shift(batch: AtomicData, whole: Tensor) -> Tensor:
     """Whole lattice vectors per atom [n, 3] in Angstrom."""
     return torch.einsum("ni,nij->nj", whole, batch.cell[batch.batch])
+
+
+def prepare(batch: AtomicData, periodic: Tensor) -> None:
+    """Work out what stays as it is while the structures move, and asks the device for answers.
+
+    Sets ``inverse_cell`` [s, 3, 3] and ``seen_through``, a bool for each structure: whether the
+    model sees neighbours through a boundary that is not periodic.
+
+    Raises:
+        ValueError: a structure is periodic for the model and its cell has no volume.
+    """
+    batch.inverse_cell = inverse_cells(batch, periodic)
+    batch.seen_through = (periodic & ~batch.pbc).any(dim=1).tolist()
 
 
 class EdgeList:
@@ -83,6 +112,12 @@ class EdgeList:
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
 
+    def periodic(self, batch: AtomicData) -> Tensor:
+        """As ``Graphs.periodic``."""
+        # Versions 2 and 3 read the structures' own pbc whatever they are told.
+        forced = self.backbone.always_use_pbc and self.backbone.radius_pbc_version == 1
+        return torch.ones_like(batch.pbc) if forced else batch.pbc
+
     def build(self, batch: AtomicData, widen: float = 0.0) -> AtomicData:
         """As ``Graphs.build``; ``widen`` is added to the cutoff, Angstrom.
 
@@ -92,9 +127,7 @@ class EdgeList:
         model = self.backbone
         with torch.no_grad():
             pos = batch.pos.detach()
-            # Versions 2 and 3 read the structures' own pbc whatever they are told.
-            forced = model.always_use_pbc and model.radius_pbc_version == 1
-            pbc = torch.ones_like(batch.pbc) if forced else batch.pbc
+            pbc = self.periodic(batch)
             wrap = into_cell(with_positions(batch, pos), pbc)
             graph = generate_graph(
                 with_positions(batch, pos + lattice_shift(batch, wrap)),
@@ -108,7 +141,10 @@ class EdgeList:
             out = with_positions(batch, pos)
             out.edge_index = edges
             out.cell_offsets = offsets.to(pos.dtype) + wrap[edges[0]] - wrap[edges[1]]
-            out.nedges = torch.bincount(batch.batch[edges[1]], minlength=len(batch.natoms))
+            owner = batch.batch[edges[1]]
+            out.nedges = torch.zeros_like(batch.natoms).index_add_(0, owner, torch.ones_like(owner))
+            first = (batch.natoms.cumsum(0) - batch.natoms)[owner]
+            out.roll = rolls(edges - first, out.cell_offsets).to(pos.dtype)
             if widen == 0:
                 require_closed(out)
         return out
@@ -116,31 +152,22 @@ class EdgeList:
     @contextmanager
     def given(self, batch: AtomicData) -> Iterator[None]:
         """As ``Graphs.given``: fairchem's own switch, and rolls that are not drawn at random."""
-        original, rolls = escn_md.axis_angle_wigner_hybrid, self.rolls(batch)
+        original = escn_md.axis_angle_wigner_hybrid
 
         def rolled(vectors: Tensor, *args: Any, **kwargs: Any) -> Any:
             # Without any edge fairchem adds one of its own, outside the cutoff.
-            gamma = rolls if len(rolls) else vectors.new_zeros(len(vectors))
+            gamma = batch.roll if len(batch.roll) else vectors.new_zeros(len(vectors))
             return original(vectors, *args, gamma=gamma, **kwargs)
 
+        drawn = "the frames of edges are rolled at random, and forces are not one map"
+        switch = f"{type(self.backbone).__name__}.otf_graph"
+        own = "the model works on a graph of its own instead of the frozen one"
         with (
-            swapped(self.backbone, "otf_graph", False),
-            swapped(escn_md, "axis_angle_wigner_hybrid", rolled),
+            called(lambda: False, switch, own) as read,
+            swapped(self.backbone, "otf_graph", Switch(read)),
+            replaced(escn_md, "axis_angle_wigner_hybrid", rolled, drawn),
         ):
             yield
-
-    @staticmethod
-    def rolls(batch: AtomicData) -> Tensor:
-        """Angle [e] by which each edge's frame is turned about the edge, radian.
-
-        fairchem draws it at random in every forward pass, because forces should not depend on it;
-        with act_type s2 they do, by about 1 %. Here it is a function of which edge it is, spread as
-        evenly as random numbers: one map, whichever structures are evaluated together.
-        """
-        first = (batch.natoms.cumsum(0) - batch.natoms)[batch.batch[batch.edge_index[1]]]
-        own = torch.cat([(batch.edge_index - first).T, batch.cell_offsets.round().long()], dim=1)
-        turns = own.double() @ torch.tensor(TURNS, dtype=torch.float64, device=own.device)
-        return (2 * math.pi * (turns % 1)).to(batch.pos.dtype)
 
     def skin(self, batch: AtomicData) -> Tensor:
         """As ``Graphs.skin``, at most ``SKIN_SEARCH``."""
@@ -169,6 +196,8 @@ def require_closed(batch: AtomicData) -> None:
     Raises:
         ValueError: names the structures.
     """
+    if not any(batch.seen_through):
+        return
     structure = batch.batch[batch.edge_index[1]]
     through = ((batch.cell_offsets.round() != 0) & ~batch.pbc[structure]).any(dim=1)
     if bool(through.any()):
@@ -183,27 +212,36 @@ def require_closed(batch: AtomicData) -> None:
 
 def select_structures(batch: AtomicData, keep: Tensor) -> AtomicData:
     """The structures where the mask [s] holds, with their part of the graph."""
-    atoms = keep[batch.batch]
-    number = atoms.long().cumsum(0) - 1
-    edges = keep[batch.batch[batch.edge_index[1]]]
+    chosen = keep.tolist()
+    kept = keep[batch.batch]
+    number = kept.long().cumsum(0) - 1
+    # Each mask is asked once where it holds: that waits for the device.
+    structures, atoms = keep.nonzero().flatten(), kept.nonzero().flatten()
+    edges = kept[batch.edge_index[1]].nonzero().flatten()
     data = with_positions(batch, batch.pos)
-    for keys, mask in ((NODE_KEYS, atoms), (GRAPH_KEYS, keep), (EDGE_KEYS, edges)):
+    for keys, rows in ((NODE_KEYS, atoms), (GRAPH_KEYS, structures), (EDGE_KEYS, edges)):
         for key in keys:
             if key in batch:
-                data[key] = batch[key][mask]
+                data[key] = batch[key][rows]
     data.edge_index = number[batch.edge_index[:, edges]]
     data.batch = (keep.long().cumsum(0) - 1)[batch.batch[atoms]]
-    chosen = keep.tolist()
     for key in LIST_KEYS:
         if key in batch:
-            data[key] = [v for v, kept in zip(batch[key], chosen, strict=True) if kept]
-    restate(data)
+            data[key] = _where(chosen, batch[key])
+    restate(data, _where(chosen, sizes(batch)))
     return data
 
 
+def _where(chosen: list[bool], values: Sequence[Any]) -> list[Any]:
+    return [value for value, kept in zip(values, chosen, strict=True) if kept]
+
+
 def join_structures(batches: Sequence[AtomicData]) -> AtomicData:
-    """The structures of several batches, one after the other, with their graphs."""
+    """The structures of several batches, one after the other, with their graphs if all have one."""
     data = with_positions(batches[0], torch.cat([b.pos for b in batches]))
+    for key in EDGE_KEYS:
+        if key in data and not all(key in b for b in batches):
+            del data[key]
     for key in (*NODE_KEYS, *GRAPH_KEYS, *EDGE_KEYS):
         if key in data and key != "pos":
             data[key] = torch.cat([b[key] for b in batches])
@@ -216,14 +254,18 @@ def join_structures(batches: Sequence[AtomicData]) -> AtomicData:
         owners.append(b.batch + count)
         atoms, count = atoms + len(b.batch), count + len(b.natoms)
     data.edge_index, data.batch = torch.cat(edges, dim=1), torch.cat(owners)
-    restate(data)
+    restate(data, [n for b in batches for n in sizes(b)])
     return data
 
 
-def restate(batch: AtomicData) -> None:
+def sizes(batch: AtomicData) -> list[int]:
+    """Atoms of each structure, as ``restate`` told the batch: no device is asked."""
+    return batch.get_batch_stats()[3]
+
+
+def restate(batch: AtomicData, natoms: list[int]) -> None:
     """Tell the batch its own division into structures, which AllScAIP reads from it."""
-    first = torch.cat([batch.natoms.new_zeros(1), batch.natoms.cumsum(0)]).tolist()
-    batch.assign_batch_stats({"pos": first}, {}, {}, batch.natoms.tolist())
+    batch.assign_batch_stats({"pos": [0, *accumulate(natoms)]}, {}, {}, natoms)
 
 
 def edges_changed(before: AtomicData, after: AtomicData) -> Tensor:

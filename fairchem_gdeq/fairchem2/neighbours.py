@@ -13,7 +13,8 @@ each structure and replaced here for the duration of one call: once by a recorde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ from torch import Tensor, nn
 from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem2.graphs import (
     lattice_shift,
+    replaced,
     require_closed,
-    restate,
+    sizes,
     swapped,
     with_positions,
 )
@@ -72,6 +74,12 @@ class NeighbourLists:
 
     # ---- freezing ----------------------------------------------------------------------------
 
+    def periodic(self, batch: AtomicData) -> Tensor:
+        """As ``Graphs.periodic``."""
+        if self.all_pairs:
+            return batch.pbc
+        return torch.full_like(batch.pbc, self.backbone.molecular_graph_cfg.use_pbc)
+
     def build(self, batch: AtomicData) -> AtomicData:
         """As ``Graphs.build``, by running the model's own preprocessing once.
 
@@ -81,14 +89,13 @@ class NeighbourLists:
         """
         with torch.no_grad():
             out = with_positions(batch, batch.pos.detach())
-            restate(out)
-            wrap = into_cell(out, self._pbc(batch))
+            wrap = into_cell(out, self.periodic(batch))
             parts: list[dict[str, Tensor]] = []
-            recorder = self._recorder(parts)
+            recorder = self._recorder(parts, len(batch.natoms))
             wrapped = with_positions(out, out.pos + lattice_shift(out, wrap))
-            with self._plainly(), swapped(self.module, BUILDER, recorder):
+            with self._plainly(), self._replaced(recorder, batch):
                 self.backbone.data_preprocess(wrapped)
-            first = (batch.natoms.cumsum(0) - batch.natoms).tolist()
+            first = accumulate([0, *sizes(batch)[:-1]])
             edges = torch.cat([p["pairs"] + n for p, n in zip(parts, first, strict=True)], dim=1)
             for key in ("image", "slots", "rank"):
                 out[key] = torch.cat([p[key] for p in parts])
@@ -96,22 +103,18 @@ class NeighbourLists:
             # As in an edge list, the source is the neighbour and the target the centre.
             out.edge_index = edges.flip(0)
             out.cell_offsets = shifts + wrap[edges[1]] - wrap[edges[0]]
-            out.nedges = torch.tensor([len(p["image"]) for p in parts], device=wrap.device)
+            out.edge_counts = [len(p["image"]) for p in parts]
+            out.nedges = torch.tensor(out.edge_counts, device=wrap.device)
             out.wrap = wrap
             require_closed(out)
             if self.all_pairs:
                 out.nearest = [p["nearest"] for p in parts]
         return out
 
-    def _pbc(self, batch: AtomicData) -> Tensor:
-        """Periodic directions [s, 3] as the model sees them."""
-        if self.all_pairs:
-            return batch.pbc
-        return torch.full_like(batch.pbc, self.backbone.molecular_graph_cfg.use_pbc)
-
-    def _recorder(self, parts: list[dict[str, Tensor]]) -> Callable[..., Any]:
+    def _recorder(self, parts: list[dict[str, Tensor]], structures: int) -> Callable[..., Any]:
         """fairchem's function, which also leaves what it chose in ``parts``."""
         original = self.module.build_radius_graph
+        widest: list[Tensor] = []
         width = self.backbone.molecular_graph_cfg.knn_pad_size
         drops = self.all_pairs and self.backbone.global_cfg.use_padding
 
@@ -129,16 +132,21 @@ class NeighbourLists:
         ) -> Any:
             found = original(pos, cell, image_id, cutoff, start, device, k, soft, *rest, **more)
             slots = torch.stack(found[2:4], dim=1)
-            fits = (slots < width).all(dim=1) if drops else torch.ones_like(slots[:, 0]).bool()
-            slots = slots[fits]
-            self._check_slots(int(slots.max()) + 1)
-            i, j = found[0][fits] - start, found[1][fits] - start
+            widest.append(slots.max() + 1)
+            if not self.all_pairs and len(widest) == structures:  # fairchem fills its tables next
+                self._check_slots(int(torch.stack(widest).max()))
+            columns = (found[0], found[1], found[4], found[5], slots)
+            if drops:
+                fits = (slots < width).all(dim=1).nonzero().flatten()
+                columns = tuple(column[fits] for column in columns)
+            i, j, vectors, envelope, slots = columns
+            i, j = i - start, j - start
             # fairchem returns the displacement of a pair but not which image it belongs to.
-            shift = found[4][fits] - pos[j] + pos[i]
+            shift = vectors - pos[j] + pos[i]
             image = torch.cdist(shift.double(), (image_id @ cell).double()).argmin(dim=1)
             distance = safe_norm(_displacements(pos, cell, image_id))
             part = {"pairs": torch.stack([i, j]), "slots": slots, "image": image}
-            part["rank"] = torch.zeros_like(found[5][fits])
+            part["rank"] = torch.zeros_like(envelope)
             if not soft:
                 first, second = _ranks(distance, hard_rank)
                 part["rank"] = torch.maximum(first, second)[i, j, image] / k
@@ -152,7 +160,7 @@ class NeighbourLists:
     def _check_slots(self, needed: int) -> None:
         """EScAIP's table has a fixed width; AllScAIP drops what does not fit, or has no width."""
         width = self.backbone.molecular_graph_cfg.knn_pad_size
-        if not self.all_pairs and needed > width:
+        if needed > width:
             raise ValueError(
                 f"an atom has {needed} neighbours and the model's table has room for {width}: load "
                 f"it with overrides backbone.knn_pad_size: {needed} or more"
@@ -165,10 +173,24 @@ class NeighbourLists:
         """As ``Graphs.given``."""
         with (
             self._plainly(),
-            swapped(self.module, BUILDER, self._replay(batch)),
-            swapped(graph_utils, "legendre_polynomials", _legendre),
+            self._replaced(self._replay(batch), batch),
+            self._exact_angles(),
         ):
             yield
+
+    def _replaced(
+        self, function: Callable[..., Any], batch: AtomicData
+    ) -> AbstractContextManager[None]:
+        """Another builder inside; fairchem calls it once for each structure."""
+        own = "the model chooses neighbours of its own instead of the frozen ones"
+        return replaced(self.module, BUILDER, function, own, times=len(batch.natoms))
+
+    def _exact_angles(self) -> AbstractContextManager[None]:
+        """Inside, angle biases have a derivative. Only models that are configured so have them."""
+        if self.all_pairs or self.backbone.gnn_cfg.use_angle_embedding != "bias":
+            return nullcontext()
+        broken = "angle biases have no derivative by positions"
+        return replaced(graph_utils, "legendre_polynomials", _legendre, broken)
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
@@ -184,11 +206,9 @@ class NeighbourLists:
 
     def _replay(self, batch: AtomicData) -> Callable[..., Any]:
         """A stand-in that returns the frozen pairs of one structure after the other."""
-        ends = batch.nedges.cumsum(0).tolist()
-        bounds = iter(zip([0, *ends[:-1]], ends, strict=True))
+        bounds = pairwise(accumulate(batch.edge_counts, initial=0))
         nearest = iter(batch.nearest if self.all_pairs else [])
-        shift = lattice_shift(batch, batch.wrap).split(batch.natoms.tolist())
-        shifts = iter(shift)
+        shifts = iter(lattice_shift(batch, batch.wrap).split(sizes(batch)))
         low_mem_rank = self.module.soft_rank_low_mem
 
         def replay(

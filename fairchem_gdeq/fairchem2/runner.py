@@ -17,12 +17,13 @@ from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.components.train.train_runner import TrainEvalRunner
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
-from fairchem.core.units.mlip_unit.utils import load_inference_model
 from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
+from fairchem_gdeq.checkpoint_files import open_checkpoint
 from fairchem_gdeq.evaluation import baseline_rows, open_reference
+from fairchem_gdeq.fairchem2.base import build_model, open_inference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
@@ -50,6 +51,7 @@ class GDEQRunner(TrainEvalRunner):
         reference: Calculator | str | None = None,
         callbacks: list[Callback] | None = None,
         max_epochs: int = 1,
+        trust_files: bool = False,
     ) -> None:
         """
         Args:
@@ -66,6 +68,7 @@ class GDEQRunner(TrainEvalRunner):
                 structures of every row, or a file with forces (``reference.ReferenceFile``), whose
                 structures are a row of their own. None: there are no such columns.
             callbacks, max_epochs: as ``TrainEvalRunner``.
+            trust_files: as ``base.open_inference``, for ``checkpoint``.
 
         Raises:
             ValueError: an unknown mode, split or baseline, or an evaluated split with structures
@@ -93,7 +96,7 @@ class GDEQRunner(TrainEvalRunner):
         )
         self.mode, self.split, self.test, self.checkpoint = mode, split, test, checkpoint
         baseline_rows(baselines, train_eval_unit.is2rs)  # refuses unknown ones before the training
-        self.baselines = baselines
+        self.baselines, self.trust_files = baselines, trust_files
         self.reference = open_reference(reference)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         self.base = Candidate(
@@ -142,6 +145,7 @@ class GDEQRunner(TrainEvalRunner):
 
         Raises:
             FileNotFoundError: ``checkpoint`` is given and does not exist.
+            ValueError: as ``base.open_inference``.
         """
         path = self.results / "best" / UNIT_INFERENCE_CHECKPOINT
         if self.checkpoint is not None:
@@ -154,12 +158,12 @@ class GDEQRunner(TrainEvalRunner):
                 "--mode train, or name a model with runner.checkpoint=PATH."
             )
             return None
-        model = load_inference_model(str(path), use_ema=True, return_checkpoint=False)
+        model = build_model(str(path), open_inference(str(path), self.trust_files))
         is2rs = self.train_eval_unit.is2rs
         state = path.with_name(UNIT_STATE)
         if state.is_file():
-            is2rs = replace(is2rs, alpha=float(torch.load(state, weights_only=True)["alpha"]))
-        return Candidate(TUNED, hydra_model(model), is2rs)
+            is2rs = replace(is2rs, alpha=float(open_checkpoint(state)["alpha"]))
+        return Candidate(TUNED, model, is2rs)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON and plots."""

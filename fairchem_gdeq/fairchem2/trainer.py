@@ -24,6 +24,7 @@ from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
 from fairchem_gdeq.adjoints import Adjoints
+from fairchem_gdeq.checkpoint_files import open_checkpoint
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.supported import require_exact
@@ -238,7 +239,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         super()._execute_load_state(checkpoint_location)
         assert checkpoint_location is not None
-        state = torch.load(os.path.join(checkpoint_location, UNIT_STATE), weights_only=True)
+        state = open_checkpoint(os.path.join(checkpoint_location, UNIT_STATE))
         self.history.load(state["history"])
         with torch.no_grad():
             self.alpha.copy_(state["alpha"])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fairchem_gdeq.fairchem1 import supported, version
+from fairchem_gdeq import versions
+from fairchem_gdeq.fairchem1 import supported
 from fairchem_gdeq.fairchem1.fields import OCPForceField, forces_of
 from tests.fairchem1 import backbone_checks, backbones
 
@@ -66,6 +67,6 @@ def test_unknown_backbone():
 
 @pytest.mark.parametrize("found", ["2.24.0", "1.1.0", "1.11.0", None])
 def test_other_versions(monkeypatch, found):
-    monkeypatch.setattr(version, "installed_version", lambda: found)
+    monkeypatch.setattr(versions, "installed_version", lambda: found)
     with pytest.raises(ImportError, match=r"fairchem-core 1\.10\.x, found"):
-        version.require_version()
+        versions.require_version(1)
