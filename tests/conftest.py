@@ -1,7 +1,7 @@
 """What every test gets: a floating-point default of its own, and the device that it asks for.
 
-A test that takes ``device`` runs on ``fake`` (``tests/device/fake.py``), and on ``cuda`` where there is one.
-``pytest --device NAME``, which may be repeated, chooses others: ``cpu``, ``fake`` or ``cuda``.
+A test that takes ``device`` runs on ``fake`` (``tests/device/fake.py``), and on ``cuda`` where there is
+one. ``pytest --device NAME``, which may be repeated, chooses: ``cpu``, ``fake`` or ``cuda``.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device",
         action="append",
         choices=DEVICES,
-        help="where tests of a device run (may be repeated); by default on fake, and on cuda if there is one",
+        help="where tests of a device run; may be repeated (default: fake, and cuda if there is one)",
     )
 
 

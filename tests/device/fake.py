@@ -1,17 +1,17 @@
 """An accelerator that is not there: what code written for CUDA does is tried on a CPU.
 
-A tensor on device ``fake`` (``fake:0``) holds CPU memory and computes there, so that a result is the CPU's
-own, while CUDA's rules are kept (``rules.py``): no mixing with CPU tensors, no ``.numpy()``, no operation
-that only a CPU has. ``torch.cuda.is_available()`` stays what it is. ``counted`` counts the operations for
-which the CPU would wait, and the kernels.
+A tensor on device ``fake`` (``fake:0``) holds CPU memory and computes there, so that a result is the
+CPU's own, while CUDA's rules are kept (``rules.py``): no mixing with CPU tensors, no ``.numpy()``, no
+operation that only a CPU has. ``torch.cuda.is_available()`` stays what it is. ``counted`` counts the
+operations for which the CPU would wait, and the kernels.
 
 What it cannot tell: speed, memory, the order of atomic additions, and random numbers of a device's own
-(they are those of the CPU's generator, so that results can be compared). Foreach optimizers are not used,
-because PyTorch has none for a subclass of ``Tensor``.
+(they are those of the CPU's generator, so that results can be compared). Foreach optimizers are not
+used, because PyTorch has none for a subclass of ``Tensor``.
 
-Importing this module registers the backend for the life of the process: ``torch.accelerator`` then knows of
-it. That must be before the process's first backward pass, when autograd starts one thread for each device
-(``tests/conftest.py`` sees to it). Nothing else outlives ``using``.
+Importing this module registers the backend for the life of the process: ``torch.accelerator`` then knows
+of it. That must be before the process's first backward pass, when autograd starts one thread for each
+device (``tests/conftest.py`` sees to it). Nothing else outlives ``using``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What CUDA refuses, and what makes the CPU wait for it: the rules that ``fake`` keeps.
 
-Operations are known by their name in ATen, without namespace and overload; ``here`` tells whether a tensor
-is on the device.
+Operations are known by their name in ATen, without namespace and overload; ``here`` tells whether a
+tensor is on the device.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _in_random_order(func: Any, name: str, args: tuple, kwargs: dict[str, Any]) 
     if name in ("cumsum", "cumsum_"):
         return args[0].is_floating_point() or args[0].is_complex()
     if name == "bincount":
-        return len(args) > 1 and args[1] is not None or kwargs.get("weights") is not None
+        return (len(args) > 1 and args[1] is not None) or kwargs.get("weights") is not None
     return name.startswith("scatter_reduce") and "prod" in (*args[3:], kwargs.get("reduce"))
 
 

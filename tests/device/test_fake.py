@@ -107,7 +107,7 @@ def test_views_share_memory_and_copies_do_not(device):
     ],
 )
 def test_what_cuda_refuses_is_refused(device, mistake):
-    with pytest.raises(RuntimeError, match="device|not implemented|driver|indices"):
+    with pytest.raises(RuntimeError, match=r"device|not implemented|driver|indices"):
         mistake(numbers(4, 3).to(device))
 
 

@@ -27,6 +27,11 @@ def structures(
     )
 
 
+def moved(structures: Structures, device: torch.device) -> Structures:
+    """A batch on another device."""
+    return Structures(**{key: value.to(device) for key, value in vars(structures).items()})
+
+
 def joined(fields: list) -> Tensor:
     """The batch index of several fields' structures, one field after the other."""
     out = fields[0].batch
@@ -47,7 +52,7 @@ class PairField(nn.Module):
         super().__init__()
         self.batch = batch
         n = len(batch)
-        spread = torch.linspace(-1, 1, n).repeat_interleave(1)
+        spread = torch.linspace(-1, 1, n, device=batch.device).repeat_interleave(1)
         self.strength = 1.0 + asymmetry * spread if weights is None else weights
         self.stiff = nn.Parameter(torch.tensor(1.3))
         self.rest = nn.Parameter(torch.tensor(1.1))
@@ -55,7 +60,8 @@ class PairField(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         d = x[:, None] - x[None]
-        pairs = (self.batch[:, None] == self.batch[None]) & ~torch.eye(len(x), dtype=torch.bool)
+        same = torch.eye(len(x), dtype=torch.bool, device=x.device)
+        pairs = (self.batch[:, None] == self.batch[None]) & ~same
         r = torch.where(pairs, (d * d).sum(-1), 1.0).sqrt()
         size = self.stiff * (self.rest - r) + 0.1 * torch.tanh(self.soft * r)
         f = torch.where(pairs, size / r, 0.0)[..., None] * d
@@ -115,7 +121,8 @@ class SiteField(nn.Module):
 
     def join(self, others: list[SiteField]) -> SiteField:
         parts = [self, *others]
-        out = self.select(torch.ones(int(self.batch.max()) + 1, dtype=torch.bool))
+        every = torch.ones(int(self.batch.max()) + 1, dtype=torch.bool, device=self.batch.device)
+        out = self.select(every)
         out.sites = torch.cat([p.sites for p in parts])
         out.batch = joined(parts)
         return out
@@ -130,22 +137,26 @@ class SiteField(nn.Module):
 def random_batch(kind: str, sizes: list[int], seed: int = 0, **options: object):
     """(operator, positions [n, 3], target [n, 3]) for ``kind`` site or pair.
 
-    ``conservative`` makes the site field a gradient; other options go to ``Operator.build``.
+    ``conservative`` makes the site field a gradient, ``device`` says where all of it is, ``fixed`` and
+    ``length`` are those of ``structures``; other options go to ``Operator.build``.
     """
     generator = torch.Generator().manual_seed(seed)
-    fixed = options.pop("fixed", None)
-    s = structures(sizes, fixed=fixed)
+    fixed, length = options.pop("fixed", None), options.pop("length", None)
+    device = options.pop("device", torch.device("cpu"))
+    s = moved(structures(sizes, fixed=fixed, length=length), device)
     x = torch.randn(sum(sizes), 3, generator=generator)
     conservative = options.pop("conservative", False)
     if kind == "pair":
         field = PairField(s.batch)
     else:
         curl = 0.0 if conservative else 0.3
-        field = SiteField(torch.randn(sum(sizes), 3, generator=generator), s.batch, curl)
+        sites = torch.randn(sum(sizes), 3, generator=generator).to(device)
+        field = SiteField(sites, s.batch, curl)
         if conservative:  # the net's part becomes the gradient of -0.2 sum log cosh(w1 d)
             field.w2.data = -0.2 * field.w1.data.T
-    operator = Operator.build(field, s, **({"alpha": 0.1} | options))
-    return operator, x, x + 0.3 * torch.randn(x.shape, generator=generator)
+    operator = Operator.build(field.to(device), s, **({"alpha": 0.1} | options))
+    target = x + 0.3 * torch.randn(x.shape, generator=generator)
+    return operator, x.to(device), target.to(device)
 
 
 def dense_jacobian(operator: Operator, x: Tensor) -> Tensor:
