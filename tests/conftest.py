@@ -1,4 +1,8 @@
-"""One floating-point default per test, whatever ran before it in the same process."""
+"""What every test gets: a floating-point default of its own, and the device that it asks for.
+
+A test that takes ``device`` runs on ``fake`` (``tests/device/fake.py``), and on ``cuda`` where there is
+one. ``pytest --device NAME``, which may be repeated, chooses: ``cpu``, ``fake`` or ``cuda``.
+"""
 
 from collections.abc import Iterator
 
@@ -6,6 +10,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+
+DEVICES = ("cpu", "fake", "cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +21,54 @@ def _precision(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_default_dtype(torch.float64 if method else torch.float32)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device``."""
+    parser.addoption(
+        "--device",
+        action="append",
+        choices=DEVICES,
+        help="where tests of a device run; may be repeated (default: fake, and cuda if there is one)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        UsageError: ``--device cuda`` on a machine without one.
+    """
+    if "cuda" in (config.getoption("device") or ()) and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            "--device cuda: PyTorch finds no CUDA device here (torch.cuda.is_available() is False). "
+            "Choose --device fake or --device cpu."
+        )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes ``device`` becomes one for each device."""
+    if "device" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("device")
+        there = [name for name in DEVICES[1:] if name != "cuda" or torch.cuda.is_available()]
+        names = list(dict.fromkeys(chosen or there))
+        metafunc.parametrize("device", names, indirect=True)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Load the pretended device, if any test asks for it, before autograd starts its threads."""
+    asked = (getattr(item, "callspec", None) for item in session.items)
+    if any(spec is not None and spec.params.get("device") == "fake" for spec in asked):
+        import tests.device.fake  # noqa: F401
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Where the test computes, to compare with the CPU."""
+    if request.param != "fake":
+        yield torch.device(request.param)
+        return
+    from tests.device import fake
+
+    with fake.using() as pretended:
+        yield pretended

@@ -27,12 +27,25 @@ def structures(
     )
 
 
+def moved(structures: Structures, device: torch.device) -> Structures:
+    """A batch on another device."""
+    names = ("batch", "free", "masses", "cell", "pbc")
+    return Structures(*(getattr(structures, name).to(device) for name in names))
+
+
 def joined(fields: list) -> Tensor:
     """The batch index of several fields' structures, one field after the other."""
     out = fields[0].batch
     for field in fields[1:]:
         out = torch.cat([out, field.batch + out.max() + 1])
     return out
+
+
+def kept(structures: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask [n] of the atoms of the structures where the mask [s] holds, and their new batch index."""
+    structures = structures.to(batch.device)
+    atoms = structures[batch]
+    return atoms, (structures.long().cumsum(0) - 1)[batch[atoms]]
 
 
 class PairField(nn.Module):
@@ -48,7 +61,7 @@ class PairField(nn.Module):
         super().__init__()
         self.batch = batch
         n = len(batch)
-        spread = torch.linspace(-1, 1, n).repeat_interleave(1)
+        spread = torch.linspace(-1, 1, n, device=batch.device).repeat_interleave(1)
         self.strength = 1.0 + asymmetry * spread if weights is None else weights
         self.stiff = nn.Parameter(torch.tensor(1.3))
         self.rest = nn.Parameter(torch.tensor(1.1))
@@ -56,16 +69,16 @@ class PairField(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         d = x[:, None] - x[None]
-        pairs = (self.batch[:, None] == self.batch[None]) & ~torch.eye(len(x), dtype=torch.bool)
+        same = torch.eye(len(x), dtype=torch.bool, device=x.device)
+        pairs = (self.batch[:, None] == self.batch[None]) & ~same
         r = torch.where(pairs, (d * d).sum(-1), 1.0).sqrt()
         size = self.stiff * (self.rest - r) + 0.1 * torch.tanh(self.soft * r)
         f = torch.where(pairs, size / r, 0.0)[..., None] * d
         return self.strength[:, None] * f.sum(1)
 
     def select(self, structures: Tensor) -> PairField:
-        atoms = structures[self.batch]
-        renumber = structures.long().cumsum(0) - 1
-        out = PairField(renumber[self.batch[atoms]], self.strength[atoms])
+        atoms, batch = kept(structures, self.batch)
+        out = PairField(batch, self.strength[atoms])
         out.stiff, out.rest, out.soft = self.stiff, self.rest, self.soft
         return out
 
@@ -107,17 +120,17 @@ class SiteField(nn.Module):
         return -self.stiff * d + self.curl * turn + torch.tanh(d @ self.w1.T) @ self.w2.T - mean
 
     def select(self, structures: Tensor) -> SiteField:
-        atoms = structures[self.batch]
-        renumber = structures.long().cumsum(0) - 1
+        atoms, batch = kept(structures, self.batch)
         out = SiteField.__new__(SiteField)
         nn.Module.__init__(out)
-        out.sites, out.batch, out.curl = self.sites[atoms], renumber[self.batch[atoms]], self.curl
+        out.sites, out.batch, out.curl = self.sites[atoms], batch, self.curl
         out.w1, out.w2, out.stiff = self.w1, self.w2, self.stiff
         return out
 
     def join(self, others: list[SiteField]) -> SiteField:
         parts = [self, *others]
-        out = self.select(torch.ones(int(self.batch.max()) + 1, dtype=torch.bool))
+        every = torch.ones(int(self.batch.max()) + 1, dtype=torch.bool, device=self.batch.device)
+        out = self.select(every)
         out.sites = torch.cat([p.sites for p in parts])
         out.batch = joined(parts)
         return out
@@ -141,22 +154,26 @@ def calm(field: SiteField) -> None:
 def random_batch(kind: str, sizes: list[int], seed: int = 0, **options: object):
     """(operator, positions [n, 3], target [n, 3]) for ``kind`` site or pair.
 
-    ``conservative`` makes the site field a gradient; other options go to ``Operator.build``.
+    ``conservative`` makes the site field a gradient, ``device`` says where all of it is, ``fixed`` and
+    ``length`` are those of ``structures``; other options go to ``Operator.build``.
     """
     generator = torch.Generator().manual_seed(seed)
-    fixed = options.pop("fixed", None)
-    s = structures(sizes, fixed=fixed)
+    fixed, length = options.pop("fixed", None), options.pop("length", None)
+    device = options.pop("device", torch.device("cpu"))
+    s = moved(structures(sizes, fixed=fixed, length=length), device)
     x = torch.randn(sum(sizes), 3, generator=generator)
     conservative = options.pop("conservative", False)
     if kind == "pair":
         field = PairField(s.batch)
     else:
         curl = 0.0 if conservative else 0.3
-        field = SiteField(torch.randn(sum(sizes), 3, generator=generator), s.batch, curl)
+        sites = torch.randn(sum(sizes), 3, generator=generator).to(device)
+        field = SiteField(sites, s.batch, curl)
         if conservative:
             calm(field)
-    operator = Operator.build(field, s, **({"alpha": 0.1} | options))
-    return operator, x, x + 0.3 * torch.randn(x.shape, generator=generator)
+    operator = Operator.build(field.to(device), s, **({"alpha": 0.1} | options))
+    target = x + 0.3 * torch.randn(x.shape, generator=generator)
+    return operator, x.to(device), target.to(device)
 
 
 def dense_jacobian(operator: Operator, x: Tensor) -> Tensor:

@@ -1,0 +1,268 @@
+"""An accelerator that is not there: what code written for CUDA does is tried on a CPU.
+
+A tensor on device ``fake`` (``fake:0``) holds CPU memory and computes there, so that a result is the
+CPU's own, while CUDA's rules are kept (``rules.py``): no mixing with CPU tensors, no ``.numpy()``, no
+operation that only a CPU has. ``torch.cuda.is_available()`` stays what it is. ``counted`` counts the
+operations for which the CPU would wait, and the kernels.
+
+What it cannot tell: speed, memory, the order of atomic additions, and random numbers of a device's own
+(they are those of the CPU's generator, so that results can be compared). Foreach optimizers are not
+used, because PyTorch has none for a subclass of ``Tensor``.
+
+Importing this module registers the backend for the life of the process: ``torch.accelerator`` then knows
+of it. That must be before the process's first backward pass, when autograd starts one thread for each
+device (``tests/conftest.py`` sees to it). Nothing else outlives ``using``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import backend_registration
+
+from tests.device.rules import refuse, tensors, waits
+
+NAME = "fake"
+
+
+@dataclass
+class Counts:
+    """What happened on the device: names of operations, and how often.
+
+    Attributes:
+        waits: those for which the CPU waited for the device.
+        kernels: those that computed or copied something (views do not).
+    """
+
+    waits: Counter[str] = field(default_factory=Counter)
+    kernels: Counter[str] = field(default_factory=Counter)
+
+
+_counting: list[Counts] = []
+
+
+@contextmanager
+def counted() -> Iterator[Counts]:
+    """Counts of what happens inside; an inner ``counted`` takes nothing from an outer one."""
+    counts = Counts()
+    _counting.append(counts)
+    try:
+        yield counts
+    finally:
+        _counting.remove(counts)
+
+
+class FakeTensor(Tensor):
+    """A tensor that says it is on ``fake``.
+
+    Attributes:
+        raw: its memory, a CPU tensor.
+    """
+
+    raw: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, raw: Tensor) -> FakeTensor:
+        """A tensor on the device that shares the memory of a CPU tensor."""
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            raw.shape,
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=DEVICE,
+        )
+        made.raw = raw
+        return made
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Every operation below autograd comes here."""
+        return run(func, *args, **(kwargs or {}))
+
+    def __repr__(self) -> str:
+        return f"FakeTensor({self.raw}, device={self.device})"
+
+    def tolist(self) -> Any:
+        """By way of a copy, as a tensor on a GPU."""
+        return self.cpu().tolist()
+
+    def numpy(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as on a GPU."""
+        raise TypeError(
+            f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the "
+            "tensor to host memory first."
+        )
+
+    @property
+    def data(self) -> Tensor:
+        """The values without autograd; what is assigned to it gives this tensor its memory."""
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        if not isinstance(other, FakeTensor) or other.shape != self.shape:
+            raise RuntimeError(
+                f".data of a tensor {tuple(self.shape)} on {self.device} cannot become one "
+                f"{tuple(other.shape)} on {other.device}"
+            )
+        self.raw = other.raw
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As PyTorch pickles tensors of a device without storage: they come back on the device."""
+        rebuilt = (self.raw.detach(), self.dtype, str(self.device), self.requires_grad)
+        return torch._utils._rebuild_device_tensor_from_cpu_tensor, rebuilt
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if id(self) not in memo:
+            copied = FakeTensor(self.raw.detach().clone()).requires_grad_(self.requires_grad)
+            copied.__dict__ |= {k: v for k, v in self.__dict__.items() if k != "raw"}
+            memo[id(self)] = copied
+        return memo[id(self)]
+
+
+def here(x: Any) -> bool:
+    """Whether something is a tensor on the device."""
+    return isinstance(x, FakeTensor)
+
+
+def run(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """An operation, done on the CPU's memory once CUDA would not refuse it.
+
+    Raises:
+        RuntimeError: CUDA refuses it.
+        NotImplementedError: it changes the shape of a tensor in place, which this device cannot do.
+    """
+    name = func.name().removeprefix("aten::").split(".")[0]
+    given = [*tensors(args), *tensors(kwargs.values())]
+    wanted = kwargs.get("device")
+    stays = any(map(here, given)) if wanted is None else torch.device(wanted).type == NAME
+    if stays or any(map(here, given)):
+        refuse(func, name, args, kwargs, here)
+        _count(func, name, args, kwargs, stays)
+    if wanted is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    out = func(*_map(_raw, args), **{key: _map(_raw, value) for key, value in kwargs.items()})
+    if any(_raw(x).shape != x.shape for x in given):
+        raise NotImplementedError(f"{func}: the {NAME} device cannot change a shape in place")
+    # What is written in place, or into out=, comes back as the very tensor that was given.
+    known = {id(_raw(x)): x for x in given}
+
+    def returned(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return known.get(id(x)) if id(x) in known else FakeTensor(x) if stays else x
+
+    return _map(returned, out)
+
+
+def _count(func: Any, name: str, args: tuple, kwargs: dict[str, Any], stays: bool) -> None:
+    for counts in _counting:
+        if waits(name, args, kwargs, here, stays):
+            counts.waits[name] += 1
+        if not func.is_view:
+            counts.kernels[name] += 1
+
+
+def _raw(x: Any) -> Any:
+    return x.raw if isinstance(x, FakeTensor) else x
+
+
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    """Arguments and results of operations are single values, or lists and tuples of them."""
+    if isinstance(value, list | tuple):
+        return type(value)(_map(change, x) for x in value)
+    return change(value)
+
+
+# ---- the backend ---------------------------------------------------------------------------------
+
+_failures: list[BaseException] = []
+
+
+class _Module(backend_registration._DummyBackendModule):
+    """``torch.fake``."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+class _Guard(backend_registration._DummyDeviceGuard):
+    """PyTorch asks it for the device while an exception passes, too, and then ends the process.
+
+    So an exception in a backward pass is taken away here, and raised when the pass is over (``using``).
+    """
+
+    def type_(self) -> Any:
+        try:
+            ctypes.pythonapi.PyErr_Occurred()  # raises what is on its way
+        except BaseException as error:
+            _failures.append(error)
+        return torch._C._autograd.DeviceType.PrivateUse1
+
+
+backend_registration._setup_privateuseone_for_python_backend(NAME, _Module(), device_guard=_Guard())
+DEVICE = torch.device(NAME, 0)
+
+
+def _register() -> list[torch.library.Library]:
+    """Kernels of the device: ``run`` for all, and by name for those whose own would end in C++.
+
+    That is copies, which ``torch.tensor`` makes below Python, and the functions that make a tensor from
+    nothing, some of which resize an empty one.
+    """
+    every, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    every.fallback(run, dispatch_key="PrivateUse1")
+    for schema in torch._C._jit_get_all_schemas():
+        space, _, name = schema.name.partition("::")
+        arguments = {a.name: str(a.type) for a in schema.arguments}
+        makes = "device" in arguments and not any("Tensor" in t for t in arguments.values())
+        if space == "aten" and (makes or name in ("_to_copy", "_copy_from", "copy_")):
+            packet = getattr(torch.ops.aten, name)
+            func = getattr(packet, schema.overload_name or "default", None)
+            if func is not None:  # some are TorchScript's alone
+                aten.impl(func.name().removeprefix("aten::"), partial(run, func), "PrivateUse1")
+    return [every, aten]
+
+
+_libraries = _register()
+
+
+@contextmanager
+def using() -> Iterator[torch.device]:
+    """The device, with two things of PyTorch changed for as long.
+
+    ``Module.to`` swaps parameters in place, as it would not do by itself for another type of tensor: on
+    a GPU, too, an optimizer's parameters are those of the model that was moved. And an exception in a
+    backward pass comes out as itself.
+    """
+    engine = torch.autograd._engine_run_backward
+    swap = torch.__future__.get_swap_module_params_on_conversion()
+
+    def run_backward(*args: Any, **kwargs: Any) -> Any:
+        _failures.clear()
+        try:
+            return engine(*args, **kwargs)
+        except SystemError:
+            if _failures:
+                raise _failures[0] from None
+            raise
+
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    torch.autograd._engine_run_backward = run_backward
+    try:
+        yield DEVICE
+    finally:
+        torch.autograd._engine_run_backward = engine
+        torch.__future__.set_swap_module_params_on_conversion(swap)
