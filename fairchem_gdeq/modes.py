@@ -1,10 +1,11 @@
-"""The mode in which force fields evaluate a model."""
+"""How force fields evaluate a model: its mode, and the precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
+import torch
 from torch import nn
 
 
@@ -19,3 +20,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Without autocast inside, whatever the caller has switched on.
+
+    A fixed point, and the linear system at it, cannot be solved to a useful accuracy with forces of
+    half precision.
+    """
+    return torch.autocast(device.type, enabled=False)

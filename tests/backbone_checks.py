@@ -65,7 +65,7 @@ def force_differences(name: str, atoms: list | None = None) -> tuple[float, floa
     data = small.batch(structures(name) if atoms is None else atoms, double=False)
     built, (task,) = model(name, False, data), tasks(name)
     field = HydraForceField.freeze(built, [task], data)
-    rolls = field.graphs.rolls(field.batch) if isinstance(field.graphs, EdgeList) else None
+    rolls = field.batch.roll if isinstance(field.graphs, EdgeList) else None
     plain = unmodified_forces(built, task, data, rolls)
     ours = field(data.pos).detach()
     again = [unmodified_forces(built, task, data) for _ in range(2)]

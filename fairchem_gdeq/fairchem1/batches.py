@@ -39,6 +39,14 @@ def with_positions(batch: Batch, positions: Tensor) -> Batch:
     return data
 
 
+def with_inverse_cells(batch: Batch, inverse: Tensor) -> Batch:
+    """The batch with ``inverse_cell`` [s, 3, 3], which is selected and joined like the rest."""
+    parts = batch.to_data_list()
+    for data, one in zip(parts, inverse.split(1), strict=True):
+        data.inverse_cell = one
+    return Batch.from_data_list(parts)
+
+
 def select_structures(batch: Batch, keep: Tensor) -> Batch:
     """The structures where the mask [s] holds; it may hold nowhere."""
     return _collated(batch.index_select(keep), batch)

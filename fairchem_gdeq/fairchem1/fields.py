@@ -10,17 +10,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_gdeq.cells import inverse_cells
 from fairchem_gdeq.fairchem1.batches import (
     join_structures,
     plain,
     select_structures,
+    with_inverse_cells,
     with_positions,
 )
 from fairchem_gdeq.fairchem1.families import graphs_of
 from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph, edges_changed, join_graphs
 from fairchem_gdeq.fairchem1.installing import installed
 from fairchem_gdeq.fairchem1.supported import backbone_of, require_exact
-from fairchem_gdeq.modes import evaluating
+from fairchem_gdeq.modes import evaluating, full_precision
 
 
 def bare_model(module: nn.Module) -> nn.Module:
@@ -83,7 +85,7 @@ class OCPForceField:
         """The field with its graph built at the batch's positions.
 
         Raises:
-            ValueError: as ``follow``, or a periodic structure has a cell without volume.
+            ValueError: as ``follow``, or a structure has no neighbours.
         """
         return cls.follow(model, batch, denorm).refreeze(batch.pos)
 
@@ -94,11 +96,14 @@ class OCPForceField:
         """The field that builds its graph anew at every evaluation; none is built here.
 
         Raises:
-            ValueError: the model cannot be differentiated exactly, as ``supported`` says.
+            ValueError: the model cannot be differentiated exactly, as ``supported`` says, or a
+                structure is periodic and its cell has no volume.
         """
         model = bare_model(model)
         require_exact(model)
-        return cls(model, plain(batch), denorm)
+        batch = plain(batch)
+        inverse = inverse_cells(batch, graphs_of(backbone_of(model)).periodic(batch))
+        return cls(model, with_inverse_cells(batch, inverse), denorm)
 
     @property
     def graphs(self) -> EdgeList:
@@ -124,6 +129,7 @@ class OCPForceField:
             self.graphs.given(graph),
             _without_detours(self.model),
             evaluating(self.model),
+            full_precision(positions.device),
         ):
             return self.denorm(forces_of(self.model(data)))
 
@@ -144,7 +150,7 @@ class OCPForceField:
     def refreeze(self, positions: Tensor) -> OCPForceField:
         """The field with its graph built at positions [n, 3], and held."""
         batch = with_positions(self.batch, positions.detach())
-        with evaluating(self.model):
+        with evaluating(self.model), full_precision(positions.device):
             return replace(self, batch=batch, graph=self.graphs.build(batch))
 
     def thaw(self) -> OCPForceField:

@@ -20,9 +20,10 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph
+from fairchem_gdeq.rolls import rolls
 
-TURNS = (0.8567, 0.7339, 0.6287, 0.5386, 0.4614)  # per edge index, see ``rolls``
 DRAWN = "the frames of edges are drawn at random and have no derivative"
+Y, HALF_TURN, FLIP = (0.0, 1.0, 0.0), (math.pi, 0.0, 0.0), (1.0, -1.0, -1.0)
 SMALL = 1e-4  # squared sine below which theta / sin(theta) is a series, good to 1e-17
 
 
@@ -40,20 +41,27 @@ def rotation_vector(start: Tensor, end: Tensor) -> Tensor:
 
 
 @cache
-def _generators(degree: int) -> Tensor:
-    """so(3) generators [3, 2l+1, 2l+1] in e3nn's real basis, double precision."""
+def _vector(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+@cache
+def _generators(degree: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """so(3) generators [3, 2l+1, 2l+1] in e3nn's real basis, worked out in double precision."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # what e3nn computes them in
     try:
-        return o3.so3_generators(degree)
+        generators = o3.so3_generators(degree)
     finally:
         torch.set_default_dtype(before)
+    return generators.to(device, dtype)
 
 
 def wigner_blocks(rotation: Tensor, lmax: int) -> list[Tensor]:
     """Wigner matrices [e, 2l+1, 2l+1] for l = 0..lmax of rotation vectors [e, 3]."""
+    kind = (rotation.device, rotation.dtype)
     return [
-        torch.matrix_exp(torch.einsum("ei,iab->eab", rotation, _generators(degree).to(rotation)))
+        torch.matrix_exp(torch.einsum("ei,iab->eab", rotation, _generators(degree, *kind)))
         for degree in range(lmax + 1)
     ]
 
@@ -64,19 +72,6 @@ def turns(start: Tensor, vectors: Tensor, lmax: int) -> list[Tensor]:
     return wigner_blocks(rotation_vector(start, now), lmax)
 
 
-def rolls(graph: FrozenGraph, first: Tensor) -> Tensor:
-    """Angle [e] by which each edge's frame is turned about the edge, radian.
-
-    fairchem draws it at random, because forces should not depend on it; with some activations they
-    do a little. Here it is a function of which edge it is, spread as evenly as random numbers: one
-    map, whichever structures are evaluated together. ``first`` [s] numbers each one's first atom.
-    """
-    start = first.repeat_interleave(graph.neighbors)
-    own = torch.cat([(graph.edge_index - start).T, graph.cell_offsets.round().long()], dim=1)
-    turns = torch.tensor(TURNS, dtype=torch.float64, device=own.device)
-    return 2 * math.pi * ((own.double() @ turns) % 1)
-
-
 def frames(unit: Tensor, roll: Tensor, lmax: int) -> list[Tensor]:
     """Wigner matrices of rotations that take unit vectors [e, 3] to y, then roll about it.
 
@@ -84,9 +79,9 @@ def frames(unit: Tensor, roll: Tensor, lmax: int) -> list[Tensor]:
     direction without a smallest rotation to y.
     """
     down = unit[:, 1:2] < 0
-    flip = torch.where(down, unit.new_tensor([math.pi, 0.0, 0.0]), 0.0)
-    turned = torch.where(down, unit * unit.new_tensor([1.0, -1.0, -1.0]), unit)
-    y = unit.new_tensor([0.0, 1.0, 0.0])
+    half_turn, signs, y = (_vector(v, unit.device, unit.dtype) for v in (HALF_TURN, FLIP, Y))
+    flip = torch.where(down, half_turn, 0.0)
+    turned = torch.where(down, unit * signs, unit)
     parts = [wigner_blocks(rotation_vector(turned, y.expand_as(turned)), lmax)]
     parts = [wigner_blocks(roll.to(unit)[:, None] * y, lmax), *parts, wigner_blocks(flip, lmax)]
     return [a @ b @ c for a, b, c in zip(*parts, strict=True)]
@@ -114,7 +109,8 @@ class FramedEdges(EdgeList):
         with torch.no_grad():
             unit = torch.nn.functional.normalize(graph.vectors(batch.pos, batch.cell), dim=-1)
             graph.extra["unit"] = unit
-            graph.extra["roll"] = rolls(graph, batch.natoms.cumsum(0) - batch.natoms)
+            first = (batch.natoms.cumsum(0) - batch.natoms)[batch.batch[graph.edge_index[1]]]
+            graph.extra["roll"] = rolls(graph.edge_index - first, graph.cell_offsets)
         return graph
 
     @staticmethod

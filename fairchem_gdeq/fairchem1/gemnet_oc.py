@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.graphs import CHOSEN, OWN_GRAPH, EdgeList, FrozenGraph
+from fairchem_gdeq.fairchem1.graphs import CHOSEN, OWN_GRAPH, EdgeList, FrozenGraph, edge_counts
 from fairchem_gdeq.fairchem1.installing import installed, replaced
 
 STRAIGHT = 1e-3  # sine of the angle between two edges below which they are in line
+TAKEN = "taken"  # of ``derived``: for each further graph, the rows of its edges
 GRAPHS = 4  # main, atom-to-atom, atom-to-edge, quadruplets: first in what the model derives
 
 
@@ -34,7 +35,7 @@ class GemNetOC(EdgeList):
     def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
         """Runs the model's own selection; per edge: ``chosen`` [e, k], for each further graph."""
         largest: list[dict[str, Any]] = []
-        chosen: list[Tensor] = []
+        taken: list[Tensor] = []
         generate, subselect = self.backbone.generate_graph_dict, self.backbone.subselect_graph
 
         def recorded_graph(*args: Any) -> dict[str, Any]:
@@ -48,8 +49,7 @@ class GemNetOC(EdgeList):
             number = torch.arange(len(offset), device=offset.device).double()[:, None]
             out = subselect(data, graph | {"cell_offset": torch.cat([offset, number], 1)}, *limits)
             rows = out["cell_offset"][:, 3].long()
-            chosen.append(torch.zeros(len(offset), dtype=torch.bool, device=rows.device))
-            chosen[-1][rows] = True
+            taken.append(rows)
             out["cell_offset"] = graph["cell_offset"][rows]
             return out
 
@@ -61,8 +61,14 @@ class GemNetOC(EdgeList):
             self.backbone.get_graphs_and_indices(batch)
         edges, offsets = largest[0]["edge_index"], largest[0]["cell_offset"]
         # Its offsets belong to vectors from source to target: the other way round.
-        extra = {CHOSEN: torch.stack(chosen, dim=1)} if chosen else {}
-        return FrozenGraph(edges, -offsets, largest[0]["num_neighbors"], extra)
+        counts = edge_counts(edges, batch.batch, len(batch.natoms))
+        graph = FrozenGraph(edges, -offsets, counts, derived={TAKEN: taken})
+        if taken:
+            chosen = torch.zeros(len(offsets), len(taken), dtype=torch.bool, device=edges.device)
+            for column, rows in zip(chosen.T, taken, strict=True):
+                column[rows] = True
+            graph.extra[CHOSEN] = chosen
+        return graph
 
     @contextmanager
     def given(self, graph: FrozenGraph) -> Iterator[None]:
@@ -95,9 +101,10 @@ class GemNetOC(EdgeList):
 
     def _derive(self, graph: FrozenGraph, data: Batch) -> tuple[Any, ...]:
         """The model's own graphs and index sets, from the frozen edges and choices."""
-        choices = iter(graph.extra[CHOSEN].T if CHOSEN in graph.extra else ())
-        structure = torch.arange(len(graph.neighbors), device=data.pos.device)
-        structure = structure.repeat_interleave(graph.neighbors)
+        if TAKEN not in graph.derived:  # of selected and joined structures
+            masks = graph.extra[CHOSEN].T if CHOSEN in graph.extra else ()
+            graph.derived[TAKEN] = [mask.nonzero().flatten() for mask in masks]
+        choices = iter(graph.derived[TAKEN])
         everything = {
             "edge_index": graph.edge_index,
             "cell_offset": -graph.cell_offsets,
@@ -106,10 +113,10 @@ class GemNetOC(EdgeList):
         everything = self._measured(everything, data)
 
         def frozen_choice(*args: Any) -> dict[str, Any]:
-            mask = next(choices)
-            out = {key: everything[key][mask] for key in ("cell_offset", "distance", "vector")}
-            out["edge_index"] = graph.edge_index[:, mask]
-            out["num_neighbors"] = torch.bincount(structure[mask], minlength=len(graph.neighbors))
+            rows = next(choices)
+            out = {key: everything[key][rows] for key in ("cell_offset", "distance", "vector")}
+            out["edge_index"] = edges = graph.edge_index[:, rows]
+            out["num_neighbors"] = edge_counts(edges, data.batch, len(graph.neighbors))
             return out
 
         with ExitStack() as stack:

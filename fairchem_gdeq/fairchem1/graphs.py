@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -45,7 +45,8 @@ class FrozenGraph:
 
     def shifts(self, cell: Tensor) -> Tensor:
         """Translation [e, 3] of each edge (Angstrom) for cells [s, 3, 3]."""
-        per_edge = cell.repeat_interleave(self.neighbors, dim=0)
+        edges = len(self.cell_offsets)  # else the device would be asked for the sum
+        per_edge = cell.repeat_interleave(self.neighbors, dim=0, output_size=edges)
         return torch.einsum("ei,eij->ej", self.cell_offsets.to(cell), per_edge)
 
     def vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
@@ -63,6 +64,12 @@ class FrozenGraph:
             self.neighbors[keep],
             {key: value[edges] for key, value in self.extra.items()},
         )
+
+
+def edge_counts(edge_index: Tensor, batch: Tensor, structures: int) -> Tensor:
+    """Edges [s] of each structure; ``bincount`` would ask the device for the largest number."""
+    owner = batch[edge_index[1]]
+    return owner.new_zeros(structures).index_add_(0, owner, torch.ones_like(owner))
 
 
 def join_graphs(graphs: Sequence[FrozenGraph], atoms: Sequence[int]) -> FrozenGraph:
@@ -106,33 +113,34 @@ class EdgeList:
     def build(self, batch: Batch, widen: float = 0.0) -> FrozenGraph:
         """The graph the model itself makes at the batch's positions; ``widen`` the cutoff by (A).
 
+        The batch has the ``inverse_cell`` of ``cells.inverse_cells`` for ``periodic``.
+
         Positions may lie outside the cell, where fairchem 1 misses neighbours: its builder sees
         them wrapped, and the offsets are corrected to belong to the positions as given.
 
         Raises:
-            ValueError: a structure is periodic and its cell has no volume, or it has no neighbours
-                and the model cannot do without.
+            ValueError: a structure has no neighbours and the model cannot do without.
         """
         with torch.no_grad():
             batch = with_positions(batch, batch.pos.detach())
-            wrap = into_cell(batch, self._periodic(batch))
+            wrap = into_cell(batch, self.periodic(batch))
             shift = torch.einsum("ni,nij->nj", wrap, batch.cell[batch.batch])
             inside = with_positions(batch, batch.pos + shift)
-            graph = self._corrected(self._edges(inside, widen), wrap, batch)
-        self._require_neighbours(graph.neighbors, batch)
-        return graph
+            return self._corrected(self._edges(inside, widen), wrap)
 
-    def _periodic(self, batch: Batch) -> Tensor:
+    def periodic(self, batch: Batch) -> Tensor:
         """Directions [s, 3] in which the model sees periodic structures: all unless they say less."""
         if not self.backbone.use_pbc:
             return torch.zeros_like(batch.cell[:, 0]).bool()
         return batch.pbc if "pbc" in batch else torch.ones_like(batch.cell[:, 0]).bool()
 
     def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
-        """The model's own edges at positions inside the cell."""
+        """The model's own edges at positions inside the cell, every structure's neighbours checked."""
         cutoff = self.backbone.cutoff + widen
         data = GraphModelMixin.generate_graph(self.backbone, batch, cutoff=cutoff, otf_graph=True)
-        return FrozenGraph(data.edge_index, data.cell_offsets, data.neighbors)
+        neighbors = edge_counts(data.edge_index, batch.batch, len(batch.natoms))
+        self._require_neighbours(neighbors, batch)
+        return FrozenGraph(data.edge_index, data.cell_offsets, neighbors)
 
     def _require_neighbours(self, neighbors: Tensor, batch: Batch) -> None:
         """fairchem 1 fails on such structures later, with messages that do not name them."""
@@ -147,13 +155,10 @@ class EdgeList:
             )
 
     @staticmethod
-    def _corrected(graph: FrozenGraph, wrap: Tensor, batch: Batch) -> FrozenGraph:
+    def _corrected(graph: FrozenGraph, wrap: Tensor) -> FrozenGraph:
         source, target = graph.edge_index
-        return FrozenGraph(
-            graph.edge_index,
-            graph.cell_offsets.to(wrap) + wrap[source] - wrap[target],
-            torch.bincount(batch.batch[target], minlength=len(batch.natoms)),
-            graph.extra,
+        return replace(
+            graph, cell_offsets=graph.cell_offsets.to(wrap) + wrap[source] - wrap[target]
         )
 
     @contextmanager

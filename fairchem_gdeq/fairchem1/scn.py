@@ -39,8 +39,11 @@ class SCN(FramedEdges):
 
     def order(self, graph: FrozenGraph) -> Tensor:
         """The edges as the model orders them: by message block, and as in the graph within one."""
-        block = graph.extra[CHOSEN][:, 0]
-        return block.argsort(stable=True)[: int((block < len(self.backbone.cutoff_list)).sum())]
+        if "order" not in graph.derived:
+            block = graph.extra[CHOSEN][:, 0]
+            count = int((block < len(self.backbone.cutoff_list)).sum())
+            graph.derived["order"] = block.argsort(stable=True)[:count]
+        return graph.derived["order"]
 
     @contextmanager
     def _framed(self, graph: FrozenGraph) -> Iterator[None]:
@@ -51,8 +54,10 @@ class SCN(FramedEdges):
         def frames_at_start(data: Any, edge_index: Tensor, vectors: Tensor) -> Tensor:
             unit = graph.extra["unit"][order].to(vectors)
             rest.append(block_diagonal(turns(unit, vectors, self.backbone.lmax)))
-            with torch.no_grad():
-                return frames(unit, graph.extra["roll"][order], 1)[1]
+            if "start" not in graph.derived:
+                with torch.no_grad():
+                    graph.derived["start"] = frames(unit, graph.extra["roll"][order], 1)[1]
+            return graph.derived["start"]
 
         def turned(helper: Any) -> Any:
             plain = helper.InitWignerDMatrix

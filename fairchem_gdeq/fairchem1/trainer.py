@@ -6,7 +6,6 @@ import copy
 import logging
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from fairchem_gdeq.gradients import average_over_ranks, reached
 from fairchem_gdeq.history import History
 from fairchem_gdeq.memory import peak_mb, reset_peak
 from fairchem_gdeq.metrics import summarise
+from fairchem_gdeq.modes import full_precision
 from fairchem_gdeq.relax import SIGNALS
 from fairchem_gdeq.scoring import BASE, Candidate, Scoring
 from fairchem_gdeq.steplog import describe
@@ -43,8 +43,8 @@ SECTIONS = {"train": "dataset"} | {name: f"{name}_dataset" for name in ("val", "
 class GDEQTrainer(OCPTrainer):
     """Fine-tunes a direct-force model through its own relaxations.
 
-    The loop, logging, checkpoints, resume, EMA, AMP and ``--submit`` are fairchem's; the gradient is
-    one of ``fairchem_gdeq.relax.SIGNALS``. What is saved names fairchem's own trainer ``ocp``.
+    The loop, logging, checkpoints, resume, EMA and ``--submit`` are fairchem's; the gradient is one
+    of ``fairchem_gdeq.relax.SIGNALS``. What is saved names fairchem's own trainer ``ocp``.
     """
 
     def __init__(
@@ -53,9 +53,13 @@ class GDEQTrainer(OCPTrainer):
         model: dict[str, Any],
         timestamp_id: str | None = None,
         inference_only: bool = False,
+        amp: bool = False,
         **fairchems: Any,
     ) -> None:
         """As ``OCPTrainer``, with ``Settings`` in ``task``.
+
+        ``amp``, which many of fairchem's own configs set, is not used, and the log says so: forces
+        of half precision have no fixed point to the accuracy that eq. 4 needs.
 
         Outputs, loss functions and normalizers are those of the base, so that a tuned checkpoint
         opens wherever the base does.
@@ -67,6 +71,8 @@ class GDEQTrainer(OCPTrainer):
         self.settings = Settings.read(task)
         self.is2rs, self.method = self.settings.is2rs, self.settings.method
         self.history, self.adjoints = History(), Adjoints()
+        if amp:
+            logging.warning("amp: true is not used: relaxations are computed in float32")
         if not inference_only:
             path = self.settings.base
             trust = self.settings.trust_files
@@ -80,6 +86,7 @@ class GDEQTrainer(OCPTrainer):
             model=model,
             timestamp_id=timestamp_id or self.settings.run_id,
             inference_only=inference_only,
+            amp=False,  # neither autocast nor a scaler
             **fairchems,
         )
 
@@ -116,24 +123,18 @@ class GDEQTrainer(OCPTrainer):
         self._started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self.device)
-        # The gradient is linear in eq. 5's weights: this is what scaling the loss would do.
-        scale = self.scaler.get_scale() if self.scaler else 1.0
-        method = replace(
-            self.method,
-            lambda_guide=self.method.lambda_guide * scale,
-            lambda_eq=self.method.lambda_eq * scale,
-        )
         field = OCPForceField.freeze(self._unwrapped_model, batch, self._denorm)
         operator = self.is2rs.operator_of(field, batch)
         where = (batch.sid, batch.natoms.tolist())
         guess = None
         if self.settings.warm_start:
-            guess = self.adjoints.recall(*where, batch.pos) * scale
+            guess = self.adjoints.recall(*where, batch.pos)
         signal = SIGNALS[self.settings.signal]
-        report = signal(operator, batch.pos, batch.pos_relaxed, method, guess)
+        with full_precision(self.device):
+            report = signal(operator, batch.pos, batch.pos_relaxed, self.method, guess)
         if self.settings.warm_start:
-            self.adjoints.keep(*where, report, scale)
-        self._log = describe(replace(report, loss=report.loss / scale), operator)
+            self.adjoints.keep(*where, report)
+        self._log = describe(report, operator)
         return self._log
 
     def _compute_loss(self, out: dict[str, Any], batch: Batch) -> Tensor:
@@ -159,18 +160,11 @@ class GDEQTrainer(OCPTrainer):
         """The optimizer's step; a gradient that is not finite is counted and thrown away."""
         parameters = reached(self.model.parameters())
         average_over_ranks(parameters)
-        if self.scaler and parameters:
-            self.scaler.unscale_(self.optimizer)
         self._divide_shared()
         limit = self.clip_grad_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(parameters, limit)
         applied = bool(parameters) and bool(torch.isfinite(norm))
-        if (
-            self.scaler and parameters
-        ):  # it leaves out a step that is not finite, and learns from it
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        elif applied:
+        if applied:
             self.optimizer.step()
         if applied and self.ema:
             self.ema.update()
@@ -232,7 +226,8 @@ class GDEQTrainer(OCPTrainer):
             self.ema.store()
             self.ema.copy_to()
         now = Candidate(f"epoch {self.epoch:g}", self._unwrapped_model, self.is2rs)
-        records = self.scoring(split).relaxed(now)
+        with full_precision(self.device):
+            records = self.scoring(split).relaxed(now)
         if self.ema:
             self.ema.restore()
         scores = summarise(records, self.is2rs.basin)

@@ -16,7 +16,7 @@ from fairchem_gdeq.fairchem2 import graphs
 from fairchem_gdeq.fairchem2.families import graphs_of
 from fairchem_gdeq.fairchem2.graphs import Graphs, with_positions
 from fairchem_gdeq.fairchem2.supported import dataset_names, require_dataset, require_exact
-from fairchem_gdeq.modes import evaluating
+from fairchem_gdeq.modes import evaluating, full_precision
 
 KEPT = {
     *graphs.NODE_KEYS,
@@ -62,10 +62,10 @@ def _one_map(model: nn.Module, device: torch.device) -> Iterator[None]:
 
     Dropout, stochastic depth and the like are off: evaluation mode, given back afterwards. eSCN-type
     models draw the roll of each edge's frame at random even so; forces hardly depend on it, but a
-    fixed point and its adjoint need one map, and a resumed run the same one.
+    fixed point and its adjoint need one map, and a resumed run the same one. Autocast is off too.
     """
     devices = [device] if device.type == "cuda" else []
-    with evaluating(model), torch.random.fork_rng(devices=devices):
+    with evaluating(model), full_precision(device), torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         yield
 

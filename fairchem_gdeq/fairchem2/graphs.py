@@ -142,7 +142,9 @@ class EdgeList:
             out.edge_index = edges
             out.cell_offsets = offsets.to(pos.dtype) + wrap[edges[0]] - wrap[edges[1]]
             owner = batch.batch[edges[1]]
-            out.nedges = torch.zeros_like(batch.natoms).index_add_(0, owner, torch.ones_like(owner))
+            out.nedges = owner.new_zeros(len(batch.natoms)).index_add_(
+                0, owner, torch.ones_like(owner)
+            )
             first = (batch.natoms.cumsum(0) - batch.natoms)[owner]
             out.roll = rolls(edges - first, out.cell_offsets).to(pos.dtype)
             if widen == 0:

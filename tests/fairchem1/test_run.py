@@ -127,17 +127,22 @@ def test_interrupted_training_goes_on_and_ends_the_same(inputs, trained, tmp_pat
         torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_scaled_gradients_make_the_same_step(inputs, trained, tmp_path):
-    """With --amp fairchem scales the loss; here with its scaler but in single precision."""
+def test_amp_is_computed_in_single_precision(inputs, trained, tmp_path, caplog):
+    """``--amp``, and whatever autocast is on around it, gives the weights of the run without."""
     gc.collect()
     distutils.setup_env_local()
     with new_trainer_context(
-        config=build_config(*arguments(inputs, tmp_path, "train", *CONSTANT))
+        config=build_config(*arguments(inputs, tmp_path, "train", "--amp", *CONSTANT))
     ) as context:
-        context.trainer.scaler = torch.GradScaler("cpu", init_scale=1024.0)
-        context.trainer.train()
-    for name, value in weights(trained).items():
-        torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-4, atol=1e-6)
+        assert context.trainer.scaler is None and context.trainer.config["amp"] is False
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            context.trainer.train()
+    assert caplog.text.count("relaxations are computed in float32") == 1
+    for name in ("checkpoint.pt", "best_checkpoint.pt"):
+        found = weights(tmp_path, name)
+        for key, value in weights(trained, name).items():
+            assert torch.equal(found[key], value), key
+    assert not torch.equal(found[key], small1.model(KIND).state_dict()[key])
 
 
 def test_the_tuned_model_opens_in_plain_fairchem_1(trained, tmp_path):
