@@ -120,6 +120,11 @@ class OCPForceField:
         """Whether a rigid shift leaves the forces: no backbone of fairchem 1 reads coordinates."""
         return True
 
+    @property
+    def rotation_equivariant(self) -> bool:
+        """Whether forces turn with a structure that is not periodic: those of all of fairchem 1 do."""
+        return True
+
     def __call__(self, positions: Tensor) -> Tensor:
         """Forces [n, 3], eV/Angstrom."""
         graph = self.refreeze(positions).graph if self.graph is None else self.graph

@@ -19,9 +19,11 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem1.batches import with_positions
 from fairchem_gdeq.fairchem1.installing import installed, replaced
+from fairchem_gdeq.relax.segments import to_device, where_of
 
 CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
 OWN_GRAPH = "the model works on a graph of its own instead of the frozen one"
+COUNTS = "counts"  # of ``derived``: ``neighbors``, on the host
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 
 
@@ -55,14 +57,24 @@ class FrozenGraph:
         return positions[source] - positions[target] + self.shifts(cell)
 
     def select(self, keep: Tensor, batch: Tensor) -> FrozenGraph:
-        """The part of the structures where the mask [s] holds; ``batch`` [n] numbers them."""
-        number = keep[batch].long().cumsum(0) - 1
-        edges = keep[batch[self.edge_index[1]]]
+        """The part of the structures where the mask [s] holds; ``batch`` [n] numbers them.
+
+        With a mask on the host, only the first selection from a graph waits for the device: it asks
+        how many edges each structure has.
+        """
+        mask, device = keep.cpu(), batch.device
+        if COUNTS not in self.derived:
+            self.derived[COUNTS] = self.neighbors.tolist()
+        left = torch.tensor(self.derived[COUNTS])[mask].tolist()
+        atoms = to_device(mask, device)[batch]
+        number = atoms.long().cumsum(0) - 1
+        edges = where_of(atoms[self.edge_index[1]], sum(left))
         return FrozenGraph(
             number[self.edge_index[:, edges]],
             self.cell_offsets[edges],
-            self.neighbors[keep],
+            self.neighbors[to_device(mask.nonzero().flatten(), device)],
             {key: value[edges] for key, value in self.extra.items()},
+            {COUNTS: left},
         )
 
 

@@ -134,6 +134,11 @@ class HydraForceField:
         """True unless the backbone says that it reads absolute coordinates."""
         return getattr(self.model.backbone, "translation_invariant", True)
 
+    @property
+    def rotation_equivariant(self) -> bool:
+        """Whether forces turn with a structure that is not periodic."""
+        return self.graphs is not None and self.graphs.rotation_equivariant
+
     def __call__(self, positions: Tensor) -> Tensor:
         """Forces [n, 3], eV/Angstrom."""
         frozen = self.refreeze(positions).batch if self.live else self.batch

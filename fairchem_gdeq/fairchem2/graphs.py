@@ -21,6 +21,7 @@ from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
 from fairchem_gdeq.cells import into_cell, inverse_cells
+from fairchem_gdeq.relax.segments import atoms_where, to_device, where_of
 from fairchem_gdeq.rolls import rolls
 from fairchem_gdeq.standins import Switch, called
 
@@ -33,6 +34,8 @@ LIST_KEYS = ("sid", "dataset", "seen_through", "edge_counts", "nearest")
 
 class Graphs(Protocol):
     """How one family of backbones gets its neighbours, and how they are frozen."""
+
+    rotation_equivariant: bool  # whether forces turn with a structure that is not periodic
 
     def periodic(self, batch: AtomicData) -> Tensor:
         """Lattice vectors [s, 3], bool, along which the model sees a periodic structure."""
@@ -109,6 +112,8 @@ class EdgeList:
     the envelope that vanishes at the cutoff and the Wigner matrices follow the positions.
     """
 
+    rotation_equivariant = True
+
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
 
@@ -142,6 +147,8 @@ class EdgeList:
             out.edge_index = edges
             out.cell_offsets = offsets.to(pos.dtype) + wrap[edges[0]] - wrap[edges[1]]
             owner = batch.batch[edges[1]]
+            if "edge_counts" in out:
+                del out["edge_counts"]  # of another graph
             out.nedges = owner.new_zeros(len(batch.natoms)).index_add_(
                 0, owner, torch.ones_like(owner)
             )
@@ -213,20 +220,28 @@ def require_closed(batch: AtomicData) -> None:
 
 
 def select_structures(batch: AtomicData, keep: Tensor) -> AtomicData:
-    """The structures where the mask [s] holds, with their part of the graph."""
-    chosen = keep.tolist()
-    kept = keep[batch.batch]
+    """The structures where the mask [s] holds, with their part of the graph.
+
+    With a mask on the host, only the first selection from a graph waits for the device: it asks how
+    many edges each structure has.
+    """
+    mask, device = keep.cpu(), batch.pos.device
+    chosen = mask.tolist()
+    if "edge_counts" not in batch:
+        batch.edge_counts = batch.nedges.tolist() if len(batch.edge_index[1]) else [0] * len(chosen)
+    kept = to_device(mask, device)[batch.batch]
     number = kept.long().cumsum(0) - 1
-    # Each mask is asked once where it holds: that waits for the device.
-    structures, atoms = keep.nonzero().flatten(), kept.nonzero().flatten()
-    edges = kept[batch.edge_index[1]].nonzero().flatten()
+    structures = to_device(mask.nonzero().flatten(), device)
+    atoms = atoms_where(mask, sizes(batch), device)
+    left = sum(_where(chosen, batch.edge_counts))
+    edges = where_of(kept[batch.edge_index[1]], left)
     data = with_positions(batch, batch.pos)
     for keys, rows in ((NODE_KEYS, atoms), (GRAPH_KEYS, structures), (EDGE_KEYS, edges)):
         for key in keys:
             if key in batch:
                 data[key] = batch[key][rows]
     data.edge_index = number[batch.edge_index[:, edges]]
-    data.batch = (keep.long().cumsum(0) - 1)[batch.batch[atoms]]
+    data.batch = (to_device(mask.long().cumsum(0), device) - 1)[batch.batch[atoms]]
     for key in LIST_KEYS:
         if key in batch:
             data[key] = _where(chosen, batch[key])
@@ -248,8 +263,10 @@ def join_structures(batches: Sequence[AtomicData]) -> AtomicData:
         if key in data and key != "pos":
             data[key] = torch.cat([b[key] for b in batches])
     for key in LIST_KEYS:
-        if key in data:
+        if all(key in b for b in batches):
             data[key] = [value for b in batches for value in b[key]]
+        elif key in data:
+            del data[key]
     edges, owners, atoms, count = [], [], 0, 0
     for b in batches:
         edges.append(b.edge_index + atoms)

@@ -67,6 +67,8 @@ def _legendre(x: Tensor, lmax: int) -> Tensor:
 class NeighbourLists:
     """EScAIP and AllScAIP: padded neighbour lists. See the module's docstring."""
 
+    rotation_equivariant = False  # they read the directions of displacements as plain numbers
+
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
         self.all_pairs = isinstance(backbone, AllScAIPBackbone)

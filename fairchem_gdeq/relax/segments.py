@@ -11,6 +11,8 @@ that the host works out by itself and sends, by ``to_device``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -61,3 +63,14 @@ def to_host(*columns: Tensor) -> Tensor:
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """A host tensor on the device, without waiting for what the device has to do before."""
     return values.to(device, non_blocking=True)
+
+
+def atoms_where(structures: Tensor, sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Indices [m] of the atoms of the structures where a host mask [s] holds; ``sizes`` has them all."""
+    atoms = structures.repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+    return to_device(atoms.nonzero().squeeze(-1), device)
+
+
+def where_of(mask: Tensor, number: int) -> Tensor:
+    """Indices [number] at which a device mask holds, in order: as ``nonzero``, the number being known."""
+    return torch.argsort((~mask).to(torch.uint8), stable=True)[:number]

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.segments import segment_sum, to_device
+from fairchem_gdeq.relax.segments import atoms_where, segment_sum, to_device
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ class Structures:
 
         Nothing waits for the device where the mask is on the host.
         """
-        atoms = structures.cpu().repeat_interleave(torch.tensor(self.sizes, dtype=torch.long))
-        return to_device(atoms.nonzero().squeeze(-1), self.batch.device)
+        return atoms_where(structures.cpu(), self.sizes, self.batch.device)
 
     def select(self, structures: Tensor) -> Structures:
         """The batch of the structures where the mask [s] holds, in the same order."""
