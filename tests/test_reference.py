@@ -14,7 +14,22 @@ from ase.constraints import FixAtoms
 from fairchem_gdeq.metrics import Record
 from fairchem_gdeq.reference import ReferenceFile, add_forces, largest_force
 
-RECORD = Record("a", 1.0, 0.2, 0.1, 0.05, True, False, 10, 0.01, 5, 0.1, 0.05, 0.01)
+RECORD = Record(
+    sid="a",
+    row=0,
+    delta_q=1.0,
+    max_displacement=0.2,
+    mean_distance=0.1,
+    mae=0.05,
+    converged=True,
+    diverged=False,
+    evaluations=10,
+    residual=0.01,
+    free_atoms=5,
+    leaderboard_distance=0.1,
+    leaderboard_mae=0.05,
+    leaderboard_mse=0.01,
+)
 
 
 def slab():
