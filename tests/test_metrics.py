@@ -1,6 +1,5 @@
 """Scores against hand-made cases."""
 
-import json
 from dataclasses import field, fields, make_dataclass, replace
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 
 from fairchem_gdeq import metrics
-from fairchem_gdeq.history import History
 from fairchem_gdeq.leaderboard import ADWT_THRESHOLDS
 from fairchem_gdeq.metrics import Basin, Label, Record, each_once, measure, summarise
 from fairchem_gdeq.relax import Structures
@@ -128,15 +126,3 @@ def test_repeats_of_a_row_count_once_and_rows_of_one_name_each():
     labels = [("c", 3), ("a", 1), ("b", 2), ("a", 1), ("a", 0), ("c", 3)]
     found = each_once([replace(RECORD, sid=sid, row=row) for sid, row in labels])
     assert [(r.sid, r.row) for r in found] == [("a", 0), ("a", 1), ("b", 2), ("c", 3)]
-
-
-def test_history_keeps_one_entry_an_epoch_and_finds_the_best():
-    history = History()
-    for epoch, value in ((1, 3.0), (2, 2.0), (3, float("nan")), (2, 2.5), (4, 2.5)):
-        history.add_epoch(epoch, {"delta_q_mean": value})
-    assert [e["epoch"] for e in history.epochs] == [1, 3, 2, 4]
-    assert history.best == {"epoch": 2, "delta_q_mean": 2.5}
-    other = History()
-    other.load(json.loads(json.dumps(history.state())))
-    assert other.best == history.best
-    assert History().best is None
