@@ -48,7 +48,7 @@ class Settings:
     method: Method = field(default_factory=Method)
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
-    warm_start: bool = True
+    warm_start: bool = False
     split: str = "test"
     baselines: tuple[str, ...] = ()
     reference: str | None = None

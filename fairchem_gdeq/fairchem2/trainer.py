@@ -61,7 +61,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         signal: str = "gdeq",
         method: Method | None = None,
         alpha_lr: float = 0.0,
-        warm_start: bool = True,
+        warm_start: bool = False,
         print_every: int = 10,
         clip_grad_norm: float | None = 1.0,
         ema_decay: float | None = 0.99,
