@@ -156,6 +156,24 @@ def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, train
     assert len(found["epochs"]) == 3
 
 
+def test_two_ranks_take_the_steps_of_one(inputs, trained, tmp_path):
+    """Each with half of a batch; every structure is scored once, and each rank keeps its adjoints."""
+    known = ["--mode", "train", "--cpu", "--run-dir", str(tmp_path), "--num-gpus", "2"]
+    known += ["--config-yml", str(inputs / "config.yml"), *CONSTANT, "--optim.batch_size=1"]
+    command = [str(Path(sys.executable).with_name("fairchem")), *known]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (results(run)["history"] for run in (trained, tmp_path))
+    # In the second epoch a rank meets structures whose adjoints the other rank knows.
+    norms = [[step["train/grad_norm"] for step in run["steps"][:2]] for run in (one, two)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5) and len(two["steps"]) == 4
+    assert one["epochs"][0] == pytest.approx(two["epochs"][0], rel=1e-4)
+    assert len(results(tmp_path)["records"]["tuned"]) == 2
+    names = [path.name for path in (tmp_path / "checkpoints" / "run").glob("adjoints*")]
+    assert sorted(names) == ["adjoints.0of2.pt", "adjoints.1of2.pt"]
+
+
 @pytest.fixture(scope="module")
 def same_names(tmp_path_factory):
     """Inputs in which several rows have one name."""
