@@ -25,7 +25,7 @@ from fairchem_gdeq.evaluation import (
     with_reference,
 )
 from fairchem_gdeq.history import History
-from fairchem_gdeq.metrics import Basin, Record, each_once, summarise, to_rows
+from fairchem_gdeq.metrics import Basin, Label, Record, each_once, summarise, to_rows
 from fairchem_gdeq.predictions import Journal, each_row_once, fingerprint, relax_all, write
 from fairchem_gdeq.ranks import gather, rank, synchronize
 from fairchem_gdeq.reference import ReferenceFile, add_forces
@@ -114,7 +114,8 @@ class Scoring:
         """Records of every row of the table, by its title.
 
         Raises:
-            ValueError: an unknown baseline.
+            ValueError: an unknown baseline, or a reference file that cannot tell rows of one name
+                apart.
         """
         file = reference if isinstance(reference, ReferenceFile) else None
         calculator = None if isinstance(reference, ReferenceFile) else reference
@@ -124,6 +125,8 @@ class Scoring:
         if calculator:
             rows = {title: with_reference(row, calculator) for title, row in rows.items()}
         records = {UNRELAXED: self.scored(rows.pop(UNRELAXED), base, UNRELAXED)}
+        if file:
+            file.require_own_frames(Label(r.sid, r.row) for r in records[UNRELAXED])
         for chosen in (base, tuned):
             if chosen is not None:
                 records[chosen.name] = self.relaxed(chosen, calculator)
