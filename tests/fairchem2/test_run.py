@@ -30,7 +30,7 @@ CHEAP = [
     "runner.train_eval_unit.method.max_steps=25",
     "runner.train_eval_unit.method.max_vjps=10",
     "runner.train_eval_unit.method.adjoint_tol=0.5",
-    "runner.train_eval_unit.warm_start=true",
+    "warm_start=true",
     "checkpoint_minutes=0",  # before every step
 ]
 
