@@ -28,7 +28,10 @@ FAIRCHEM1 = (
 )
 OURS = ("ase-db-backends", "mendeleev>=1.0", "matplotlib", "rich", "omegaconf")
 TESTS = ("pytest", "hypothesis")
-LINE_FREE = ("metrics", "leaderboard", "reference", "submission")
+LINE_FREE = (
+    *("metrics", "leaderboard", "reference", "submission"),
+    *("ranks", "adjoints", "history", "predictions"),
+)
 
 
 def wheels() -> Path:

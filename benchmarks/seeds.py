@@ -43,10 +43,10 @@ def score_rows(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 def agreement(runs: dict[str, dict[str, Any]], threshold: float) -> dict[str, list[str]]:
     """Structures right with every run, some or none: how many, and their part of mean Delta Q."""
-    ends: dict[str, list[float]] = {}
+    ends: dict[tuple[str, int], list[float]] = {}
     for run in runs.values():
         for record in run["records"][TUNED]:
-            ends.setdefault(record["sid"], []).append(record["delta_q"])
+            ends.setdefault((record["sid"], record["row"]), []).append(record["delta_q"])
     groups: dict[str, list[float]] = {"every run": [], "some": [], "none": []}
     for values in ends.values():
         right = sum(value < threshold for value in values)

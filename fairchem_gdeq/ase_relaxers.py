@@ -14,7 +14,7 @@ from torch import Tensor
 from fairchem_gdeq.metrics import Record, measure
 from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.relax.solvers import MAX_FORCE, MAX_TRAVEL
-from fairchem_gdeq.task import Batch, RelaxationTask
+from fairchem_gdeq.task import Batch, RelaxationTask, labels_of
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"ase_fire": FIRE, "ase_lbfgs": LBFGS}
 
@@ -111,7 +111,7 @@ def relax_with_ase(
         torch.tensor(column) for column in zip(*ends, strict=True)
     )
     records = measure(
-        [str(sid) for sid in batch.sid],
+        labels_of(batch),
         positions,
         batch.pos_relaxed,
         s,

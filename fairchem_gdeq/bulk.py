@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fairchem_gdeq.metrics import Record, measure
 from fairchem_gdeq.relax import Arrival, Ending, ForceField, Stream
-from fairchem_gdeq.task import Batch, RelaxationTask, to_ase
+from fairchem_gdeq.task import Batch, RelaxationTask, labels_of, to_ase
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Relaxed:
         (atoms,) = to_ase(self.row, self.ending.positions)
         atoms.info = {
             "sid": self.record.sid,
+            "row": self.record.row,
             "converged": self.record.converged,
             "diverged": self.record.diverged,
             "failed": not self.ending.fitted,
@@ -46,7 +47,7 @@ def score(row: Batch, arrival: Arrival, ending: Ending) -> Record:
     """The record of one row."""
     values = (ending.converged, ending.diverged, ending.evaluations, ending.residual)
     (record,) = measure(
-        [str(row.sid[0])],
+        labels_of(row),
         ending.positions,
         row.pos_relaxed if "pos_relaxed" in row else row.pos,
         arrival.operator.structures,

@@ -15,7 +15,7 @@ from fairchem_gdeq.ase_relaxers import OPTIMIZERS, relax_with_ase
 from fairchem_gdeq.metrics import Record
 from fairchem_gdeq.reference import ReferenceFile, add_forces
 from fairchem_gdeq.relax import ForceField
-from fairchem_gdeq.task import Batch, RelaxationTask, to_ase
+from fairchem_gdeq.task import Batch, RelaxationTask, labels_of, to_ase
 
 # What a row does with a batch, given the base on it, thawed.
 Score = Callable[[ForceField, Batch], tuple[list[Record], Tensor]]
@@ -73,8 +73,10 @@ def file_row(is2rs: RelaxationTask, file: ReferenceFile) -> tuple[str, Score]:
         sizes = torch.bincount(structures.batch, minlength=structures.count).tolist()
         free = structures.free.cpu().split(sizes)
         frames = [
-            file.frame(str(sid), numbers.tolist())
-            for sid, numbers in zip(batch.sid, batch.atomic_numbers.split(sizes), strict=True)
+            file.frame(label, numbers.tolist())
+            for label, numbers in zip(
+                labels_of(batch), batch.atomic_numbers.split(sizes), strict=True
+            )
         ]
         stored = torch.cat([torch.as_tensor(atoms.positions) for atoms in frames]).to(batch.pos)
         # Many programs wrap atoms into the cell; fairchem's MAE would count that as an error.

@@ -2,24 +2,69 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+STEPS = "history.jsonl"
 
-@dataclass
+
 class History:
-    """Kept in every checkpoint, so that a resumed run has the whole story.
+    """Steps are lines of a file beside the checkpoints, which hold the rest.
 
     Attributes:
-        steps: log of each optimizer step.
+        last: log of the latest step, None before the first.
         epochs: validation scores, with the epoch's number under ``epoch``.
         base: validation scores of the base, once they have been measured.
     """
 
-    steps: list[dict[str, float]] = field(default_factory=list)
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    base: dict[str, float] | None = None
+    def __init__(self) -> None:
+        """Without a file, steps are not kept but for the last."""
+        self.last: dict[str, float] | None = None
+        self.epochs: list[dict[str, float]] = []
+        self.base: dict[str, float] | None = None
+        self._path: Path | None = None
+
+    def open(self, folder: Path, done: int) -> None:
+        """Keep the steps in ``folder/history.jsonl``, after the first ``done``; later ones are cut off.
+
+        One process alone may.
+        """
+        path = folder / STEPS
+        lines = path.read_text().splitlines(keepends=True)[:done] if path.is_file() else []
+        if len(lines) < done:
+            logging.warning(
+                f"{path} has {len(lines)} steps, and the checkpoint is of step {done}: tables and "
+                "pictures will miss the others"
+            )
+        self._write(path, lines)
+
+    def take_over(self, folder: Path, steps: list[dict[str, float]]) -> None:
+        """As ``open``, with the steps that a checkpoint from before the file holds itself."""
+        self._write(folder / STEPS, [json.dumps(step) + "\n" for step in steps])
+
+    def _write(self, path: Path, lines: list[str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        part.write_text("".join(lines))
+        part.replace(path)
+        self._path, self.last = path, json.loads(lines[-1]) if lines else None
+
+    def add_step(self, log: dict[str, float]) -> None:
+        """The log of an optimizer step."""
+        self.last = log
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(log) + "\n")
+
+    @property
+    def steps(self) -> list[dict[str, float]]:
+        """Logs of all steps, as the file has them now."""
+        if self._path is None:
+            return []
+        return [json.loads(line) for line in self._path.read_text().splitlines()]
 
     def add_epoch(self, epoch: int, scores: dict[str, float]) -> None:
         """Scores of an epoch; a repeat after a resume replaces what was there."""
@@ -33,10 +78,9 @@ class History:
         return min(finite, key=lambda e: e["delta_q_mean"]) if finite else None
 
     def state(self) -> dict[str, Any]:
-        """Plain lists, for ``torch.save``."""
-        return {"steps": self.steps, "epochs": self.epochs, "base": self.base}
+        """What a checkpoint holds."""
+        return {"epochs": self.epochs, "base": self.base}
 
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
-        self.steps, self.epochs = list(state["steps"]), list(state["epochs"])
-        self.base = state["base"]
+        self.epochs, self.base = list(state["epochs"]), state["base"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +41,13 @@ class Basin:
     displacement: float = 0.3
 
 
+class Label(NamedTuple):
+    """Which structure of a data set one is: its name, and its row, which no other has."""
+
+    sid: str
+    row: int
+
+
 @dataclass(frozen=True)
 class Record:
     """One relaxed structure against its target.
@@ -47,7 +56,8 @@ class Record:
     fairchem's, see ``leaderboard.PositionErrors``.
 
     Attributes:
-        sid: its name in the data set.
+        sid: its name in the data set, which others may have too.
+        row: its place there, which is its own.
         delta_q: eq. 2, amu^0.5 Angstrom.
         max_displacement: of a free atom from its target, Angstrom.
         mean_distance: of free atoms from their targets, Angstrom.
@@ -63,6 +73,7 @@ class Record:
     """
 
     sid: str
+    row: int
     delta_q: float
     max_displacement: float
     mean_distance: float
@@ -79,7 +90,7 @@ class Record:
 
 
 def measure(
-    sids: list[str],
+    labels: Sequence[Label],
     positions: Tensor,
     target: Tensor,
     structures: Structures,
@@ -89,23 +100,31 @@ def measure(
     evaluations: Tensor,
     residual: Tensor,
 ) -> list[Record]:
-    """Records of a batch: positions and target [n, 3] in Angstrom, the rest [s]."""
+    """Records of a batch: positions and target [n, 3] in Angstrom, ``labels`` and the rest [s]."""
     s = structures
     move = free_displacement(positions.double(), target.double(), _double(s), pin)
     number = segment_sum(s.free.double(), s.batch, s.count).clamp_min(1.0)
     squared = (s.masses.double()[:, None] * move * move).sum(-1)
-    columns = (
-        segment_sum(squared, s.batch, s.count).sqrt(),
-        segment_max_norm(move, s.batch, s.count),
-        segment_sum(move.norm(dim=-1), s.batch, s.count) / number,
-        segment_sum(move.abs().mean(-1), s.batch, s.count) / number,
-        converged,
-        diverged,
-        evaluations,
-        residual,
-        *position_errors(positions, target, s),
-    )
-    return [Record(*row) for row in zip(sids, *(c.tolist() for c in columns), strict=True)]
+    errors = position_errors(positions, target, s)
+    columns = {
+        "delta_q": segment_sum(squared, s.batch, s.count).sqrt(),
+        "max_displacement": segment_max_norm(move, s.batch, s.count),
+        "mean_distance": segment_sum(move.norm(dim=-1), s.batch, s.count) / number,
+        "mae": segment_sum(move.abs().mean(-1), s.batch, s.count) / number,
+        "converged": converged,
+        "diverged": diverged,
+        "evaluations": evaluations,
+        "residual": residual,
+        "free_atoms": errors.atoms,
+        "leaderboard_distance": errors.distance,
+        "leaderboard_mae": errors.absolute,
+        "leaderboard_mse": errors.squared,
+    }
+    names, values = columns.keys(), (column.tolist() for column in columns.values())
+    return [
+        Record(sid=label.sid, row=label.row, **dict(zip(names, structure, strict=True)))
+        for label, structure in zip(labels, zip(*values, strict=True), strict=True)
+    ]
 
 
 def _double(s: Structures) -> Structures:
@@ -161,10 +180,13 @@ def to_rows(records: list[Record]) -> list[dict[str, object]]:
     return [asdict(r) for r in records]
 
 
-def order_by_sid(records: list[Record]) -> list[Record]:
-    """Sorted by name and without the repeats that padding a distributed sampler makes."""
-    unique = {r.sid: r for r in records}
-    return [unique[sid] for sid in sorted(unique)]
+def each_once(records: list[Record]) -> list[Record]:
+    """Sorted by name, then row, without the repeats of a row that padding a sampler makes.
+
+    Two rows of one name are two structures, and both stay.
+    """
+    unique = {r.row: r for r in records}
+    return sorted(unique.values(), key=lambda r: (r.sid, r.row))
 
 
 def finite_or_nan(values: Tensor) -> float:

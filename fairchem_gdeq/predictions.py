@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from fairchem_gdeq.bulk import Bulk
 from fairchem_gdeq.submission import write_positions
-from fairchem_gdeq.task import Batch
+from fairchem_gdeq.task import Batch, labels_of
 
-SAME = 0.1  # Angstrom, between two relaxations of one structure in batches of different composition
 # Charge and spin are fairchem 2's.
 STATED = ("atomic_numbers", "pos", "cell", "pbc", "fixed", "charge", "spin")
 
@@ -35,8 +34,8 @@ def fingerprint(model: nn.Module, *settings: Any) -> str:
 
 
 def start_of(row: Batch) -> str:
-    """What tells a row (a batch of one structure) from any other: its name and its start."""
-    digest = hashlib.sha256(str(row.sid[0]).encode())
+    """What tells a row (a batch of one structure) from any other: name, place and start."""
+    digest = hashlib.sha256(repr(labels_of(row)).encode())
     for key in filter(row.__contains__, STATED):
         digest.update(row[key].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -113,30 +112,18 @@ def relax_all(journal: Journal, rows: Iterable[Batch], bulk: Bulk, bar: tqdm) ->
     return images
 
 
-def same(one: Atoms, other: Atoms) -> bool:
-    """Whether two structures are one relaxed twice, as a distributed sampler's padding makes them."""
-    if len(one) != len(other) or (one.numbers != other.numbers).any():
-        return False
-    return len(one) == 0 or abs(one.positions - other.positions).max() < SAME
+def each_row_once(images: Iterable[Atoms]) -> list[Atoms]:
+    """Sorted by name, then row, without the repeats of a row that padding a sampler makes."""
+    unique = {atoms.info["row"]: atoms for atoms in images}
+    return sorted(unique.values(), key=lambda atoms: (atoms.info["sid"], atoms.info["row"]))
 
 
 def write(folder: Path, split: str, images: list[Atoms]) -> None:
-    """``<split>.extxyz``, and ``<split>.npz`` as ``submission.write_positions``.
+    """``<split>.extxyz`` with every structure, and ``<split>.npz`` by ``submission.write_positions``.
 
-    Sorted by name, without repeats; a name that stands for different structures is warned of. Files
-    appear complete or not at all.
+    Files appear complete or not at all.
     """
-    unique = {a.info["sid"]: a for a in images}
-    if shared := sorted({a.info["sid"] for a in images if not same(a, unique[a.info["sid"]])}):
-        logging.warning(
-            f"{len(shared)} names (sid) of {split} stand for different structures, of which only the "
-            f"last is written: {', '.join(shared[:5])}. Give each row a sid of its own."
-        )
-    images = [unique[sid] for sid in sorted(unique)]
-    images_file, arrays_file = folder / f"{split}.extxyz", folder / f"{split}.npz"
     part = folder / f"{split}.part"
     ase.io.write(part, images, format="extxyz")
-    part.replace(images_file)
-    with part.open("wb") as file:
-        write_positions(file, images)
-    part.replace(arrays_file)
+    part.replace(folder / f"{split}.extxyz")
+    write_positions(folder / f"{split}.npz", images)

@@ -26,6 +26,15 @@ def gather(items: list[Any]) -> list[Any]:
     return [item for part in parts for item in part]
 
 
+def as_on_the_first(answer: bool) -> bool:
+    """What rank 0 answers, on every rank."""
+    if ranks() == 1:
+        return answer
+    box = [answer]
+    dist.broadcast_object_list(box)
+    return bool(box[0])
+
+
 def synchronize() -> None:
     """Wait until every rank is here."""
     if ranks() > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import ase.io
 import numpy as np
 from ase.calculators.calculator import Calculator, CalculatorError
 
-from fairchem_gdeq.metrics import Record
+from fairchem_gdeq.metrics import Label, Record
 
 
 def largest_force(atoms: ase.Atoms, calculator: Calculator) -> float:
@@ -52,7 +52,8 @@ class ReferenceFile:
     """Structures with reference forces, by name: what somebody computed at a split's predictions.
 
     Any file that ASE reads with several frames, each with ``sid`` in its ``info``, as the one that
-    ``--mode predict`` writes. A frame without forces is a calculation that failed.
+    ``--mode predict`` writes; where several have the same, also its ``row``. A frame without forces
+    is a calculation that failed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -60,34 +61,39 @@ class ReferenceFile:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: a frame has no ``sid``, or two have the same.
+            ValueError: a frame has no ``sid``, or two have the same and not each a row of its own.
         """
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(
                 f"reference {path}: no such file (a calculator is named by its _target_)"
             )
-        self.frames: dict[str, ase.Atoms] = {}
+        self.frames: dict[str, dict[int | None, ase.Atoms]] = {}
         for number, atoms in enumerate(ase.io.read(self.path, ":")):
             if "sid" not in atoms.info:
                 raise ValueError(f"reference {path}: frame {number} has no sid in its info")
             sid = _canonical(atoms.info["sid"])
-            if sid in self.frames:
-                raise ValueError(f"reference {path}: {sid} is there twice")
-            self.frames[sid] = atoms
+            known, row = self.frames.setdefault(sid, {}), atoms.info.get("row")
+            if known and (row in known or None in (row, *known)):
+                raise ValueError(
+                    f"reference {path}: {sid} is there twice, without rows (info['row']) to tell which"
+                )
+            known[row] = atoms
 
-    def frame(self, sid: str, numbers: Sequence[int]) -> ase.Atoms:
-        """The structure of that name, whose atoms must be those with the atomic ``numbers``.
+    def frame(self, label: Label, numbers: Sequence[int]) -> ase.Atoms:
+        """The structure of that label, whose atoms must be those with the atomic ``numbers``.
 
         Raises:
             KeyError: it is not in the file.
             ValueError: other atoms, or in another order.
         """
-        found = self.frames.get(_canonical(sid))
+        sid, row = label
+        known = self.frames.get(_canonical(sid), {})
+        found = next(iter(known.values())) if len(known) == 1 else known.get(row)
         if found is None:
             raise KeyError(
-                f"reference {self.path}: no structure {sid}; it has {len(self.frames)}, among them "
-                f"{', '.join(list(self.frames)[:5])}"
+                f"reference {self.path}: no structure {sid} (row {row}); it has {len(self.frames)} "
+                f"names, among them {', '.join(list(self.frames)[:5])}"
             )
         if list(found.numbers) != list(numbers):
             raise ValueError(
@@ -95,6 +101,22 @@ class ReferenceFile:
                 "order (some DFT programs sort them by element)"
             )
         return found
+
+    def require_own_frames(self, labels: Iterable[Label]) -> None:
+        """Refuse a data set in which several rows have a name that is once in the file.
+
+        Raises:
+            ValueError: names the first; only one of its rows can be meant.
+        """
+        rows: dict[str, int] = {}
+        for sid, row in labels:
+            name = _canonical(sid)
+            if len(self.frames.get(name, {})) == 1 and rows.setdefault(name, row) != row:
+                raise ValueError(
+                    f"reference {self.path}: {sid} is there once, and rows {rows[name]} and {row} of "
+                    "the data set have that name. Give each row a name of its own, or the file a frame "
+                    "of each with its row (info['row'], as --mode predict writes them)"
+                )
 
     @staticmethod
     def force(atoms: ase.Atoms, free: Sequence[bool]) -> float:

@@ -53,9 +53,9 @@ def print_table(
         "shifts kept. Rows of ASE: its optimizers on the base.",
         highlight=False,
     )
-    if history.steps:
-        seconds = np.array([s["train/seconds"] for s in history.steps])
-        memory = np.array([s["train/peak_memory_mb"] for s in history.steps])
+    if steps := history.steps:
+        seconds = np.array([s["train/seconds"] for s in steps])
+        memory = np.array([s["train/peak_memory_mb"] for s in steps])
         console.print(
             f"training: {len(seconds)} steps, median {np.median(seconds):.1f} s and "
             f"{np.median(memory):.0f} MB (peak {memory.max():.0f} MB) per step; "
@@ -86,9 +86,10 @@ def plot_epochs(path: Path, history: History) -> Path:
     fig, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     epochs = [e["epoch"] for e in history.epochs]
     axes.plot(epochs, [e["delta_q_mean"] for e in history.epochs], "o-", label="validation")
-    where = np.array([s["train/epoch"] for s in history.steps])
+    steps = history.steps
+    where = np.array([s["train/epoch"] for s in steps])
     for key, label in (("relaxed", "training, X*"), ("guided", "training, X_K")):
-        values = np.array([s[f"train/delta_q_{key}"] for s in history.steps])
+        values = np.array([s[f"train/delta_q_{key}"] for s in steps])
         if len(values) and np.isfinite(values).any():
             bins = np.floor(where)
             means = [np.nanmean(values[bins == b]) for b in np.unique(bins)]

@@ -25,8 +25,8 @@ from fairchem_gdeq.evaluation import (
     with_reference,
 )
 from fairchem_gdeq.history import History
-from fairchem_gdeq.metrics import Basin, Record, order_by_sid, summarise, to_rows
-from fairchem_gdeq.predictions import Journal, fingerprint, relax_all, write
+from fairchem_gdeq.metrics import Basin, Label, Record, each_once, summarise, to_rows
+from fairchem_gdeq.predictions import Journal, each_row_once, fingerprint, relax_all, write
 from fairchem_gdeq.ranks import gather, rank, synchronize
 from fairchem_gdeq.reference import ReferenceFile, add_forces
 from fairchem_gdeq.relax import ForceField
@@ -91,7 +91,7 @@ class Scoring:
             logging.warning(
                 f"{chosen.name} on {self.split.name}: memory did not suffice for {bulk.failed} structures"
             )
-        return order_by_sid(gather(found))
+        return each_once(gather(found))
 
     def scored(self, row: Score, chosen: Candidate, title: str) -> list[Record]:
         """Records of all ranks in a row of the table that has a model and no flight."""
@@ -102,7 +102,7 @@ class Scoring:
                 batch = batch.to(self.split.device)
                 found += row(self.follow(model, batch), batch)[0]
                 bar.update()
-        return order_by_sid(gather(found))
+        return each_once(gather(found))
 
     def compare(
         self,
@@ -114,7 +114,8 @@ class Scoring:
         """Records of every row of the table, by its title.
 
         Raises:
-            ValueError: an unknown baseline.
+            ValueError: an unknown baseline, or a reference file that cannot tell rows of one name
+                apart.
         """
         file = reference if isinstance(reference, ReferenceFile) else None
         calculator = None if isinstance(reference, ReferenceFile) else reference
@@ -124,6 +125,8 @@ class Scoring:
         if calculator:
             rows = {title: with_reference(row, calculator) for title, row in rows.items()}
         records = {UNRELAXED: self.scored(rows.pop(UNRELAXED), base, UNRELAXED)}
+        if file:
+            file.require_own_frames(Label(r.sid, r.row) for r in records[UNRELAXED])
         for chosen in (base, tuned):
             if chosen is not None:
                 records[chosen.name] = self.relaxed(chosen, calculator)
@@ -146,7 +149,7 @@ class Scoring:
                 "signal": signal,
                 "scores": scores,
                 "records": {title: to_rows(found) for title, found in records.items()},
-                "history": history.state(),
+                "history": {"steps": history.steps, **history.state()},
                 "best_epoch": history.best,
             }
             folder.mkdir(parents=True, exist_ok=True)
@@ -162,13 +165,13 @@ class Scoring:
         """Write ``<split>.extxyz`` and ``<split>.npz``; an interrupted prediction goes on.
 
         Returns:
-            The relaxed structures of all ranks.
+            The relaxed structures of all ranks, each row once.
         """
         bulk, split = self.bulk(chosen), self.split.name
         journal = Journal(folder, split, fingerprint(chosen.model, chosen.is2rs), rank())
         with tqdm(total=self.split.count, desc=f"predict {split}") as bar:
             images = relax_all(journal, self.split.rows(), bulk, bar)
-        images = gather(images)
+        images = each_row_once(gather(images))
         if rank() == 0:
             write(folder, split, images)
             missed = sum(not a.info["converged"] for a in images)
@@ -184,10 +187,10 @@ class Scoring:
 
     def records_of(self, chosen: Candidate, images: Iterable[ase.Atoms]) -> list[Record]:
         """Records of all ranks for structures that ``predict`` with that model has returned."""
-        known = {str(atoms.info["sid"]): atoms for atoms in images}
+        known = {atoms.info["row"]: atoms for atoms in images}
 
         def score(field: ForceField, row: Batch) -> tuple[list[Record], Tensor]:
-            atoms = known[str(row.sid[0])]
+            atoms = known[int(row.row)]
             ends = torch.as_tensor(atoms.positions).to(row.pos)
             (record,) = chosen.is2rs.score_with(field, row, ends)
             how = {key: atoms.info[key] for key in ("converged", "diverged", "evaluations")}

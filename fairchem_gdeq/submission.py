@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from pathlib import Path
-from typing import BinaryIO
 
 import ase
 import numpy as np
 
 
-def write_positions(target: Path | BinaryIO, images: list[ase.Atoms]) -> None:
-    """Write relaxed structures as fairchem-core 1.10's ``relaxed_positions.npz``.
+def write_positions(path: Path, images: list[ase.Atoms]) -> None:
+    """Write relaxed structures as fairchem-core 1.10's ``relaxed_positions.npz``, all at once.
 
-    ids: [s] str, ascending, each ``info["sid"]`` once; pos: [n, 3], Angstrom, all atoms (fixed ones
-    too) of the structures in that order; chunk_idx: [s - 1] int, where ``np.split`` cuts pos.
-    Of structures with the same sid, as a distributed sampler's padding makes them, the last counts.
+    ids: [s] str, ascending, each ``info["sid"]``; pos: [n, 3], Angstrom, all atoms (fixed ones too)
+    of the structures in that order; chunk_idx: [s - 1] int, where ``np.split`` cuts pos.
+
+    The leaderboard knows structures by their names alone. Where some have the same, no file is
+    written, an earlier one is removed, and the log names them.
 
     Raises:
         ValueError: no structures.
     """
     if not images:
-        raise ValueError(f"{target}: no structures to write")
-    unique = {str(atoms.info["sid"]): atoms for atoms in images}
-    ids = sorted(unique)
-    np.savez_compressed(
-        target,
-        ids=np.array(ids),
-        pos=np.concatenate([unique[sid].positions for sid in ids]),
-        chunk_idx=np.cumsum([len(unique[sid]) for sid in ids])[:-1],
-    )
+        raise ValueError(f"{path}: no structures to write")
+    named = {str(atoms.info["sid"]): atoms for atoms in images}
+    if len(named) < len(images):
+        times = Counter(str(atoms.info["sid"]) for atoms in images)
+        shared = [sid for sid, number in times.items() if number > 1]
+        path.unlink(missing_ok=True)
+        logging.warning(
+            f"{path} is not written: the leaderboard tells structures apart by their names (sid), "
+            f"and {len(shared)} names stand for several: {', '.join(shared[:5])}. Give every row of "
+            "the data set a name of its own"
+        )
+        return
+    ids = sorted(named)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            ids=np.array(ids),
+            pos=np.concatenate([named[sid].positions for sid in ids]),
+            chunk_idx=np.cumsum([len(named[sid]) for sid in ids])[:-1],
+        )
+    part.replace(path)

@@ -11,7 +11,7 @@ import torch
 from ase.constraints import FixAtoms
 from torch import Tensor
 
-from fairchem_gdeq.metrics import Basin, Record, measure
+from fairchem_gdeq.metrics import Basin, Label, Record, measure
 from fairchem_gdeq.relax import (
     Arrival,
     Course,
@@ -36,6 +36,7 @@ class Batch(Protocol):
         cell: [s, 3, 3], Angstrom.
         pbc: [s, 3] bool.
         sid: names of the structures.
+        row: [s] int64, their places in the data set.
     ``mass`` [n], amu, and ``pos_relaxed`` [n, 3], Angstrom, may be there too.
     """
 
@@ -48,8 +49,24 @@ class Batch(Protocol):
     cell: Tensor
     pbc: Tensor
     sid: Sequence[object]
+    row: Tensor
 
     def __contains__(self, key: str) -> bool: ...
+
+
+def labels_of(batch: Batch) -> list[Label]:
+    """Names and rows of a batch's structures.
+
+    Raises:
+        ValueError: the batch comes from a data set that does not say which rows it gives.
+    """
+    if "row" not in batch:
+        raise ValueError(
+            f"structures {', '.join(map(str, batch.sid[:3]))}, ... come without their row numbers "
+            "(`row`, int64, one a structure): open them as format is2rs, is2rs_lmdb or "
+            "is2rs_trajectories, which give them"
+        )
+    return [Label(str(sid), row) for sid, row in zip(batch.sid, batch.row.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -144,7 +161,7 @@ class RelaxationTask:
         solver = make_solver(self.relaxer.solver, **self.relaxer.solver_options)
         end = solve(operator, path.positions, solver, self.relaxer.fmax, self.relaxer.max_steps)
         records = measure(
-            [str(sid) for sid in batch.sid],
+            labels_of(batch),
             end.positions,
             batch.pos_relaxed if "pos_relaxed" in batch else batch.pos,
             operator.structures,
@@ -168,7 +185,7 @@ class RelaxationTask:
         count, device = operator.structures.count, batch.pos.device
         none = torch.zeros(count, dtype=torch.bool, device=device)
         return measure(
-            [str(sid) for sid in batch.sid],
+            labels_of(batch),
             positions,
             batch.pos_relaxed,
             operator.structures,

@@ -112,17 +112,23 @@ def batch(structures: list, double: bool = True) -> AtomicData:
         AtomicData.from_ase(a, task_name="si", sid=f"s{i}", target_dtype=dtype)
         for i, a in enumerate(structures)
     ]
-    return atomicdata_list_to_batch(rows)
+    out = atomicdata_list_to_batch(rows)
+    out.row = torch.arange(len(rows))
+    return out
 
 
-def write_is2rs(folder, structures: list, seed: int = 1) -> None:
-    """An IS2RS data set in the project's row format; targets are the perfect sites."""
+def write_is2rs(folder, structures: list, seed: int = 1, sids: list[str] | None = None) -> None:
+    """An IS2RS data set in the project's row format; targets are the perfect sites.
+
+    Rows are called row0, row1, ... if ``sids`` does not say otherwise.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     with connect(folder / "data.aselmdb", type="aselmdb") as database:
         for i, atoms in enumerate(structures):
             target = atoms.positions + rng.normal(scale=0.05, size=atoms.positions.shape)
-            database.write(atoms, data={"sid": f"row{i}", "pos_relaxed": target})
+            sid = f"row{i}" if sids is None else sids[i]
+            database.write(atoms, data={"sid": sid, "pos_relaxed": target})
     np.savez(folder / "metadata.npz", natoms=np.array([len(a) for a in structures]))
 
 

@@ -1,18 +1,32 @@
 """Scores against hand-made cases."""
 
-import json
-from dataclasses import replace
+from dataclasses import field, fields, make_dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
-from fairchem_gdeq.history import History
+from fairchem_gdeq import metrics
 from fairchem_gdeq.leaderboard import ADWT_THRESHOLDS
-from fairchem_gdeq.metrics import Basin, Record, measure, order_by_sid, summarise
+from fairchem_gdeq.metrics import Basin, Label, Record, each_once, measure, summarise
 from fairchem_gdeq.relax import Structures
 
-RECORD = Record("a", 1.0, 0.2, 0.1, 0.05, True, False, 10, 0.01, 5, 0.1, 0.05, 0.01)
+RECORD = Record(
+    sid="a",
+    row=0,
+    delta_q=1.0,
+    max_displacement=0.2,
+    mean_distance=0.1,
+    mae=0.05,
+    converged=True,
+    diverged=False,
+    evaluations=10,
+    residual=0.01,
+    free_atoms=5,
+    leaderboard_distance=0.1,
+    leaderboard_mae=0.05,
+    leaderboard_mse=0.01,
+)
 
 
 def test_measure_is_the_plain_formula():
@@ -32,7 +46,7 @@ def test_measure_is_the_plain_formula():
     wrapped = (x + move) % cell
     flags = torch.tensor([True, False])
     records = measure(
-        ["p", "q"],
+        [Label("p", 4), Label("q", 2)],
         torch.as_tensor(wrapped),
         torch.as_tensor(x),
         structures,
@@ -49,8 +63,18 @@ def test_measure_is_the_plain_formula():
         assert records[k].max_displacement == pytest.approx(lengths.max())
         assert records[k].mean_distance == pytest.approx(lengths.mean())
         assert records[k].mae == pytest.approx(np.abs(d).mean())
+        # The cell is right-angled and nothing is pinned: fairchem's distances are the same ones.
+        plain = (wrapped - x)[rows][free[rows]]
+        assert records[k].leaderboard_distance == pytest.approx(lengths.mean())
+        assert records[k].leaderboard_mae == pytest.approx(np.abs(plain).mean())
+        assert records[k].leaderboard_mse == pytest.approx((plain**2).mean())
+    assert [(r.sid, r.row) for r in records] == [("p", 4), ("q", 2)]
     assert [r.converged for r in records] == [True, False]
+    assert [r.diverged for r in records] == [False, True]
     assert [r.evaluations for r in records] == [3, 4]
+    assert [r.residual for r in records] == [0.1, 0.2]
+    assert [r.free_atoms for r in records] == [2, 4]
+    assert [r.reference_force for r in records] == [None, None]
 
 
 def test_summary():
@@ -91,18 +115,14 @@ def test_summary_pools_coordinates_and_counts_forces_of_all_structures():
     assert s["afbt"] == pytest.approx((369 + 199) / (3 * 390), abs=2 / (3 * 390))
 
 
-def test_repeats_of_a_padded_sampler_count_once():
-    rows = [replace(RECORD, sid=s) for s in "cabac"]
-    assert [r.sid for r in order_by_sid(rows)] == ["a", "b", "c"]
+def test_a_record_is_not_built_by_position(monkeypatch):
+    """The order of its fields is nobody's business: columns that change places would shift."""
+    backwards = [(f.name, f.type, field(default=None)) for f in fields(Record)[::-1]]
+    monkeypatch.setattr(metrics, "Record", make_dataclass("Record", backwards))
+    test_measure_is_the_plain_formula()
 
 
-def test_history_keeps_one_entry_an_epoch_and_finds_the_best():
-    history = History()
-    for epoch, value in ((1, 3.0), (2, 2.0), (3, float("nan")), (2, 2.5), (4, 2.5)):
-        history.add_epoch(epoch, {"delta_q_mean": value})
-    assert [e["epoch"] for e in history.epochs] == [1, 3, 2, 4]
-    assert history.best == {"epoch": 2, "delta_q_mean": 2.5}
-    other = History()
-    other.load(json.loads(json.dumps(history.state())))
-    assert other.best == history.best
-    assert History().best is None
+def test_repeats_of_a_row_count_once_and_rows_of_one_name_each():
+    labels = [("c", 3), ("a", 1), ("b", 2), ("a", 1), ("a", 0), ("c", 3)]
+    found = each_once([replace(RECORD, sid=sid, row=row) for sid, row in labels])
+    assert [(r.sid, r.row) for r in found] == [("a", 0), ("a", 1), ("b", 2), ("c", 3)]

@@ -11,10 +11,25 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
-from fairchem_gdeq.metrics import Record
+from fairchem_gdeq.metrics import Label, Record
 from fairchem_gdeq.reference import ReferenceFile, add_forces, largest_force
 
-RECORD = Record("a", 1.0, 0.2, 0.1, 0.05, True, False, 10, 0.01, 5, 0.1, 0.05, 0.01)
+RECORD = Record(
+    sid="a",
+    row=0,
+    delta_q=1.0,
+    max_displacement=0.2,
+    mean_distance=0.1,
+    mae=0.05,
+    converged=True,
+    diverged=False,
+    evaluations=10,
+    residual=0.01,
+    free_atoms=5,
+    leaderboard_distance=0.1,
+    leaderboard_mae=0.05,
+    leaderboard_mse=0.01,
+)
 
 
 def slab():
@@ -67,17 +82,41 @@ def test_file_gives_structures_back_by_name(tmp_path, sid):
     failed.info["sid"] = "failed"
     ase.io.write(tmp_path / "dft.extxyz", [failed, atoms])
     file = ReferenceFile(tmp_path / "dft.extxyz")
-    found = file.frame(sid, atoms.numbers)
+    found = file.frame(Label(sid, 0), atoms.numbers)
     np.testing.assert_allclose(found.positions, atoms.positions, atol=1e-7)
     free = np.ones(len(atoms), dtype=bool)
     assert file.force(found, free) == pytest.approx(5)
     free[0] = False
     assert file.force(found, free) == pytest.approx(1)
-    assert file.force(file.frame("failed", failed.numbers), free) == np.inf
+    assert file.force(file.frame(Label("failed", 1), failed.numbers), free) == np.inf
     with pytest.raises(KeyError, match=r"no structure other.*failed"):
-        file.frame("other", atoms.numbers)
+        file.frame(Label("other", 0), atoms.numbers)
     with pytest.raises(ValueError, match="other atoms"):
-        file.frame(sid, [*atoms.numbers[:-1], 1])
+        file.frame(Label(sid, 0), [*atoms.numbers[:-1], 1])
+
+
+def test_rows_of_one_name_have_frames_of_their_own(tmp_path):
+    """As predict writes them; a single frame could be of either."""
+    frames = [slab(), slab(), slab()]
+    for shift, (atoms, sid, row) in enumerate(zip(frames, "aab", (4, 7, 5), strict=True)):
+        atoms.positions += shift
+        atoms.info |= {"sid": sid, "row": row}
+    labels = [Label("a", 4), Label("b", 5), Label("a", 7)]
+    ase.io.write(tmp_path / "dft.extxyz", frames)
+    file = ReferenceFile(tmp_path / "dft.extxyz")
+    file.require_own_frames(labels)
+    for label, atoms in zip(labels, (frames[0], frames[2], frames[1]), strict=True):
+        found = file.frame(label, atoms.numbers)
+        np.testing.assert_allclose(found.positions, atoms.positions, atol=1e-7)
+    with pytest.raises(KeyError, match=r"no structure a \(row 9\)"):
+        file.frame(Label("a", 9), frames[0].numbers)
+
+    ase.io.write(tmp_path / "one.extxyz", frames[1:])
+    file = ReferenceFile(tmp_path / "one.extxyz")
+    file.require_own_frames(labels[:2])
+    assert file.frame(Label("a", 4), frames[0].numbers) is not None  # the data set was made anew
+    with pytest.raises(ValueError, match=r"a is there once, and rows 4 and 7 of the data set"):
+        file.require_own_frames(labels)
 
 
 def test_unusable_files_are_refused_by_name(tmp_path):

@@ -20,7 +20,7 @@ def images(seed):
         atoms = ase.Atoms(numbers=rng.integers(1, 80, n), positions=rng.normal(size=(n, 3)))
         atoms.info["sid"] = str(int(sid))
         out.append(atoms)
-    return [*out, out[0]]  # a sampler's padding
+    return out
 
 
 @pytest.mark.parametrize("dataset", SPLITS)
@@ -44,7 +44,7 @@ def test_fairchems_script_joins_the_splits(tmp_path, dataset):
     for split, atoms in made.items():
         ids, pos, cuts = (stored[f"{split}_{k}"] for k in ("ids", "pos", "chunk_idx"))
         assert ids.dtype.kind == "U" and cuts.dtype.kind == "i"
-        assert len(ids) == len(set(ids.tolist())) == len(cuts) + 1 == len(atoms) - 1
+        assert len(ids) == len(set(ids.tolist())) == len(cuts) + 1 == len(atoms)
         expected = {a.info["sid"]: a.positions for a in atoms}
         for sid, positions in zip(ids, np.split(pos, cuts), strict=True):
             np.testing.assert_array_equal(positions, expected[str(sid)])
@@ -56,3 +56,12 @@ def test_one_structure_and_none(tmp_path):
     assert stored["chunk_idx"].shape == (0,) and len(np.split(stored["pos"], [])) == 1
     with pytest.raises(ValueError, match="no structures"):
         write_positions(tmp_path / "none.npz", [])
+
+
+def test_names_that_several_structures_have_make_no_file(tmp_path, caplog):
+    """The leaderboard could not tell them apart, and the one left out would not be missed."""
+    path, atoms = tmp_path / "test.npz", images(0)
+    write_positions(path, atoms)
+    write_positions(path, [*atoms, atoms[1].copy()])
+    assert list(tmp_path.iterdir()) == []
+    assert f"1 names stand for several: {atoms[1].info['sid']}" in caplog.text

@@ -22,7 +22,16 @@ from ase.db.core import Database
 from tqdm import tqdm
 
 from fairchem_gdeq.data import writer
-from fairchem_gdeq.data.rows import TARGET, BadRow, BadRows, Source, free_atoms, listed, read_row
+from fairchem_gdeq.data.rows import (
+    TARGET,
+    BadRow,
+    BadRows,
+    Source,
+    free_atoms,
+    listed,
+    read_row,
+    repeated_names,
+)
 from fairchem_gdeq.data.sources import open_source
 
 FINAL, METADATA = "data.aselmdb", "metadata.npz"
@@ -76,7 +85,11 @@ def convert(
             raise BadRows(str(path), list(partial.bad.values()), len(source), ADVICE)
         compared = _verify(source, partial)
         np.savez(folder / METADATA, natoms=np.array(partial.natoms))
-        stamp = {"checked_rows": len(partial.natoms), "targets": target_key is not None}
+        stamp = {
+            "checked_rows": len(partial.natoms),
+            "targets": target_key is not None,
+            "repeated_names": repeated_names(partial.sids),
+        }
         partial.finish({"fairchem_gdeq": stamp}, final)
     finally:
         partial.close()
@@ -93,6 +106,7 @@ def _fingerprint(path: Path, source: Source) -> dict[str, object]:
         "bytes": sum(fact.st_size for fact in facts),
         "newest": max(fact.st_mtime_ns for fact in facts),
         "target_key": source.target_key,
+        "noted": ["natoms", "sids", "bad"],  # of each chunk; older ones had no names
     }
 
 

@@ -69,6 +69,15 @@ class DatabaseSource:
             for ids, stamp in zip(self._rows.db_ids, self._stamps(), strict=True)
         )
 
+    @property
+    def repeated_names(self) -> str:
+        """What our converter found of names that several rows of a file have; empty if nothing.
+
+        Files of one data set are not compared: all their rows would have to be read.
+        """
+        found = (stamp.get("repeated_names") for stamp in self._stamps())
+        return " ".join(str(text) for text in found if text)
+
     def _stamps(self) -> list[dict[str, object]]:
         found = (getattr(db, "metadata", None) or {} for db in self._rows.dbs)
         return [metadata.get(STAMP, {}) for metadata in found]

@@ -27,6 +27,7 @@ from fairchem_gdeq.data.rows import (
     listed,
     masses,
     read_row,
+    repeated_names,
     scan,
 )
 from fairchem_gdeq.data.trajectories import TrajectorySource
@@ -46,7 +47,8 @@ class SourceDataset(AseAtomsDataset):
         pos: [n, 3], Angstrom, as they are in the file, not wrapped into the cell;
         pos_relaxed: [n, 3] target positions, Angstrom;
         mass: [n] amu, from the row's ``masses`` where given, else the standard masses;
-        fixed: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes.
+        fixed: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes;
+        row: [1] int64, the row's place in the source, which tells it from others of the same name.
 
     Config keys of all formats: ``src``; ``target_key`` (default ``pos_relaxed``; null for starts
     without targets); ``skip_bad`` (default false: a data set with bad rows stops the run with the
@@ -70,6 +72,7 @@ class SourceDataset(AseAtomsDataset):
                     f"{config.get('obtain') or ''}"
                 )
         self._target_key = config.get("target_key", TARGET)
+        self.first_row = 0  # number of row 0; more where data sets are joined to one
         super().__init__(config)
         if callable(self.a2g):  # fairchem 2: a function
             self._convert, self.a2g = self.a2g, self._with_target
@@ -93,9 +96,11 @@ class SourceDataset(AseAtomsDataset):
         self.source = self._open(config)
         self._natoms: NDArray[np.int64] | None = None
         indices = range(len(self.source))
-        if getattr(self.source, "checked", False):
-            return list(indices)
         name = str(config["src"])
+        if getattr(self.source, "checked", False):
+            if self.source.repeated_names:
+                logging.warning(f"data set {name}: {self.source.repeated_names}")
+            return list(indices)
         shown = tqdm(indices, desc=f"checking {name}", disable=len(indices) < LONG)
         found = scan(self.source, shown)
         if found.bad and (not config.get("skip_bad") or not found.good):
@@ -108,6 +113,8 @@ class SourceDataset(AseAtomsDataset):
                 f"{listed(found.bad)}"
             )
         self._natoms = np.array(found.natoms)
+        if text := repeated_names(found.sids):
+            logging.warning(f"data set {name}: {text}")
         return found.good
 
     @cached_property
@@ -124,6 +131,13 @@ class SourceDataset(AseAtomsDataset):
         known = {key: values[self._rows] for key, values in super()._metadata.items()}
         self.num_samples = len(self._rows)
         return known | {"natoms": self._natoms}
+
+    def __getitem__(self, idx: Any) -> Any:
+        """An item, or for a slice a list of them."""
+        item = super().__getitem__(idx)
+        if not isinstance(idx, slice):
+            item.row = torch.tensor([self.first_row + self._rows[idx]])
+        return item
 
     def get_atoms(self, idx: int) -> ase.Atoms:
         """The start structure of an item, with its target in ``info``."""

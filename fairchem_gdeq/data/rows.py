@@ -6,6 +6,7 @@ A source answers ``read(i)`` with a start structure whose ``info`` holds the tar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -185,10 +186,14 @@ def free_atoms(atoms: Atoms) -> NDArray[np.bool_]:
 
 @dataclass
 class Scan:
-    """What a look at every row found: indices and atom counts of the good ones, and the bad ones."""
+    """What a look at every row found: indices, atom counts and names of the good ones, and the bad.
+
+    A row without a name is known by its index.
+    """
 
     good: list[int] = field(default_factory=list)
     natoms: list[int] = field(default_factory=list)
+    sids: list[str] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
 
 
@@ -203,4 +208,18 @@ def scan(source: Source, indices: Iterable[int]) -> Scan:
         else:
             found.good.append(index)
             found.natoms.append(len(atoms))
+            found.sids.append(str(atoms.info.get("sid", index)))
     return found
+
+
+def repeated_names(sids: Iterable[str]) -> str | None:
+    """A sentence on names that several rows have, or None where each has its own."""
+    times = {sid: number for sid, number in Counter(sids).items() if number > 1}
+    if not times:
+        return None
+    shown = ", ".join(f"{sid} ({number} rows)" for sid, number in list(times.items())[:5])
+    return (
+        f"{sum(times.values())} rows have a name (sid) that others have too, {len(times)} such names: "
+        f"{shown}{', ...' if len(times) > 5 else ''}. Every row is trained on and scored; but a file "
+        "for the leaderboard or of reference forces needs a name of its own for each"
+    )

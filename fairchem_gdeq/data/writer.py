@@ -36,10 +36,11 @@ MAP_SIZE = 2**40  # bytes of address space, an upper bound of the file
 
 @dataclass
 class Chunk:
-    """Encoded good rows of consecutive source rows, their atom counts, and bad ones by index."""
+    """Encoded good rows of consecutive source rows, atom counts and names, and bad ones by index."""
 
     rows: list[bytes] = field(default_factory=list)
     natoms: list[int] = field(default_factory=list)
+    sids: list[str] = field(default_factory=list)
     bad: dict[int, BadRow] = field(default_factory=dict)
 
 
@@ -74,11 +75,14 @@ def make_chunk(source: Source, start: int, stop: int) -> Chunk:
         atoms.info.setdefault("sid", str(index))
         chunk.rows.append(encode_row(atoms, source.target_key))
         chunk.natoms.append(len(atoms))
+        chunk.sids.append(str(atoms.info["sid"]))
     return chunk
 
 
 class PartialFile:
-    """The growing file: of ``done`` source rows the good ones, with ``natoms``, but for ``bad``."""
+    """The growing file: of ``done`` source rows the good ones, with ``natoms`` and ``sids``, but for
+    ``bad``.
+    """
 
     def __init__(self, path: Path, fingerprint: dict[str, object]) -> None:
         """Begin, or go on.
@@ -89,6 +93,7 @@ class PartialFile:
         self.path = path
         self.done = 0
         self.natoms: list[int] = []
+        self.sids: list[str] = []
         self.bad: dict[int, BadRow] = {}  # by index in the source
         self._env = lmdb.open(str(path), subdir=False, map_size=MAP_SIZE)
         wanted = json.dumps(fingerprint, sort_keys=True).encode()
@@ -103,21 +108,22 @@ class PartialFile:
                 )
             for note in self._notes(transaction):
                 bad = {index: BadRow(*what) for index, *what in note["bad"]}
-                self._take(note["rows"], note["natoms"], bad)
+                self._take(note["rows"], Chunk([], note["natoms"], note["sids"], bad))
 
     def _notes(self, transaction: lmdb.Transaction) -> Iterator[dict]:
         while (value := transaction.get(f"{NOTE}{self.done}".encode())) is not None:
             yield json.loads(value)
 
-    def _take(self, rows: int, natoms: list[int], bad: dict[int, BadRow]) -> None:
+    def _take(self, rows: int, chunk: Chunk) -> None:
         self.done += rows
-        self.natoms += natoms
-        self.bad |= bad
+        self.natoms += chunk.natoms
+        self.sids += chunk.sids
+        self.bad |= chunk.bad
 
     def append(self, chunk: Chunk) -> None:
         """Commit a chunk: all of it or, when interrupted, nothing."""
         rows = len(chunk.rows) + len(chunk.bad)
-        note = {"rows": rows, "natoms": chunk.natoms}
+        note = {"rows": rows, "natoms": chunk.natoms, "sids": chunk.sids}
         note["bad"] = [(index, bad.where, bad.reason) for index, bad in chunk.bad.items()]
         with self._env.begin(write=True) as transaction:
             first = len(self.natoms) + 1
@@ -126,7 +132,7 @@ class PartialFile:
             following = encode_object(first + len(chunk.rows), json_encode=True)
             transaction.put(b"nextid", following)
             transaction.put(f"{NOTE}{self.done}".encode(), json.dumps(note).encode())
-        self._take(rows, chunk.natoms, chunk.bad)
+        self._take(rows, chunk)
 
     def finish(self, metadata: dict[str, object], final: Path) -> None:
         """Copy the rows, without the notes, to a file of their own, name it, and remove this one.

@@ -29,7 +29,8 @@ class Settings:
         method: all of ``relax.Method`` but its horizon.
         relaxer: of ``task.Relaxer``; its horizon is K where it has none.
         basin: of ``metrics.Basin``.
-        warm_start: begin a structure's adjoint solve from its last answer.
+        warm_start: begin a structure's adjoint solve from its last answer, where there is more than
+            one epoch: no structure is seen again in a single one.
         eval_max_atoms: evaluated together where structures are only relaxed.
         split: ``train``, ``val`` or ``test``: what ``--mode validate`` scores.
         baselines: rows of the table besides: ``ase_fire``, ``ase_lbfgs``.
@@ -49,7 +50,7 @@ class Settings:
     method: Method = field(default_factory=Method)
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
-    warm_start: bool = True
+    warm_start: bool = False
     split: str = "test"
     baselines: tuple[str, ...] = ()
     reference: str | None = None

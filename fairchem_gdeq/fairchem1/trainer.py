@@ -24,7 +24,7 @@ from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint, require
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.settings import Settings
 from fairchem_gdeq.fairchem1.splits import CHECKED, LMDB_FORMATS, split_of
-from fairchem_gdeq.gradients import average_over_ranks, reached
+from fairchem_gdeq.gradients import average_over_ranks
 from fairchem_gdeq.history import History
 from fairchem_gdeq.memory import peak_mb, reset_peak
 from fairchem_gdeq.metrics import summarise
@@ -32,6 +32,7 @@ from fairchem_gdeq.modes import full_precision
 from fairchem_gdeq.relax import SIGNALS
 from fairchem_gdeq.scoring import BASE, Candidate, Scoring
 from fairchem_gdeq.steplog import describe
+from fairchem_gdeq.task import labels_of
 
 STATE = "gdeq_state.pt"  # beside checkpoint.pt: what fairchem's checkpoint has no place for
 PRIMARY = "delta_q_mean"
@@ -108,7 +109,20 @@ class GDEQTrainer(OCPTrainer):
         del self._base_checkpoint
         self.base = Candidate(BASE, copy.deepcopy(self._unwrapped_model), self.is2rs)
 
-    # ---- training: fairchem's loop calls these four, in this order ----------------------------
+    # ---- training ----------------------------------------------------------------------------
+
+    def train(self, disable_eval_tqdm: bool = False) -> None:
+        """As fairchem's; what is done goes to the history beside the checkpoints."""
+        if self.step == 0 and self._writes:
+            self.history.open(self._folder, 0)
+        super().train(disable_eval_tqdm)
+
+    @property
+    def warm_start(self) -> bool:
+        """Whether adjoints are kept for the next visit: there is none in a single epoch."""
+        return self.settings.warm_start and self.config["optim"]["max_epochs"] > 1
+
+    # fairchem's loop calls these four, in this order
 
     def _forward(self, batch: Batch) -> dict[str, Any]:
         """In training: the signal's gradient for one batch, and the numbers of the step.
@@ -125,15 +139,14 @@ class GDEQTrainer(OCPTrainer):
         batch = batch.to(self.device)
         field = OCPForceField.freeze(self._unwrapped_model, batch, self._denorm)
         operator = self.is2rs.operator_of(field, batch)
-        where = (batch.sid, batch.natoms.tolist())
-        guess = None
-        if self.settings.warm_start:
-            guess = self.adjoints.recall(*where, batch.pos)
+        where = ([label.row for label in labels_of(batch)], batch.natoms.tolist())
+        guess = self.adjoints.recall(*where, batch.pos) if self.warm_start else None
         signal = SIGNALS[self.settings.signal]
         with full_precision(self.device):
             report = signal(operator, batch.pos, batch.pos_relaxed, self.method, guess)
-        if self.settings.warm_start:
+        if self.warm_start:
             self.adjoints.keep(*where, report)
+        self._structures = batch.num_graphs
         self._log = describe(report, operator)
         return self._log
 
@@ -158,8 +171,7 @@ class GDEQTrainer(OCPTrainer):
 
     def _backward(self, loss: Tensor) -> None:
         """The optimizer's step; a gradient that is not finite is counted and thrown away."""
-        parameters = reached(self.model.parameters())
-        average_over_ranks(parameters)
+        parameters = average_over_ranks(self.model.parameters(), self._structures)
         self._divide_shared()
         limit = self.clip_grad_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(parameters, limit)
@@ -183,7 +195,7 @@ class GDEQTrainer(OCPTrainer):
             "train/epoch": (self.step - 1) / len(self.train_loader),
             "train/lr": self.scheduler.get_lr(),
         }
-        self.history.steps.append(self._log | done | progress)
+        self.history.add_step(self._log | done | progress)
         if self.logger is not None:
             shown = {key.removeprefix("train/"): value for key, value in done.items()}
             self.logger.log(shown, step=self.step, split="train")
@@ -258,15 +270,25 @@ class GDEQTrainer(OCPTrainer):
         checkpoint_file: str = "checkpoint.pt",
         training_state: bool = True,
     ) -> str | None:
-        """fairchem's checkpoint, with history and adjoints in a file beside it."""
+        """fairchem's checkpoint; beside it the history's epochs, and the adjoints of each rank."""
         if training_state:
             self._save_state()
         return super().save(metrics, checkpoint_file, training_state)
 
     def _save_state(self) -> None:
-        if not self.is_debug and distutils.is_master():
-            state = {"history": self.history.state(), "adjoints": self.adjoints.known}
-            torch.save(state, os.path.join(self.config["cmd"]["checkpoint_dir"], STATE))
+        if not self.is_debug:
+            self.adjoints.save(self._folder)
+        if self._writes:
+            torch.save({"history": self.history.state()}, self._folder / STATE)
+
+    @property
+    def _folder(self) -> Path:
+        """Where the run's checkpoints are."""
+        return Path(self.config["cmd"]["checkpoint_dir"])
+
+    @property
+    def _writes(self) -> bool:
+        return not self.is_debug and distutils.is_master()
 
     def load_checkpoint(
         self,
@@ -291,6 +313,10 @@ class GDEQTrainer(OCPTrainer):
         if not inference_only:
             stored = open_checkpoint(state)
             self.history.load(stored["history"])
-            done = [step for step in self.history.steps if step["train/step"] <= self.step]
-            self.history.steps = done  # it may be of later than the checkpoint
-            self.adjoints.known = stored["adjoints"]
+            if self._writes and "steps" in stored["history"]:  # from before the file of steps
+                done = [s for s in stored["history"]["steps"] if s["train/step"] <= self.step]
+                self.history.take_over(self._folder, done)
+            elif self._writes:
+                self.history.open(self._folder, self.step)
+            if self.warm_start:
+                self.adjoints.load(Path(checkpoint_path).parent)

@@ -1,17 +1,20 @@
-"""What happens around a training run: the progress bar, and keeping the best epoch's model."""
+"""What happens around a training run: progress, checkpoints, keeping the best epoch's model."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 from fairchem.core.common import distutils
+from fairchem.core.components.callbacks import TrainCheckpointCallback
 from torchtnt.framework import State
 from torchtnt.framework.callback import Callback
 from tqdm import tqdm
 
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+from fairchem_gdeq.ranks import as_on_the_first
 
 
 class Progress(Callback):
@@ -34,7 +37,8 @@ class Progress(Callback):
         """Delta Q and convergence of the step, memory, and the last validation."""
         if self._bar is None:
             return
-        log = unit.history.steps[-1]
+        log = unit.history.last
+        assert log is not None
         relaxed = log["train/delta_q_relaxed"]
         shown = relaxed if relaxed == relaxed else log["train/delta_q_guided"]
         self._bar.set_postfix(
@@ -62,6 +66,38 @@ class Progress(Callback):
         """Close the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+class Checkpoints(TrainCheckpointCallback):
+    """Saves a checkpoint to go on from whenever a time has passed, and at the end.
+
+    The time is what an interruption costs, whatever a step takes.
+    """
+
+    def __init__(self, minutes: float, max_saved_checkpoints: int = 2) -> None:
+        """
+        Args:
+            minutes: between checkpoints; 0 saves before every step.
+            max_saved_checkpoints: how many are kept.
+
+        Raises:
+            ValueError: a negative time.
+        """
+        if minutes < 0:
+            raise ValueError(f"checkpoint_minutes={minutes}: expected a time >= 0")
+        super().__init__(1, max_saved_checkpoints)  # 1: whenever it is asked
+        self.seconds = 60 * minutes
+        self._saved = time.monotonic()
+
+    def on_train_start(self, state: State, unit: GDEQTrainer) -> None:
+        """Begin to count."""
+        self._saved = time.monotonic()
+
+    def on_train_step_start(self, state: State, unit: GDEQTrainer) -> None:
+        """Save if it is time, by the clock of the first rank: a checkpoint needs all of them."""
+        if as_on_the_first(time.monotonic() - self._saved >= self.seconds):
+            super().on_train_step_start(state, unit)
+            self._saved = time.monotonic()
 
 
 class KeepBest(Callback):

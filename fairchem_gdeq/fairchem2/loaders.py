@@ -9,11 +9,13 @@ from fairchem.core.datasets.mt_concat_dataset import ConcatDataset, create_conca
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
-from fairchem_gdeq.data.is2rs import collate
+from fairchem_gdeq.data.is2rs import SourceDataset, collate
 
 
 def open_split(dataset_configs: DictConfig, combined_dataset_config: DictConfig) -> ConcatDataset:
     """fairchem's ``create_concat_dataset``, where its ratios leave any structure at all.
+
+    The ``row`` of an item is unique over all of its data sets.
 
     Raises:
         ValueError: they leave none, on which fairchem's sampler would end without a word.
@@ -26,6 +28,12 @@ def open_split(dataset_configs: DictConfig, combined_dataset_config: DictConfig)
             f"no structure is left of {', '.join(map(str, sources))} by the ratios {ratios} of its "
             f"{sum(dataset.real_sizes)} rows: raise train_structures, val_structures or test_structures"
         )
+    first = 0
+    for subset in dataset.datasets:
+        each = subset.dataset
+        if isinstance(each, SourceDataset):
+            each.first_row = first
+            first += len(each.source)
     return dataset
 
 

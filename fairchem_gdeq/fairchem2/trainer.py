@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 from fairchem.core.common import distutils
@@ -29,15 +30,17 @@ from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
-from fairchem_gdeq.gradients import average_over_ranks, reached
+from fairchem_gdeq.gradients import average_over_ranks
 from fairchem_gdeq.history import History
 from fairchem_gdeq.memory import peak_mb, reset_peak
-from fairchem_gdeq.metrics import Record, order_by_sid, summarise
+from fairchem_gdeq.metrics import Record, each_once, summarise
 from fairchem_gdeq.ranks import gather
 from fairchem_gdeq.relax import SIGNALS, Method, Operator, StepReport
 from fairchem_gdeq.steplog import describe
+from fairchem_gdeq.task import labels_of
 
 UNIT_STATE = "gdeq_state.pt"  # what fairchem's checkpoint does not hold, beside it
+LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
 
 
 @registry.register_trainer("gdeq")
@@ -59,7 +62,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         signal: str = "gdeq",
         method: Method | None = None,
         alpha_lr: float = 0.0,
-        warm_start: bool = True,
+        warm_start: bool = False,
         print_every: int = 10,
         clip_grad_norm: float | None = 1.0,
         ema_decay: float | None = 0.99,
@@ -73,8 +76,10 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             is2rs: operator, relaxation and scoring.
             signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
             method: horizon, weights, solver, adjoint.
-            alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed.
-            warm_start: begin a structure's adjoint solve from its last answer.
+            alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed. A learnt
+                alpha stays above a hundredth of that of ``is2rs``.
+            warm_start: begin a structure's adjoint solve from its last answer, where there is more
+                than one epoch: no structure is seen again in a single one.
 
         Raises:
             ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
@@ -120,14 +125,24 @@ class GDEQTrainer(MLIPTrainEvalUnit):
 
     def on_train_start(self, state: State) -> None:
         """As fairchem's, then evaluation mode: every evaluation of a step must be the same map."""
+        assert state.train_state is not None
+        if state.train_state.max_epochs == 1:
+            self.warm_start = False
+        if self.lazy_state_location is None and distutils.is_master():
+            self.history.open(self._folder, 0)
         super().on_train_start(state)
         self.model.eval()
+
+    @property
+    def _folder(self) -> Path:
+        """Where the run's checkpoints are, and the steps of its history."""
+        return Path(self.job_config.metadata.checkpoint_dir)
 
     def differentiate(self, batch: AtomicData) -> tuple[StepReport, Operator]:
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
         model = hydra_model(self.model)
         operator = self.is2rs.operator(model, self.tasks, batch, self.alpha)
-        where = (batch.sid, batch.natoms.tolist())
+        where = ([label.row for label in labels_of(batch)], batch.natoms.tolist())
         guess = self.adjoints.recall(*where, batch.pos) if self.warm_start else None
         report = SIGNALS[self.signal](operator, batch.pos, batch.pos_relaxed, self.method, guess)
         if self.warm_start:
@@ -142,7 +157,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         self.optimizer.zero_grad(set_to_none=True)
         with tf32_context_manager(self.tf32):
             report, operator = self.differentiate(batch)
-        applied = self._update()
+        applied = self._update(batch.num_graphs)
         seconds = time.perf_counter() - started
 
         step = self.train_progress.num_steps_completed
@@ -159,24 +174,35 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             "train/peak_memory_mb": peak_mb(),
         }
         self.last_loss = log["train/loss"]
-        self.history.steps.append(log)
+        self.history.add_step(log)
         self._log(log, step)
         if step % self.print_every == 0:
             logging.info(log)
         self.scheduler.step()
         return log
 
-    def _update(self) -> bool:
-        """Average gradients over ranks, clip, step, EMA. False if none was there or not finite."""
-        parameters = reached(self.model.parameters())
-        average_over_ranks([*parameters, *([self.alpha] if self.alpha_optimizer else [])])
+    def _update(self, count: int) -> bool:
+        """Average gradients over the structures of all ranks (``count`` here), clip, step, EMA.
+
+        Returns:
+            False if no gradient was there, or one is not finite.
+        """
+        reached = average_over_ranks([*self.model.parameters(), self.alpha], count)
+        parameters = [p for p in reached if p is not self.alpha]
         limit = float("inf") if self.clip_grad_norm is None else self.clip_grad_norm
         self.last_grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
-        applied = bool(parameters) and bool(torch.isfinite(self.last_grad_norm))
+        finite = torch.isfinite(self.last_grad_norm)
+        if self.alpha.grad is not None:
+            finite = finite & torch.isfinite(self.alpha.grad)
+        applied = bool(parameters) and bool(finite)
         if applied:
             self.optimizer.step()
             if self.alpha_optimizer is not None:
                 self.alpha_optimizer.step()
+                # Projected, not learnt as a logarithm: alpha_lr stays a length per force, and Adam's
+                # state that of older checkpoints. At zero, nothing would move, and at less, uphill.
+                with torch.no_grad():
+                    self.alpha.clamp_(min=LEAST_ALPHA * self.is2rs.alpha)
             if self.ema_model is not None:
                 self.ema_model.update_parameters(self.model)
         else:
@@ -211,7 +237,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
 
     def on_eval_epoch_end(self, state: State) -> None:
         """Score of the epoch over all ranks, kept in the history and logged."""
-        records = order_by_sid(gather(self.epoch_records))
+        records = each_once(gather(self.epoch_records))
         scores = summarise(records, self.is2rs.basin)
         self.history.add_epoch(self.train_progress.num_epochs_completed, scores)
         logging.info({f"val/{k}": round(v, 4) for k, v in scores.items()})
@@ -221,14 +247,13 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     # ---- checkpoints -------------------------------------------------------------------------
 
     def save_state(self, checkpoint_location: str) -> None:
-        """fairchem's checkpoint, with history, alpha and adjoints in a file beside it."""
+        """fairchem's checkpoint; beside it a file with history and alpha, and each rank's adjoints."""
+        self.adjoints.save(Path(checkpoint_location))
         if distutils.is_master():
-            os.makedirs(checkpoint_location, exist_ok=True)
             state = {
                 "history": self.history.state(),
                 "alpha": self.alpha.detach().cpu(),
                 "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
-                "adjoints": self.adjoints.known,
             }
             torch.save(state, os.path.join(checkpoint_location, UNIT_STATE))
         super().save_state(checkpoint_location)
@@ -241,8 +266,14 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         assert checkpoint_location is not None
         state = open_checkpoint(os.path.join(checkpoint_location, UNIT_STATE))
         self.history.load(state["history"])
+        if distutils.is_master():
+            if "steps" in state["history"]:  # a checkpoint from before the file of steps
+                self.history.take_over(self._folder, state["history"]["steps"])
+            else:
+                self.history.open(self._folder, self.train_progress.num_steps_completed)
         with torch.no_grad():
             self.alpha.copy_(state["alpha"])
         if self.alpha_optimizer is not None and state["alpha_optimizer"]:
             self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        self.adjoints.known = state["adjoints"]
+        if self.warm_start:
+            self.adjoints.load(Path(checkpoint_location))

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
@@ -13,12 +14,15 @@ from fairchem.core.datasets.base_dataset import create_dataset
 from fairchem.core.datasets.samplers.max_atom_distributed_sampler import (
     MaxAtomDistributedBatchSampler,
 )
+from omegaconf import OmegaConf
 
 import fairchem_gdeq.fairchem2  # noqa: F401  registers the formats
-from fairchem_gdeq.data.is2rs import IS2RSDataset, TrajectoryDataset, collate
+from fairchem_gdeq.data.convert import convert
+from fairchem_gdeq.data.is2rs import IS2RSDataset, LegacyDataset, TrajectoryDataset, collate
 from fairchem_gdeq.data.lmdb_file import DamagedFile
 from fairchem_gdeq.data.rows import BadRow, BadRows, check
 from fairchem_gdeq.data.trajectories import TrajectorySource
+from fairchem_gdeq.fairchem2.loaders import open_split
 from tests import small
 from tests.data import pyg
 
@@ -173,3 +177,69 @@ def test_molecules_need_no_cell_and_rows_must_be_whole():
     slab = Atoms("C", cell=[3, 3, 0], pbc=[True, True, False])
     with pytest.raises(BadRow, match="a volume of 0 "):
         check(slab, "here", None)
+
+
+def same_names(folder, form):
+    """Five slabs called 7, 8, 7, 9, 7 in a format, and what the data set is opened with."""
+    sids = [7, 8, 7, 9, 7]
+    if form == "is2rs_lmdb":
+        rows = [pyg.pyg1(pyg.fields(pyg.slab(i), sid)) for i, sid in enumerate(sids)]
+        pyg.write(folder / "old.lmdb", rows)
+        return LegacyDataset, {"src": str(folder / "old.lmdb")}
+    if form == "is2rs_trajectories":  # a name is the path without the suffix
+        for i, (name, suffix) in enumerate(zip("78797", "abcde", strict=True)):
+            write(folder / f"{name}.{suffix}", relaxation(i), format="traj")
+        return TrajectoryDataset, {"src": str(folder)}
+    with connect(folder / "data.aselmdb", type="aselmdb") as database:
+        for i, sid in enumerate(sids):
+            atoms = pyg.slab(i)
+            target = atoms.info.pop("pos_relaxed")
+            database.write(atoms, data={"sid": str(sid), "pos_relaxed": target})
+    if form == "converted":
+        convert(folder / "data.aselmdb", folder / "new")
+        return IS2RSDataset, {"src": str(folder / "new")}
+    return IS2RSDataset, {"src": str(folder)}
+
+
+@pytest.mark.parametrize("form", ["is2rs", "converted", "is2rs_lmdb", "is2rs_trajectories"])
+def test_rows_of_one_name_are_named_and_have_their_own_numbers(tmp_path, caplog, form):
+    kind, config = same_names(tmp_path, form)
+    data = kind(config)
+    assert "3 rows have a name (sid) that others have too, 1 such names: 7 (3 rows)" in caplog.text
+    batch = collate([data[i] for i in range(5)])
+    assert batch.row.tolist() == [0, 1, 2, 3, 4] and batch.row.dtype == torch.int64
+    assert sorted(batch.sid) == ["7", "7", "7", "8", "9"]
+    assert [batch.get_example(i).row.tolist() for i in (4, 1)] == [[4], [1]]
+    assert [item.row.item() for item in data[1:3]] == [1, 2]
+
+
+def test_names_of_their_own_are_nothing_to_say(tmp_path, caplog):
+    TrajectoryDataset({"src": str(trajectories(tmp_path / "t"))})
+    assert "name" not in caplog.text
+
+
+def test_numbers_of_rows_left_out_are_not_given_again(tmp_path):
+    """The number is the place in the file, so that it stays when a bad row is mended."""
+    rows = [pyg.fields(pyg.slab(i), 7 + i) for i in range(3)]
+    rows[1]["pos_relaxed"] = rows[1]["pos_relaxed"][:-1]
+    pyg.write(tmp_path / "old.lmdb", [pyg.pyg1(row) for row in rows])
+    data = LegacyDataset({"src": str(tmp_path / "old.lmdb"), "skip_bad": True})
+    assert [data[i].row.item() for i in range(2)] == [0, 2]
+
+
+def test_numbers_are_unique_over_joined_data_sets(tmp_path):
+    pyg.legacy(tmp_path / "a.lmdb", 3)
+    pyg.legacy(tmp_path / "b.lmdb", 4)
+    configs = {
+        name: {"splits": {"train": {"src": str(tmp_path / f"{name}.lmdb")}}, "format": "is2rs_lmdb"}
+        for name in "ab"
+    }
+    ratios = {"a.train": 1.0, "b.train": 2.0}  # each row of the second is given twice
+    sampling = {"sampling": {"type": "explicit", "ratios": ratios}}
+    joined = open_split(OmegaConf.create(configs), OmegaConf.create(sampling))
+    items = [joined[i] for i in range(len(joined))]
+    assert sorted(item.row.item() for item in items) == sorted([0, 1, 2, *(2 * [3, 4, 5, 6])])
+    names = {item.row.item(): (item.dataset_name, item.sid[0]) for item in items}
+    assert len(set(names.values())) == 7 and all(
+        names[item.row.item()] == (item.dataset_name, item.sid[0]) for item in items
+    )

@@ -147,15 +147,18 @@ def forces_output() -> dict[str, Any]:
     }
 
 
-def write_data(folder: Path, counts: dict[str, int]) -> None:
-    """IS2RS splits of slabs in the project's row format."""
+def write_data(
+    folder: Path, counts: dict[str, int], sids: dict[str, list[str]] | None = None
+) -> None:
+    """IS2RS splits of slabs in the project's row format, called train0, train1, ... or by ``sids``."""
     for shift, (split, count) in enumerate(counts.items()):
         (folder / split).mkdir(parents=True)
         slabs = [pyg.slab(10 * shift + i) for i in range(count)]
         with connect(folder / split / "data.aselmdb", type="aselmdb") as database:
             for i, atoms in enumerate(slabs):
                 target = atoms.info.pop("pos_relaxed")
-                database.write(atoms, data={"sid": f"{split}{i}", "pos_relaxed": target})
+                sid = sids[split][i] if sids else f"{split}{i}"
+                database.write(atoms, data={"sid": sid, "pos_relaxed": target})
         np.savez(folder / split / "metadata.npz", natoms=np.array([len(a) for a in slabs]))
 
 

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +26,9 @@ from tests.fairchem1 import small1
 ROOT = Path(__file__).parents[2]
 KIND = "equiformer_v2"
 CONSTANT = [
-    "--optim.scheduler=Null"
-]  # fairchem saves before the schedule's step, and resumes one late
+    "--optim.scheduler=Null",  # fairchem saves before the schedule's step, and resumes one late
+    "--task.warm_start=True",
+]
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,86 @@ def test_interrupted_training_goes_on_and_ends_the_same(inputs, trained, tmp_pat
         assert one == pytest.approx(other, rel=1e-4)
     for name, value in weights(trained).items():
         torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-5, atol=1e-7)
+
+    folders = [run / "checkpoints" / "run" for run in (trained, tmp_path)]
+    state = torch.load(folders[0] / "gdeq_state.pt", weights_only=True)
+    assert set(state) == {"history"} and set(state["history"]) == {"epochs", "base"}
+    lines = [(folder / "history.jsonl").read_text().splitlines() for folder in folders]
+    assert len(lines[0]) == len(lines[1]) == 4
+    one, other = (torch.load(folder / "adjoints.0of1.pt", weights_only=True) for folder in folders)
+    assert sorted(one["rows"].tolist()) == sorted(other["rows"].tolist()) and len(one["rows"]) > 1
+    assert sum(one["sizes"].tolist()) == len(one["adjoints"])
+
+
+def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, trained, tmp_path):
+    """Version 0.1's first ones held all steps, and adjoints by name."""
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    folder = tmp_path / "checkpoints" / "run"
+    steps = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    (folder / "history.jsonl").unlink()
+    state = torch.load(folder / "gdeq_state.pt", weights_only=True)
+    later = steps[-1] | {"train/step": 5}  # the file may be of later than the checkpoint
+    state["history"]["steps"] = [*steps, later]
+    state["adjoints"] = {"train0": torch.ones(13, 3)}
+    torch.save(state, folder / "gdeq_state.pt")
+    fairchem(inputs, tmp_path, "train", *CONSTANT, "--optim.max_epochs=3")
+    found = results(tmp_path)["history"]
+    assert found["steps"][:4] == steps
+    assert [step["train/step"] for step in found["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert len(found["epochs"]) == 3
+
+
+def test_two_ranks_take_the_steps_of_one(inputs, trained, tmp_path):
+    """Each with half of a batch; every structure is scored once, and each rank keeps its adjoints."""
+    known = ["--mode", "train", "--cpu", "--run-dir", str(tmp_path), "--num-gpus", "2"]
+    known += ["--config-yml", str(inputs / "config.yml"), *CONSTANT, "--optim.batch_size=1"]
+    command = [str(Path(sys.executable).with_name("fairchem")), *known]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (results(run)["history"] for run in (trained, tmp_path))
+    # In the second epoch a rank meets structures whose adjoints the other rank knows.
+    norms = [[step["train/grad_norm"] for step in run["steps"][:2]] for run in (one, two)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5) and len(two["steps"]) == 4
+    assert one["epochs"][0] == pytest.approx(two["epochs"][0], rel=1e-4)
+    assert len(results(tmp_path)["records"]["tuned"]) == 2
+    names = [path.name for path in (tmp_path / "checkpoints" / "run").glob("adjoints*")]
+    assert sorted(names) == ["adjoints.0of2.pt", "adjoints.1of2.pt"]
+
+
+@pytest.fixture(scope="module")
+def same_names(tmp_path_factory):
+    """Inputs in which several rows have one name."""
+    folder = tmp_path_factory.mktemp("same")
+    sids = {"train": ["a", "a", "b", "a", "a"], "val": ["v", "v", "w"], "test": ["t", "t", "t"]}
+    small1.write_data(folder, {split: len(names) for split, names in sids.items()}, sids)
+    small1.checkpoint(folder / f"{KIND}.pt", KIND)
+    shared = ROOT / "configs" / "shared" / "finetune_fairchem1.yml"
+    config = {"includes": [str(shared)], **small1.config(folder, KIND)}
+    (folder / "config.yml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_rows_of_one_name_are_structures_of_their_own(same_names, tmp_path, caplog):
+    """Trained on, scored, predicted and relaxed."""
+    fairchem(same_names, tmp_path, "train", *CONSTANT)
+    assert "4 rows have a name (sid) that others have too, 1 such names: a (4 rows)" in caplog.text
+    stored = results(tmp_path)
+    assert [epoch["structures"] for epoch in stored["history"]["epochs"]] == [3, 3]
+    for records in stored["records"].values():
+        assert [(r["sid"], r["row"]) for r in records] == [("t", 0), ("t", 1), ("t", 2)]
+        assert len({r["delta_q"] for r in records}) == 3
+    kept = torch.load(tmp_path / "checkpoints/run/adjoints.0of1.pt", weights_only=True)
+    assert set(kept["rows"].tolist()) <= set(range(5)) and len(kept["rows"]) > 2
+    fairchem(same_names, tmp_path, "run-relaxations")
+    folder = tmp_path / "results" / "run"
+    images = ase.io.read(folder / "relaxations" / "test.extxyz", ":")
+    assert [(a.info["sid"], a.info["row"]) for a in images] == [("t", 0), ("t", 1), ("t", 2)]
+    relaxed = results(tmp_path, "relaxations/test.json")["records"]["tuned"]
+    for one, other in zip(relaxed, stored["records"]["tuned"], strict=True):
+        assert one["delta_q"] == pytest.approx(other["delta_q"], rel=1e-3)
+    assert "relaxed_positions.npz is not written" in caplog.text
+    assert not list(folder.rglob("*.npz"))
 
 
 def test_amp_is_computed_in_single_precision(inputs, trained, tmp_path, caplog):

@@ -11,7 +11,7 @@ import torch
 from fairchem.core.units.mlip_unit import load_predict_unit
 
 from fairchem_gdeq.fairchem2.base import load_base, load_tasks
-from fairchem_gdeq.gradients import reached
+from fairchem_gdeq.gradients import average_over_ranks
 from tests import backbones, small
 from tests.fairchem2.test_run import fairchem
 
@@ -77,7 +77,7 @@ def test_parameters_that_forces_do_not_reach_are_left_out():
     used, unused, frozen = (torch.ones(2, requires_grad=True) for _ in range(3))
     frozen.requires_grad_(False)
     (2 * used).sum().backward()
-    assert [p is used for p in reached([used, unused, frozen])] == [True]
+    assert [p is used for p in average_over_ranks([used, unused, frozen], 3)] == [True]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from fairchem_gdeq.fairchem2.loaders import atom_budget, row_count, rows_of
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 from fairchem_gdeq.predictions import (
     Journal,
+    each_row_once,
     fingerprint,
     relax_all,
     start_of,
@@ -34,10 +35,10 @@ def rows(structures, double=True):
 
 
 def named(structures, double=True):
-    """Rows called s0, s1, ..."""
+    """Rows 0, 1, ... called s0, s1, ..."""
     out = rows(structures, double)
     for k, row in enumerate(out):
-        row.sid = [f"s{k}"]
+        row.sid, row.row = [f"s{k}"], torch.tensor([k])
     return out
 
 
@@ -117,7 +118,7 @@ def everything(folder, data, model, task=TASK, stop=None):
 def test_interrupted_prediction_goes_on_and_ends_the_same(tmp_path):
     data, model = named(small.silicon(5)), small.model("esen")
     whole, bulk, _ = everything(tmp_path / "whole", data, model)
-    write(tmp_path / "whole", "test", whole)
+    write(tmp_path / "whole", "test", each_row_once(whole))
     assert bulk.done == 5
     with pytest.raises(KeyboardInterrupt):
         everything(tmp_path / "parts", data, model, stop=2)
@@ -127,7 +128,7 @@ def test_interrupted_prediction_goes_on_and_ends_the_same(tmp_path):
     images, bulk, journal = everything(tmp_path / "parts", data, model)
     assert bulk.done == 3, "finished ones were relaxed again"
     assert len(journal.read()) == 5
-    write(tmp_path / "parts", "test", images)
+    write(tmp_path / "parts", "test", each_row_once(images))
     journal.remove()
     names = sorted(p.name for p in (tmp_path / "parts").iterdir())
     assert names == ["test.extxyz", "test.npz"]

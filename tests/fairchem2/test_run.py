@@ -30,7 +30,8 @@ CHEAP = [
     "runner.train_eval_unit.method.max_steps=25",
     "runner.train_eval_unit.method.max_vjps=10",
     "runner.train_eval_unit.method.adjoint_tol=0.5",
-    "runner.callbacks.0.checkpoint_every_n_steps=2",
+    "warm_start=true",
+    "checkpoint_minutes=0",  # before every step
 ]
 
 
@@ -120,6 +121,61 @@ def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
     for mine, theirs in zip(*starts, strict=True):
         assert mine["sid"] == theirs["sid"]
         assert mine["delta_q"] == pytest.approx(theirs["delta_q"], rel=1e-5)
+
+
+def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
+    """Of other sizes, too: trained by two ranks, scored, predicted, and gone on with by one."""
+    sids = {
+        "train": ["a", "a", "a", "b", "b", "c", "a", "a"],
+        "val": ["v"] * 3,
+        "test": ["t", "u", "t"],
+    }
+    for seed, (split, names) in enumerate(sids.items()):
+        small.write_is2rs(tmp_path / split, small.silicon(len(names), seed), sids=names)
+    small.checkpoint(tmp_path / "esen.pt")
+    run, warm = tmp_path / "run", ["eval_max_atoms=9", "alpha_lr=1e-4"]
+    checkpoint = run / "gdeq" / "checkpoints" / "final"
+    code, _, err = fairchem(
+        tmp_path, run, "--mode", "train", *warm, "+job.scheduler.ranks_per_node=2"
+    )
+    assert code == 0, err[-3000:]
+    assert "7 rows have a name (sid) that others have too, 2 such names: a (5 rows), b (2" in err
+    stored = comparable(run / "gdeq")
+    assert [epoch["structures"] for epoch in stored["history"]["epochs"]] == [3, 3]
+    for records in stored["records"].values():
+        assert [(r["sid"], r["row"]) for r in records] == [("t", 0), ("t", 2), ("u", 1)]
+        assert len({r["delta_q"] for r in records}) == 3
+    files = sorted(path.name for path in checkpoint.glob("adjoints*"))
+    assert files == ["adjoints.0of2.pt", "adjoints.1of2.pt"]
+    parts = [torch.load(checkpoint / name, weights_only=True) for name in files]
+    sizes = {row: 8 - row % 3 for row in range(8)}
+    kept = {
+        row: n
+        for p in parts
+        for row, n in zip(*(p[k].tolist() for k in ("rows", "sizes")), strict=True)
+    }
+    assert len(kept) > 2 and kept.items() <= sizes.items()
+
+    code, out, err = fairchem(tmp_path, run, "--mode", "predict")
+    assert code == 0, err[-3000:]
+    images = ase.io.read(run / "gdeq/results/predictions/test.extxyz", ":")
+    assert [(a.info["sid"], a.info["row"], len(a)) for a in images] == [
+        ("t", 0, 8),
+        ("t", 2, 6),
+        ("u", 1, 7),
+    ]
+    assert "3 structures" in out and "test.npz is not written" in err
+    assert not (run / "gdeq/results/predictions/test.npz").exists()
+
+    steps = stored["history"]["steps"]
+    code, _, err = fairchem(tmp_path, run, "--mode", "train", *warm, "epochs=3")
+    assert code == 0, err[-3000:]
+    again = comparable(run / "gdeq")["history"]["steps"]
+    assert again[: len(steps)] == steps and len(again) > len(steps)
+    assert all(0 < step["train/alpha"] < 0.06 for step in again)
+    (path,) = checkpoint.glob("adjoints*")
+    rows = torch.load(path, weights_only=True)["rows"].tolist()
+    assert path.name == "adjoints.0of1.pt" and kept.keys() <= set(rows)
 
 
 def test_tensorboard_has_the_run(trained):
@@ -308,6 +364,32 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_pat
     assert code == 0, err[-3000:]
     assert "starting from here" in err
     assert comparable(tmp_path / "gdeq") == comparable(trained[0] / "gdeq")
+    ends = [
+        run / "gdeq" / "checkpoints" / "final" / "adjoints.0of1.pt"
+        for run in (tmp_path, trained[0])
+    ]
+    resumed, straight = (torch.load(path, weights_only=True) for path in ends)
+    for key, value in straight.items():
+        assert torch.equal(resumed[key].sort(0).values, value.sort(0).values), key
+
+
+def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, trained, tmp_path):
+    """Version 0.1's first ones held all steps, and adjoints by name."""
+    shutil.copytree(trained[0] / "gdeq", tmp_path / "gdeq")
+    checkpoints = tmp_path / "gdeq" / "checkpoints"
+    lines = (checkpoints / "history.jsonl").read_text().splitlines()
+    (checkpoints / "history.jsonl").unlink()
+    path = checkpoints / "final" / "gdeq_state.pt"
+    state = torch.load(path, weights_only=True)
+    assert set(state) == {"history", "alpha", "alpha_optimizer"}
+    state["history"]["steps"] = [json.loads(line) for line in lines]
+    state["adjoints"] = {"row0": torch.ones(8, 3)}
+    torch.save(state, path)
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "train", "epochs=3")
+    assert code == 0, err[-3000:]
+    before, after = (comparable(run / "gdeq")["history"] for run in (trained[0], tmp_path))
+    assert after["steps"][: len(lines)] == before["steps"] and len(after["epochs"]) == 3
+    assert len(after["steps"]) == 3 * len(lines) / 2
 
 
 def test_missing_base_is_one_clear_message(inputs, tmp_path):

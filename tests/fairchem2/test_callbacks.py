@@ -1,0 +1,54 @@
+"""When a run saves what it can go on from."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from fairchem_gdeq.fairchem2 import callbacks
+from fairchem_gdeq.fairchem2.callbacks import Checkpoints
+
+
+def saved_steps(monkeypatch, folder, minutes, seconds, first=True):
+    """Steps before which a run with these step lengths saves; ``first``: it is rank 0."""
+    clock, saved = [1000.0], []
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    if not first:  # the first rank's answers come from elsewhere
+        monkeypatch.setattr(callbacks, "as_on_the_first", lambda answer: len(saved) == 0)
+    callback = Checkpoints(minutes)
+
+    def save(path):
+        saved.append(path.rpartition("/")[2])
+        clock[0] += 50.0  # a slow disk is not time for another checkpoint
+
+    callback.set_runner_callbacks(save, lambda path: None, str(folder))
+    clock[0] += 500.0  # loading
+    callback.on_train_start(None, None)
+    for step, duration in enumerate(seconds):
+        unit = SimpleNamespace(train_progress=SimpleNamespace(num_steps_completed=step))
+        callback.on_train_step_start(None, unit)
+        clock[0] += duration
+    callback.on_train_end(None, None)
+    return saved
+
+
+@pytest.mark.parametrize(
+    ("minutes", "seconds", "expected"),
+    [
+        (1, [10] * 20, ["step_6", "step_12", "step_18", "final"]),
+        (1, [70] * 3, ["step_1", "step_2", "final"]),
+        (0, [10] * 3, ["step_0", "step_1", "step_2", "final"]),
+        (10, [10] * 20, ["final"]),
+    ],
+)
+def test_checkpoints_are_minutes_apart(monkeypatch, tmp_path, minutes, seconds, expected):
+    assert saved_steps(monkeypatch, tmp_path, minutes, seconds) == expected
+
+
+def test_every_rank_saves_when_the_first_does(monkeypatch, tmp_path):
+    """Saving needs all of them; clocks differ."""
+    assert saved_steps(monkeypatch, tmp_path, 10, [10] * 3, first=False) == ["step_0", "final"]
+
+
+def test_a_negative_time_is_refused():
+    with pytest.raises(ValueError, match=r"checkpoint_minutes=-1: expected a time >= 0"):
+        Checkpoints(-1)

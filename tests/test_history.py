@@ -1,0 +1,71 @@
+"""What a run remembers of its steps and epochs, and what a resume finds of it."""
+
+import json
+import math
+
+from fairchem_gdeq.history import History
+
+
+def test_history_keeps_one_entry_an_epoch_and_finds_the_best():
+    history = History()
+    for epoch, value in ((1, 3.0), (2, 2.0), (3, float("nan")), (2, 2.5), (4, 2.5)):
+        history.add_epoch(epoch, {"delta_q_mean": value})
+    assert [e["epoch"] for e in history.epochs] == [1, 3, 2, 4]
+    assert history.best == {"epoch": 2, "delta_q_mean": 2.5}
+    other = History()
+    other.load(json.loads(json.dumps(history.state())))
+    assert other.best == history.best
+    assert History().best is None
+
+
+def test_steps_are_on_disk_and_cut_back_to_the_checkpoint(tmp_path):
+    first = History()
+    first.add_step({"loss": -1.0})
+    assert first.steps == [] and first.last == {"loss": -1.0}  # there is no file yet
+    first.open(tmp_path / "checkpoints", 0)
+    for k in range(5):
+        first.add_step({"step": k, "loss": float("nan") if k == 1 else 0.1 * k})
+    with (tmp_path / "checkpoints" / "history.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # cut short by a kill
+    again = History()
+    again.open(tmp_path / "checkpoints", 3)
+    assert [s["step"] for s in again.steps] == [0, 1, 2] and again.last == {"step": 2, "loss": 0.2}
+    assert math.isnan(again.steps[1]["loss"])
+    again.add_step({"step": 3, "loss": 7.0})
+    assert again.steps[3] == {"step": 3, "loss": 7.0} and len(again.steps) == 4
+
+
+def test_another_run_in_the_folder_begins_anew(tmp_path):
+    for _ in range(2):
+        history = History()
+        history.open(tmp_path, 0)
+        assert history.steps == [] and history.last is None
+        history.add_step({"step": 0})
+
+
+def test_a_file_with_fewer_steps_than_the_checkpoint_is_said(tmp_path, caplog):
+    history = History()
+    history.open(tmp_path, 4)
+    assert "has 0 steps, and the checkpoint is of step 4" in caplog.text
+    history.add_step({"step": 4})
+    assert history.steps == [{"step": 4}]
+
+
+def test_steps_of_a_checkpoint_from_before_the_file(tmp_path):
+    stored = {"steps": [{"step": 0}, {"step": 1}], "epochs": [], "base": None}
+    (tmp_path / "history.jsonl").write_text('{"step": 9}\n')
+    history = History()
+    history.load(stored)
+    history.take_over(tmp_path, stored["steps"])
+    history.add_step({"step": 2})
+    assert history.steps == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+def test_what_a_checkpoint_holds_does_not_grow_with_the_steps(tmp_path):
+    history = History()
+    history.open(tmp_path, 0)
+    sizes = []
+    for k in range(200):
+        history.add_step({"step": k})
+        sizes.append(len(json.dumps(history.state())))
+    assert sizes[0] == sizes[-1]
