@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,8 @@ from fairchem_gdeq.leaderboard import (
     position_errors,
     share_below,
 )
-from fairchem_gdeq.relax.objective import free_displacement
-from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum
+from fairchem_gdeq.relax.objective import free_displacement, rigid_shift
+from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum, to_host
 from fairchem_gdeq.relax.structures import Structures
 
 PAPER_DELTA_Q = 3.0  # amu^0.5 Angstrom: the papers' 300 summed over about 100 structures
@@ -66,6 +66,7 @@ class Record:
         evaluations: force evaluations.
         residual: largest force on a free atom at the end, eV/Angstrom.
         free_atoms: number of free atoms.
+        shift_removed: rigid shift that was taken out before measuring, Angstrom; 0 where none is.
         leaderboard_distance: mean distance of free atoms from their targets, Angstrom.
         leaderboard_mae, leaderboard_mse: of free coordinates, Angstrom and Angstrom^2.
         reference_force: largest reference force on a free atom there, eV/Angstrom; infinite where
@@ -83,6 +84,7 @@ class Record:
     evaluations: int
     residual: float
     free_atoms: int
+    shift_removed: float
     leaderboard_distance: float
     leaderboard_mae: float
     leaderboard_mse: float
@@ -102,7 +104,8 @@ def measure(
 ) -> list[Record]:
     """Records of a batch: positions and target [n, 3] in Angstrom, ``labels`` and the rest [s]."""
     s = structures
-    move = free_displacement(positions.double(), target.double(), _double(s), pin)
+    ends, exact = (positions.double(), target.double()), _double(s)
+    move = free_displacement(*ends, exact, pin)
     number = segment_sum(s.free.double(), s.batch, s.count).clamp_min(1.0)
     squared = (s.masses.double()[:, None] * move * move).sum(-1)
     errors = position_errors(positions, target, s)
@@ -111,24 +114,27 @@ def measure(
         "max_displacement": segment_max_norm(move, s.batch, s.count),
         "mean_distance": segment_sum(move.norm(dim=-1), s.batch, s.count) / number,
         "mae": segment_sum(move.abs().mean(-1), s.batch, s.count) / number,
-        "converged": converged,
-        "diverged": diverged,
-        "evaluations": evaluations,
-        "residual": residual,
-        "free_atoms": errors.atoms,
+        "shift_removed": rigid_shift(*ends, exact, pin),
         "leaderboard_distance": errors.distance,
         "leaderboard_mae": errors.absolute,
         "leaderboard_mse": errors.squared,
     }
-    names, values = columns.keys(), (column.tolist() for column in columns.values())
+    measured = zip(columns, to_host(*columns.values()).tolist(), strict=True)
+    lists = dict(measured) | {
+        "converged": converged.tolist(),
+        "diverged": diverged.tolist(),
+        "evaluations": evaluations.tolist(),
+        "residual": residual.tolist(),
+        "free_atoms": errors.atoms.tolist(),
+    }
     return [
-        Record(sid=label.sid, row=label.row, **dict(zip(names, structure, strict=True)))
-        for label, structure in zip(labels, zip(*values, strict=True), strict=True)
+        Record(sid=label.sid, row=label.row, **dict(zip(lists, structure, strict=True)))
+        for label, structure in zip(labels, zip(*lists.values(), strict=True), strict=True)
     ]
 
 
 def _double(s: Structures) -> Structures:
-    return Structures(s.batch, s.free, s.masses.double(), s.cell.double(), s.pbc)
+    return replace(s, masses=s.masses.double(), cell=s.cell.double())
 
 
 def summarise(records: list[Record], basin: Basin) -> dict[str, float]:
@@ -157,6 +163,7 @@ def summarise(records: list[Record], basin: Basin) -> dict[str, float]:
         "basins": float((column["delta_q"] < basin.delta_q).mean()),
         "basins_displacement": float((column["max_displacement"] < basin.displacement).mean()),
         "basins_paper": float((column["delta_q"] < PAPER_DELTA_Q).mean()),
+        "shift_removed": float(column["shift_removed"].mean()),
         "mae": float(column["mae"].mean()),
         "adwt": share_below(column["mean_distance"], ADWT_THRESHOLDS),
         "positions_mae": pooled(column["leaderboard_mae"]),

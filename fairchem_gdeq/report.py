@@ -53,6 +53,14 @@ def print_table(
         "shifts kept. Rows of ASE: its optimizers on the base.",
         highlight=False,
     )
+    if taken := [
+        f"{name} {r['shift_removed']:.3f}" for name, r in scores.items() if r["shift_removed"]
+    ]:
+        console.print(
+            "Delta Q is measured after removing each structure's rigid shift, in the mean (Angstrom): "
+            + ", ".join(taken),
+            highlight=False,
+        )
     if steps := history.steps:
         seconds = np.array([s["train/seconds"] for s in steps])
         memory = np.array([s["train/peak_memory_mb"] for s in steps])

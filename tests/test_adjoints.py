@@ -14,7 +14,7 @@ def seen(rows, sizes, seed=0, good=None):
     u = torch.randn(sum(sizes), 3, generator=torch.Generator().manual_seed(seed))
     contributing = torch.ones(len(rows), dtype=torch.bool) if good is None else torch.tensor(good)
     known = Adjoints()
-    known.keep(rows, sizes, SimpleNamespace(adjoint=2 * u, contributing=contributing), scale=2.0)
+    known.keep(rows, sizes, SimpleNamespace(adjoint=u, contributing=contributing))
     return known, u
 
 

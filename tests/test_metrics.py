@@ -23,6 +23,7 @@ RECORD = Record(
     evaluations=10,
     residual=0.01,
     free_atoms=5,
+    shift_removed=0.0,
     leaderboard_distance=0.1,
     leaderboard_mae=0.05,
     leaderboard_mse=0.01,
@@ -74,7 +75,36 @@ def test_measure_is_the_plain_formula():
     assert [r.evaluations for r in records] == [3, 4]
     assert [r.residual for r in records] == [0.1, 0.2]
     assert [r.free_atoms for r in records] == [2, 4]
+    assert [r.shift_removed for r in records] == [0.0, 0.0]
     assert [r.reference_force for r in records] == [None, None]
+
+
+def test_the_shift_that_is_taken_out_is_told():
+    """Two structures slid by 0.5 and 0.2 Angstrom along x; the second one is not pinned."""
+    s = Structures(
+        batch=torch.tensor([0, 0, 1]),
+        free=torch.ones(3, dtype=torch.bool),
+        masses=torch.tensor([1.0, 2.0, 3.0]),
+        cell=torch.eye(3).expand(2, 3, 3) * 5.0,
+        pbc=torch.ones(2, 3, dtype=torch.bool),
+    )
+    x = torch.rand(3, 3, generator=torch.Generator().manual_seed(0)) * 5
+    moved = x + torch.tensor([[0.5, 0, 0], [0.5, 0, 0], [0.2, 0, 0]])
+    never = torch.zeros(2, dtype=torch.bool)
+    told = measure(
+        [Label("p", 0), Label("q", 1)],
+        moved,
+        x,
+        s,
+        torch.tensor([1, 0]),
+        never,
+        never,
+        never,
+        never,
+    )
+    assert [r.shift_removed for r in told] == pytest.approx([0.5, 0.0], abs=1e-6)
+    assert [r.max_displacement for r in told] == pytest.approx([0.0, 0.2], abs=1e-6)
+    assert summarise(told, Basin())["shift_removed"] == pytest.approx(0.25, abs=1e-6)
 
 
 def test_summary():

@@ -26,6 +26,7 @@ RECORD = Record(
     evaluations=10,
     residual=0.01,
     free_atoms=5,
+    shift_removed=0.0,
     leaderboard_distance=0.1,
     leaderboard_mae=0.05,
     leaderboard_mse=0.01,
