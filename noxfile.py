@@ -28,7 +28,7 @@ FAIRCHEM1 = (
 )
 OURS = ("ase-db-backends", "mendeleev>=1.0", "matplotlib", "rich", "omegaconf")
 TESTS = ("pytest", "hypothesis")
-LINE_FREE = ("metrics", "leaderboard", "reference", "submission")
+LINE_FREE = ("metrics", "leaderboard", "reference", "submission", "checkpoint_files")
 
 
 def wheels() -> Path:
