@@ -29,7 +29,7 @@ FAIRCHEM1 = (
 OURS = ("ase-db-backends", "mendeleev>=1.0", "matplotlib", "rich", "omegaconf")
 TESTS = ("pytest", "hypothesis")
 LINE_FREE = (
-    *("metrics", "leaderboard", "reference", "submission"),
+    *("metrics", "leaderboard", "reference", "submission", "checkpoint_files"),
     *("ranks", "adjoints", "history", "predictions"),
 )
 

@@ -93,7 +93,7 @@ def lattice_shift(batch: AtomicData, whole: Tensor) -> Tensor:
 
 
 def prepare(batch: AtomicData, periodic: Tensor) -> None:
-    """Work out what stays as it is while the structures move, and asks the device for answers.
+    """Work out what stays as it is while structures move, and needs answers from the device.
 
     Sets ``inverse_cell`` [s, 3, 3] and ``seen_through``, a bool for each structure: whether the
     model sees neighbours through a boundary that is not periodic.
