@@ -9,9 +9,9 @@ What it cannot tell: speed, memory, the order of atomic additions, and random nu
 (they are those of the CPU's generator, so that results can be compared). Foreach optimizers are not
 used, because PyTorch has none for a subclass of ``Tensor``.
 
-Importing this module registers the backend for the life of the process: ``torch.accelerator`` then knows
-of it. That must be before the process's first backward pass, when autograd starts one thread for each
-device (``tests/conftest.py`` sees to it). Nothing else outlives ``using``.
+Importing this module registers the backend for the life of the process. That must be before the process's
+first backward pass, when autograd starts one thread for each device (``tests/conftest.py`` sees to it).
+Outside ``using`` PyTorch is otherwise as it was, and ``torch.accelerator.is_available()`` is false.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.device.rules import refuse, tensors, waits
 
@@ -191,11 +192,33 @@ def _map(change: Callable[[Any], Any], value: Any) -> Any:
 _failures: list[BaseException] = []
 
 
+class _Stream:
+    """The device's only stream, which has done at once whatever it is asked for."""
+
+    def wait_stream(self, other: _Stream) -> None:
+        """Nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
 class _Module(backend_registration._DummyBackendModule):
-    """``torch.fake``."""
+    """``torch.fake``: what PyTorch asks a device's module for, of which there is one inside ``using``."""
+
+    available = False
+    only = _Stream()
+
+    def is_available(self) -> bool:
+        return self.available
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
+
+    def current_stream(self) -> _Stream:
+        return self.only
+
+    def stream(self, stream: _Stream) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class _Guard(backend_registration._DummyDeviceGuard):
@@ -212,7 +235,8 @@ class _Guard(backend_registration._DummyDeviceGuard):
         return torch._C._autograd.DeviceType.PrivateUse1
 
 
-backend_registration._setup_privateuseone_for_python_backend(NAME, _Module(), device_guard=_Guard())
+_module = _Module()
+backend_registration._setup_privateuseone_for_python_backend(NAME, _module, device_guard=_Guard())
 DEVICE = torch.device(NAME, 0)
 
 
@@ -241,14 +265,15 @@ _libraries = _register()
 
 @contextmanager
 def using() -> Iterator[torch.device]:
-    """The device, with two things of PyTorch changed for as long.
+    """The device, available to whoever asks, with three things of PyTorch changed for as long.
 
-    ``Module.to`` swaps parameters in place, as it would not do by itself for another type of tensor: on
-    a GPU, too, an optimizer's parameters are those of the model that was moved. And an exception in a
-    backward pass comes out as itself.
+    ``Module.to`` swaps parameters in place, where it would replace those that become another type of
+    tensor: on a GPU, too, the optimizer's parameters are those of the model that was moved. An exception
+    in a backward pass comes out as itself. And ``torch.load`` heeds ``map_location``.
     """
-    engine = torch.autograd._engine_run_backward
-    swap = torch.__future__.get_swap_module_params_on_conversion()
+    engine, apply = torch.autograd._engine_run_backward, torch.nn.Module._apply
+    from_file = torch.load
+    swapping = torch.__future__.set_swap_module_params_on_conversion
 
     def run_backward(*args: Any, **kwargs: Any) -> Any:
         _failures.clear()
@@ -259,10 +284,39 @@ def using() -> Iterator[torch.device]:
                 raise _failures[0] from None
             raise
 
-    torch.__future__.set_swap_module_params_on_conversion(True)
-    torch.autograd._engine_run_backward = run_backward
+    def apply_in_place(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        swapping(True)
+        try:
+            return apply(module, *args, **kwargs)
+        finally:
+            swapping(before)
+
+    def load(*args: Any, map_location: Any = None, **kwargs: Any) -> Any:
+        content = from_file(*args, map_location=map_location, **kwargs)
+        if map_location is not None:
+            return tree_map_only(FakeTensor, lambda x: x.to(map_location), content)
+        if not _module.available and any(map(here, tree_leaves(content))):
+            raise RuntimeError(
+                f"Attempting to deserialize object on a {NAME} device, which is not available. Use "
+                "torch.load with map_location=torch.device('cpu') to map your storages to the CPU."
+            )
+        return content
+
+    _module.available, torch.load = True, load
+    torch.autograd._engine_run_backward, torch.nn.Module._apply = run_backward, apply_in_place
     try:
         yield DEVICE
     finally:
-        torch.autograd._engine_run_backward = engine
-        torch.__future__.set_swap_module_params_on_conversion(swap)
+        _module.available, torch.load = False, from_file
+        torch.autograd._engine_run_backward, torch.nn.Module._apply = engine, apply
+
+
+@contextmanager
+def absent() -> Iterator[None]:
+    """Inside, the machine has no such device: what was saved on it can only be loaded elsewhere."""
+    _module.available = False
+    try:
+        yield
+    finally:
+        _module.available = True
