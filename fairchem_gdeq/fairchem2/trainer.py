@@ -238,7 +238,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         super()._execute_load_state(checkpoint_location)
         assert checkpoint_location is not None
-        # What was saved on a GPU goes on on a machine without one; what takes it moves it where it belongs.
+        # A run goes on where there is no GPU, too; whoever takes a tensor moves it where it belongs.
         file = os.path.join(checkpoint_location, UNIT_STATE)
         state = torch.load(file, map_location="cpu", weights_only=True)
         self.history.load(state["history"])

@@ -32,6 +32,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from tests.device.rules import refuse, tensors, waits
 
 NAME = "fake"
+BELOW = {"_to_copy", "_copy_from", "copy_", "_local_scalar_dense"}
 
 
 @dataclass
@@ -94,6 +95,11 @@ class FakeTensor(Tensor):
 
     def __repr__(self) -> str:
         return f"FakeTensor({self.raw}, device={self.device})"
+
+    @property
+    def is_cuda(self) -> bool:
+        """True: libraries ask it where they mean any accelerator (PyG, when it collates)."""
+        return True
 
     def tolist(self) -> Any:
         """By way of a copy, as a tensor on a GPU."""
@@ -243,8 +249,8 @@ DEVICE = torch.device(NAME, 0)
 def _register() -> list[torch.library.Library]:
     """Kernels of the device: ``run`` for all, and by name for those whose own would end in C++.
 
-    That is copies, which ``torch.tensor`` makes below Python, and the functions that make a tensor from
-    nothing, some of which resize an empty one.
+    That is what ``torch.tensor`` does below Python, and the functions that make a tensor from nothing,
+    some of which resize an empty one.
     """
     every, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     every.fallback(run, dispatch_key="PrivateUse1")
@@ -252,7 +258,7 @@ def _register() -> list[torch.library.Library]:
         space, _, name = schema.name.partition("::")
         arguments = {a.name: str(a.type) for a in schema.arguments}
         makes = "device" in arguments and not any("Tensor" in t for t in arguments.values())
-        if space == "aten" and (makes or name in ("_to_copy", "_copy_from", "copy_")):
+        if space == "aten" and (makes or name in BELOW):
             packet = getattr(torch.ops.aten, name)
             func = getattr(packet, schema.overload_name or "default", None)
             if func is not None:  # some are TorchScript's alone

@@ -34,7 +34,7 @@ def numbers(*shape, seed=0):
 
 def test_it_is_a_device_of_its_own(device):
     x = numbers(4, 3).to(device)
-    assert x.device == torch.device("fake:0") and not x.is_cpu and not x.is_cuda
+    assert x.device == torch.device("fake:0") and not x.is_cpu and x.is_cuda
     assert (x + 1).device == x.device == x.mean().device == x[0].device == x.new_zeros(2).device
     assert x.cpu().device.type == "cpu" and type(x.cpu()) is torch.Tensor
     assert not torch.cuda.is_available()
@@ -45,6 +45,7 @@ def test_it_is_a_device_of_its_own(device):
     [
         lambda **where: torch.tensor([[1.0, 2.0], [3.0, 4.0]], **where),
         lambda **where: torch.as_tensor(3.0, **where),
+        lambda **where: torch.tensor([[1, torch.full((), 7, **where)]], **where),
         lambda **where: torch.arange(1, 9, 2, **where),
         lambda **where: torch.eye(3, **where),
         lambda **where: torch.linspace(0, 1, 5, **where),
