@@ -9,9 +9,9 @@ What it cannot tell: speed, memory, the order of atomic additions, and random nu
 (they are those of the CPU's generator, so that results can be compared). Foreach optimizers are not
 used, because PyTorch has none for a subclass of ``Tensor``.
 
-Importing this module registers the backend for the life of the process: ``torch.accelerator`` then knows
-of it. That must be before the process's first backward pass, when autograd starts one thread for each
-device (``tests/conftest.py`` sees to it). Nothing else outlives ``using``.
+Importing this module registers the backend for the life of the process. That must be before the process's
+first backward pass, when autograd starts one thread for each device (``tests/conftest.py`` sees to it).
+Outside ``using`` PyTorch is otherwise as it was, and ``torch.accelerator.is_available()`` is false.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,10 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.device.rules import refuse, tensors, waits
 
 NAME = "fake"
+BELOW = {"_to_copy", "_copy_from", "copy_", "_local_scalar_dense"}
 
 
 @dataclass
@@ -93,6 +95,11 @@ class FakeTensor(Tensor):
 
     def __repr__(self) -> str:
         return f"FakeTensor({self.raw}, device={self.device})"
+
+    @property
+    def is_cuda(self) -> bool:
+        """True: libraries ask it where they mean any accelerator (PyG, when it collates)."""
+        return True
 
     def tolist(self) -> Any:
         """By way of a copy, as a tensor on a GPU."""
@@ -191,11 +198,33 @@ def _map(change: Callable[[Any], Any], value: Any) -> Any:
 _failures: list[BaseException] = []
 
 
+class _Stream:
+    """The device's only stream, which has done at once whatever it is asked for."""
+
+    def wait_stream(self, other: _Stream) -> None:
+        """Nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
 class _Module(backend_registration._DummyBackendModule):
-    """``torch.fake``."""
+    """``torch.fake``: what PyTorch asks a device's module for, of which there is one inside ``using``."""
+
+    available = False
+    only = _Stream()
+
+    def is_available(self) -> bool:
+        return self.available
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
+
+    def current_stream(self) -> _Stream:
+        return self.only
+
+    def stream(self, stream: _Stream) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class _Guard(backend_registration._DummyDeviceGuard):
@@ -212,15 +241,16 @@ class _Guard(backend_registration._DummyDeviceGuard):
         return torch._C._autograd.DeviceType.PrivateUse1
 
 
-backend_registration._setup_privateuseone_for_python_backend(NAME, _Module(), device_guard=_Guard())
+_module = _Module()
+backend_registration._setup_privateuseone_for_python_backend(NAME, _module, device_guard=_Guard())
 DEVICE = torch.device(NAME, 0)
 
 
 def _register() -> list[torch.library.Library]:
     """Kernels of the device: ``run`` for all, and by name for those whose own would end in C++.
 
-    That is copies, which ``torch.tensor`` makes below Python, and the functions that make a tensor from
-    nothing, some of which resize an empty one.
+    That is what ``torch.tensor`` does below Python, and the functions that make a tensor from nothing,
+    some of which resize an empty one.
     """
     every, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     every.fallback(run, dispatch_key="PrivateUse1")
@@ -228,7 +258,7 @@ def _register() -> list[torch.library.Library]:
         space, _, name = schema.name.partition("::")
         arguments = {a.name: str(a.type) for a in schema.arguments}
         makes = "device" in arguments and not any("Tensor" in t for t in arguments.values())
-        if space == "aten" and (makes or name in ("_to_copy", "_copy_from", "copy_")):
+        if space == "aten" and (makes or name in BELOW):
             packet = getattr(torch.ops.aten, name)
             func = getattr(packet, schema.overload_name or "default", None)
             if func is not None:  # some are TorchScript's alone
@@ -241,14 +271,15 @@ _libraries = _register()
 
 @contextmanager
 def using() -> Iterator[torch.device]:
-    """The device, with two things of PyTorch changed for as long.
+    """The device, available to whoever asks, with three things of PyTorch changed for as long.
 
-    ``Module.to`` swaps parameters in place, as it would not do by itself for another type of tensor: on
-    a GPU, too, an optimizer's parameters are those of the model that was moved. And an exception in a
-    backward pass comes out as itself.
+    ``Module.to`` swaps parameters in place, where it would replace those that become another type of
+    tensor: on a GPU, too, the optimizer's parameters are those of the model that was moved. An exception
+    in a backward pass comes out as itself. And ``torch.load`` heeds ``map_location``.
     """
-    engine = torch.autograd._engine_run_backward
-    swap = torch.__future__.get_swap_module_params_on_conversion()
+    engine, apply = torch.autograd._engine_run_backward, torch.nn.Module._apply
+    from_file = torch.load
+    swapping = torch.__future__.set_swap_module_params_on_conversion
 
     def run_backward(*args: Any, **kwargs: Any) -> Any:
         _failures.clear()
@@ -259,10 +290,39 @@ def using() -> Iterator[torch.device]:
                 raise _failures[0] from None
             raise
 
-    torch.__future__.set_swap_module_params_on_conversion(True)
-    torch.autograd._engine_run_backward = run_backward
+    def apply_in_place(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        swapping(True)
+        try:
+            return apply(module, *args, **kwargs)
+        finally:
+            swapping(before)
+
+    def load(*args: Any, map_location: Any = None, **kwargs: Any) -> Any:
+        content = from_file(*args, map_location=map_location, **kwargs)
+        if map_location is not None:
+            return tree_map_only(FakeTensor, lambda x: x.to(map_location), content)
+        if not _module.available and any(map(here, tree_leaves(content))):
+            raise RuntimeError(
+                f"Attempting to deserialize object on a {NAME} device, which is not available. Use "
+                "torch.load with map_location=torch.device('cpu') to map your storages to the CPU."
+            )
+        return content
+
+    _module.available, torch.load = True, load
+    torch.autograd._engine_run_backward, torch.nn.Module._apply = run_backward, apply_in_place
     try:
         yield DEVICE
     finally:
-        torch.autograd._engine_run_backward = engine
-        torch.__future__.set_swap_module_params_on_conversion(swap)
+        _module.available, torch.load = False, from_file
+        torch.autograd._engine_run_backward, torch.nn.Module._apply = engine, apply
+
+
+@contextmanager
+def absent() -> Iterator[None]:
+    """Inside, the machine has no such device: what was saved on it can only be loaded elsewhere."""
+    _module.available = False
+    try:
+        yield
+    finally:
+        _module.available = True

@@ -2,17 +2,24 @@
 
 import copy
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+ROOT = Path(__file__).parents[2]
 
-@pytest.fixture(autouse=True)
-def _only_the_pretended_one(device):
+
+@pytest.fixture
+def device(device):
+    """Only the pretended one is tested here."""
     if device.type != "fake":
         pytest.skip("of the pretended device")
+    return device
 
 
 def counted():
@@ -27,7 +34,7 @@ def numbers(*shape, seed=0):
 
 def test_it_is_a_device_of_its_own(device):
     x = numbers(4, 3).to(device)
-    assert x.device == torch.device("fake:0") and not x.is_cpu and not x.is_cuda
+    assert x.device == torch.device("fake:0") and not x.is_cpu and x.is_cuda
     assert (x + 1).device == x.device == x.mean().device == x[0].device == x.new_zeros(2).device
     assert x.cpu().device.type == "cpu" and type(x.cpu()) is torch.Tensor
     assert not torch.cuda.is_available()
@@ -38,6 +45,7 @@ def test_it_is_a_device_of_its_own(device):
     [
         lambda **where: torch.tensor([[1.0, 2.0], [3.0, 4.0]], **where),
         lambda **where: torch.as_tensor(3.0, **where),
+        lambda **where: torch.tensor([[1, torch.full((), 7, **where)]], **where),
         lambda **where: torch.arange(1, 9, 2, **where),
         lambda **where: torch.eye(3, **where),
         lambda **where: torch.linspace(0, 1, 5, **where),
@@ -233,23 +241,49 @@ def test_modules_keep_their_parameters_when_they_move(device):
     assert next(averaged.parameters()).device == device
 
 
-def test_saved_tensors_come_back_on_the_device(device):
+def test_saved_tensors_come_back_on_the_device_if_there_is_one(device):
     file = io.BytesIO()
     torch.save({"x": numbers(2, 2).to(device)}, file)
-    file.seek(0)
-    back = torch.load(file, weights_only=True)["x"]
-    assert back.device == device and torch.equal(back.cpu(), numbers(2, 2))
+
+    def load(**where):
+        file.seek(0)
+        return torch.load(file, weights_only=True, **where)["x"]
+
+    from tests.device.fake import absent
+
+    assert load().device == device and torch.equal(load().cpu(), numbers(2, 2))
+    assert torch.equal(load(map_location="cpu"), numbers(2, 2))
+    with absent():
+        assert torch.equal(load(map_location="cpu"), numbers(2, 2))
+        with pytest.raises(RuntimeError, match="map_location"):
+            load()
 
 
-def test_nothing_but_the_backend_stays(device):
-    """Outside ``using``, conversions and backward passes are PyTorch's own again."""
-    from tests.device import fake
+def test_nothing_but_the_backend_stays():
+    """Outside of ``using`` PyTorch is itself: in a process of its own, where no test has been before."""
+    code = """if True:
+        import torch, tests.device.fake as fake
+        before = torch.autograd._engine_run_backward, torch.nn.Module._apply
+        now = lambda: (torch.autograd._engine_run_backward, torch.nn.Module._apply)
+        with fake.using():
+            assert torch.accelerator.is_available()
+            assert now() != before
+        assert not torch.accelerator.is_available() and not torch.cuda.is_available()
+        assert now() == before
+        assert not torch.__future__.get_swap_module_params_on_conversion()
+        x = torch.ones(2, requires_grad=True)
+        x.square().sum().backward()
+        assert x.grad.tolist() == [2, 2] and torch.ones(1).device.type == "cpu"
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
-    swap, engine = (
-        torch.__future__.get_swap_module_params_on_conversion(),
-        torch.autograd._engine_run_backward,
+
+def test_it_is_loaded_only_where_a_test_asks_for_it(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n\n\ndef test_it():\n    assert 'tests.device.fake' not in sys.modules\n"
+        "def test_that(device):\n    assert device.type == 'cpu'\n"
     )
-    assert swap and engine.__module__ == fake.__name__
-    with fake.using():
-        pass
-    assert torch.autograd._engine_run_backward is engine
+    command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml")]
+    command += ["--confcutdir", str(ROOT), "-p", "tests.conftest", "--device", "cpu"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout

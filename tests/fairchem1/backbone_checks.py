@@ -87,7 +87,7 @@ def operator_of(field: OCPForceField, alpha: float = 1.0) -> Operator:
         free=torch.ones_like(batch.batch, dtype=torch.bool),
         masses=torch.ones_like(batch.pos[:, 0]),
         cell=batch.cell,
-        pbc=torch.ones(len(batch.natoms), 3, dtype=torch.bool),
+        pbc=torch.ones(len(batch.natoms), 3, dtype=torch.bool, device=batch.pos.device),
     )
     return Operator.build(field, structures, alpha, remove_drift=False)
 

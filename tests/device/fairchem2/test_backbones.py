@@ -1,0 +1,61 @@
+"""Every backbone of fairchem 2 on a device: forces, derivatives, and what is done with frozen graphs.
+
+In single precision, as users run them. A GPU adds in another order, which leaves 1e-5 of a force; what
+a model amplifies more than that would be a mistake of its own.
+"""
+
+import pytest
+import torch
+
+from fairchem_gdeq.fairchem2.fields import HydraForceField
+from fairchem_gdeq.fairchem2.task import IS2RS
+from tests import backbones, small
+from tests.device.checks import CPU, assert_on, assert_same
+
+CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+
+
+def evaluated(name, device):
+    """Whatever a force field is asked for, as numbers; the model and its graph stay on the device."""
+    data = small.batch(backbones.structures(name), double=False)
+    built = backbones.model(name, False, data).to(device)
+    data = data.to(device)
+    operator = IS2RS(alpha=1.0, cap=None).operator(built, backbones.tasks(name), data)
+    x, field = data.pos + 0.02 * torch.sin(7 * data.pos), operator.field
+    lam = torch.cos(3 * data.pos)
+    out = {"forces": field(x).detach(), "vjp": operator.vjp(x, lam, accumulate=True)}
+    for part, parameter in built.named_parameters():
+        if parameter.grad is not None:
+            out[f"gradient of {part}"] = parameter.grad
+    with torch.no_grad():
+        out["thawed"] = field.thaw()(x)
+        second = torch.tensor([False, True], device=device)
+        one, atoms = field.select(second), operator.structures.atoms_of(second)
+        out["selected"] = one(x[atoms])
+        joined = one.join([field.select(~second)])
+        out["joined"] = joined(torch.cat([x[atoms], x[~second[data.batch]]]))
+        out["frozen anew"] = field.refreeze(x)(x)
+        if field.has_graph:
+            out["skin"] = field.skin()
+            out["changed"] = field.edges_changed(data.pos + 0.2 * torch.sin(5 * data.pos))
+            graph = field.batch
+            assert_on(device, [graph.edge_index, graph.cell_offsets, graph.nedges, graph.pos])
+    assert_on(device, out)
+    return out
+
+
+@pytest.mark.parametrize("name", backbones.BACKBONES)
+def test_force_field(device, name):
+    found, expected = evaluated(name, device), evaluated(name, CPU)
+    assert_same(found, expected, **CLOSE)
+    gradients = [value for key, value in expected.items() if key.startswith("gradient")]
+    assert expected["vjp"].norm() > 0 and sum(g.norm() for g in gradients) > 0
+    if "changed" in expected:
+        assert expected["changed"].any()
+
+
+def test_structures_that_cannot_have_a_graph_are_named(device):
+    data = small.batch(small.silicon(2), double=False).to(device)
+    data.cell = torch.zeros_like(data.cell)
+    with pytest.raises(ValueError, match=r"\['s0', 's1'\] are periodic"):
+        HydraForceField.freeze(small.model("esen", double=False).to(device), small.tasks(), data)

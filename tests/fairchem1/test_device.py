@@ -1,0 +1,65 @@
+"""Every backbone of fairchem 1 on a device: forces, derivatives, and what is done with frozen graphs.
+
+In single precision, as users run them. A GPU adds in another order, which leaves 1e-5 of a force; what
+a model amplifies more than that would be a mistake of its own.
+"""
+
+import re
+
+import pytest
+import torch
+
+from tests.device.checks import CPU, assert_on, assert_same
+from tests.fairchem1 import backbone_checks, backbones
+
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+@pytest.fixture
+def device(device):
+    """With torch_scatter's and torch_sparse's operators, which have kernels for CPU and CUDA alone."""
+    if device.type != "fake":
+        yield device
+        return
+    from tests.device.compiled import carry
+
+    names = [schema.name for schema in torch._C._jit_get_all_schemas()]
+    scatter = [n for n in names if re.match(r"torch_scatter::(scatter|segment|gather)_", n)]
+    kept = [carry(*scatter), carry("torch_sparse::ind2ptr", "torch_sparse::ptr2ind")]
+    yield device
+    for library in kept:
+        library._destroy()
+
+
+def evaluated(name, device):
+    """Whatever a force field is asked for, as numbers; the model and its graph stay on the device."""
+    data = backbones.batch(backbones.slabs()).to(device)
+    model = backbones.model(name).to(device)
+    field = backbone_checks.OCPForceField.freeze(model, data, backbone_checks.denorm)
+    operator = backbone_checks.operator_of(field)
+    x = data.pos + 0.02 * torch.sin(7 * data.pos)
+    out = {"forces": field(x).detach()}
+    out["vjp"] = operator.vjp(x, torch.cos(3 * data.pos), accumulate=True)
+    for part, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            out[f"gradient of {part}"] = parameter.grad
+    with torch.no_grad():
+        out["thawed"] = field.thaw()(x)
+        second = torch.tensor([False, True], device=device)
+        one, mine = field.select(second), second[data.batch]
+        out["selected"] = one(x[mine])
+        out["joined"] = one.join([field.select(~second)])(torch.cat([x[mine], x[~mine]]))
+        out["skin"] = field.skin()
+        out["changed"] = field.edges_changed(data.pos + 0.3 * torch.sin(5 * data.pos))
+    graph = field.graph
+    assert_on(device, [out, graph.edge_index, graph.cell_offsets, graph.neighbors, graph.extra])
+    return out
+
+
+@pytest.mark.parametrize("name", backbones.BACKBONES)
+def test_force_field(device, name):
+    found, expected = evaluated(name, device), evaluated(name, CPU)
+    assert_same(found, expected, **CLOSE)
+    gradients = [value for key, value in expected.items() if key.startswith("gradient")]
+    assert expected["vjp"].norm() > 0 and sum(g.norm() for g in gradients) > 0
+    assert expected["changed"].any()
