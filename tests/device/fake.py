@@ -271,11 +271,12 @@ _libraries = _register()
 
 @contextmanager
 def using() -> Iterator[torch.device]:
-    """The device, available to whoever asks, with three things of PyTorch changed for as long.
+    """The device, available to whoever asks, with four things of PyTorch changed for as long.
 
     ``Module.to`` swaps parameters in place, where it would replace those that become another type of
     tensor: on a GPU, too, the optimizer's parameters are those of the model that was moved. An exception
-    in a backward pass comes out as itself. And ``torch.load`` heeds ``map_location``.
+    in a backward pass comes out as itself. ``torch.load`` heeds ``map_location``. And pinned memory,
+    which loaders use where there is an accelerator, is any memory.
     """
     engine, apply = torch.autograd._engine_run_backward, torch.nn.Module._apply
     from_file = torch.load
@@ -290,11 +291,11 @@ def using() -> Iterator[torch.device]:
                 raise _failures[0] from None
             raise
 
-    def apply_in_place(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+    def apply_in_place(module: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:
         before = torch.__future__.get_swap_module_params_on_conversion()
-        swapping(True)
+        swapping(any(p is not None and fn(p) is not p for p in module._parameters.values()))
         try:
-            return apply(module, *args, **kwargs)
+            return apply(module, fn, recurse)
         finally:
             swapping(before)
 
@@ -309,12 +310,13 @@ def using() -> Iterator[torch.device]:
             )
         return content
 
-    _module.available, torch.load = True, load
+    _module.available, torch.load, Tensor.pin_memory = True, load, Tensor.clone
     torch.autograd._engine_run_backward, torch.nn.Module._apply = run_backward, apply_in_place
     try:
         yield DEVICE
     finally:
         _module.available, torch.load = False, from_file
+        del Tensor.pin_memory  # that of its C++ base shows again
         torch.autograd._engine_run_backward, torch.nn.Module._apply = engine, apply
 
 

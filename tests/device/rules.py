@@ -18,10 +18,11 @@ MEETING = {  # operations in which CPU tensors of any shape may meet those of a 
     *("copy_", "_copy_from", "_to_copy"),
     *("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"),
 }
-SCALARS = {"fill_", "masked_fill", "masked_fill_", "index_fill", "index_fill_"}  # as pointwise ones
+# Made of pointwise operations, or as lenient.
+SCALARS = {"fill_", "masked_fill", "masked_fill_", "index_fill", "index_fill_", "allclose"}
 PRODUCTS = {"mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_", "mv", "addmv", "dot", "vdot"}
 WAITING = {  # each makes the CPU wait, whatever its arguments
-    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount"),
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "bincount"),
     *("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"),
     *("_linalg_check_errors", "_linalg_eigh", "_linalg_svd", "linalg_lstsq"),
 }

@@ -199,6 +199,7 @@ def test_shapes_do_not_change_in_place(device):
         (lambda x: torch.unique(x), 1),
         (lambda x: torch.unique(x, dim=0), 1),
         (lambda x: torch.equal(x, x), 1),
+        (lambda x: torch.allclose(x[0, 0], torch.tensor(1.0)), 1),
         (lambda x: torch.bincount((x[:, 0] > 0).long()), 1),
         (lambda x: x.repeat_interleave((x[:, 0] > 0).long(), dim=0), 1),
         (lambda x: torch.linalg.inv(x.T @ x), 1),
