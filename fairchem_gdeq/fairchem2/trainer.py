@@ -169,7 +169,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             + self.train_progress.num_steps_completed_in_epoch / len(state.train_state.dataloader),
             "train/grad_norm": float(self.last_grad_norm),
             "train/skipped_update": float(not applied),
-            "train/alpha": float(self.alpha),
+            "train/alpha": float(self.alpha.detach()),
             "train/seconds": seconds,
             "train/peak_memory_mb": peak_mb(),
         }

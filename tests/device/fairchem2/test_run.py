@@ -39,7 +39,7 @@ CHEAP = [
     "runner.train_eval_unit.method.max_vjps=10",
     "runner.train_eval_unit.method.adjoint_tol=0.5",
     "runner.train_eval_unit.clip_grad_norm=1.0",
-    "runner.callbacks.0.checkpoint_every_n_steps=1",
+    "checkpoint_minutes=0",
 ]
 STEP = {"rel": 1e-4, "abs": 1e-5}  # single precision, through a relaxation
 
