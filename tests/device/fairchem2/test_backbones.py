@@ -59,3 +59,29 @@ def test_structures_that_cannot_have_a_graph_are_named(device):
     data.cell = torch.zeros_like(data.cell)
     with pytest.raises(ValueError, match=r"\['s0', 's1'\] are periodic"):
         HydraForceField.freeze(small.model("esen", double=False).to(device), small.tasks(), data)
+
+
+@pytest.mark.parametrize("name", ["eSEN direct (OC25)", "EScAIP, soft kNN", "AllScAIP, soft kNN"])
+def test_structures_leave_without_a_wait(device, name):
+    """A frozen graph is asked once how many edges its structures have, a live field nothing at all."""
+    if device.type != "fake":
+        pytest.skip("waits are counted on the pretended device only")
+    from tests.device.fake import counted
+
+    data = small.batch(backbones.structures(name, 4), double=False).to(device)
+    field = HydraForceField.freeze(
+        backbones.model(name, False).to(device), backbones.tasks(name), data
+    )
+    live = HydraForceField.follow(field.model, backbones.tasks(name), data)
+    for whole, allowed in ((field, 1), (live, 0)):
+        with counted() as first:
+            part = whole.select(torch.tensor([True, False, True, True]))
+        with counted() as later:
+            less = part.select(torch.tensor([True, False, True]))
+            less.join([part])
+        assert sum(first.waits.values()) <= allowed, first.waits
+        assert not later.waits, later.waits
+    at = less.batch.pos
+    mine = torch.tensor([0, 3])
+    kept = torch.isin(data.batch, mine.to(device))
+    torch.testing.assert_close(less(at).cpu(), live(data.pos)[kept].cpu(), rtol=1e-4, atol=1e-5)

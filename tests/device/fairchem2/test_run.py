@@ -25,7 +25,7 @@ from tests.device.checks import CPU, assert_on, assert_same
 
 ROOT = Path(__file__).parents[3]
 CHEAP = [
-    "epochs=1",
+    "epochs=2",  # the second one recalls adjoints
     "max_atoms=16",
     "eval_max_atoms=24",
     "train_structures=1.0",
@@ -39,7 +39,8 @@ CHEAP = [
     "runner.train_eval_unit.method.max_vjps=10",
     "runner.train_eval_unit.method.adjoint_tol=0.5",
     "runner.train_eval_unit.clip_grad_norm=1.0",
-    "checkpoint_minutes=0",
+    "checkpoint_minutes=0",  # before every step
+    "warm_start=true",
 ]
 STEP = {"rel": 1e-4, "abs": 1e-5}  # single precision, through a relaxation
 
@@ -47,7 +48,7 @@ STEP = {"rel": 1e-4, "abs": 1e-5}  # single precision, through a relaxation
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    for split, count, seed in (("train", 6, 0), ("val", 1, 1), ("test", 2, 2)):
+    for split, count, seed in (("train", 4, 0), ("val", 1, 1), ("test", 2, 2)):
         small.write_is2rs(folder / split, small.silicon(count, seed))
     small.checkpoint(folder / "esen.pt")
     return folder
@@ -111,11 +112,11 @@ def test_training_resuming_and_scoring(device, runner_on, tmp_path):
     whole.run()
     expected = result(tmp_path / "cpu")
     steps = expected["history"]["steps"]
-    assert len(steps) == 3 and not any(step["train/skipped_update"] for step in steps)
+    assert len(steps) == 4 and not any(step["train/skipped_update"] for step in steps)
     assert any(step["train/equilibrium_used"] > 0 for step in steps), "no adjoint was solved"
 
     first = runner_on(device, tmp_path / "device")
-    first.callbacks.append(Interrupt(2))
+    first.callbacks.append(Interrupt(3))
     with pytest.raises(KeyboardInterrupt):
         first.run()
     unit = first.train_eval_unit
@@ -138,7 +139,7 @@ def test_training_resuming_and_scoring(device, runner_on, tmp_path):
 
     with without(device):
         moved = runner_on(CPU, tmp_path / "moved")
-        moved.callbacks.append(Interrupt(3))
+        moved.callbacks.append(Interrupt(4))
         with pytest.raises(KeyboardInterrupt):
             moved.run()
         assert_same_steps(moved.train_eval_unit.history.steps, steps)
