@@ -158,7 +158,8 @@ class GDEQRunner(TrainEvalRunner):
         is2rs = self.train_eval_unit.is2rs
         state = path.with_name(UNIT_STATE)
         if state.is_file():
-            is2rs = replace(is2rs, alpha=float(torch.load(state, weights_only=True)["alpha"]))
+            stored = torch.load(state, map_location="cpu", weights_only=True)
+            is2rs = replace(is2rs, alpha=float(stored["alpha"]))
         return Candidate(TUNED, hydra_model(model), is2rs)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:

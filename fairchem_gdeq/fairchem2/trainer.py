@@ -238,7 +238,9 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         super()._execute_load_state(checkpoint_location)
         assert checkpoint_location is not None
-        state = torch.load(os.path.join(checkpoint_location, UNIT_STATE), weights_only=True)
+        # A run goes on where there is no GPU, too; whoever takes a tensor moves it where it belongs.
+        file = os.path.join(checkpoint_location, UNIT_STATE)
+        state = torch.load(file, map_location="cpu", weights_only=True)
         self.history.load(state["history"])
         with torch.no_grad():
             self.alpha.copy_(state["alpha"])
