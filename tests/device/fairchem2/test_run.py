@@ -30,6 +30,7 @@ CHEAP = [
     "eval_max_atoms=24",
     "train_structures=1.0",
     "test_structures=1.0",
+    "warm_start=true",
     "horizon=2",
     "alpha_lr=1e-3",
     "lr=1e-3",
@@ -39,8 +40,7 @@ CHEAP = [
     "runner.train_eval_unit.method.max_vjps=10",
     "runner.train_eval_unit.method.adjoint_tol=0.5",
     "runner.train_eval_unit.clip_grad_norm=1.0",
-    "checkpoint_minutes=0",  # before every step
-    "warm_start=true",
+    "checkpoint_minutes=0",
 ]
 STEP = {"rel": 1e-4, "abs": 1e-5}  # single precision, through a relaxation
 

@@ -71,7 +71,7 @@ def test_a_structure_that_diverges_is_left_out(device, signal):
 
 
 @pytest.mark.parametrize(
-    "options", [{"hold_graph": True}, {"adjoint_damping": 0.05}, {"fmax": 0.05}]
+    "options", [{"hold_graph": True}, {"adjoint_damping": 0.05}, {"fmax": 0.02}]
 )
 def test_other_settings_of_a_step(device, options):
     method = replace(TIGHT, **options)
