@@ -1,6 +1,9 @@
 """The paper's toy control keeps its shape: implicit alone fails, a short window succeeds."""
 
-from examples.toy_basins import final_error, problem, train
+import torch
+
+from examples.toy_basins import Wells, final_error, problem, train
+from fairchem_gdeq.relax import Arrival, Course, ForceField, Stream, make_solver, solve
 
 
 def test_a_short_window_selects_the_basin_and_more_adds_nothing():
@@ -10,3 +13,18 @@ def test_a_short_window_selects_the_basin_and_more_adds_nothing():
     assert implicit > 0.8, "training at the fixed point alone moved structures over the barrier"
     assert short < implicit / 3
     assert abs(long - short) < 0.05
+
+
+def test_its_field_is_complete():
+    """The README points to it for a field of one's own: all members, and a stream that joins them."""
+    wanted = {name for name in vars(ForceField) if not name.startswith("_")} | {"__call__"}
+    assert all(hasattr(Wells, name) for name in wanted), wanted
+    operator, start, _ = problem(0, count=6)
+    together = solve(operator, start, make_solver("picard"), 1e-4, 500)
+    masks = torch.eye(6, dtype=torch.bool)
+    arrivals = [Arrival(k, operator.select(m), start[m]) for k, m in enumerate(masks)]
+    way = Course(0, lambda: make_solver("picard"), 1e-4, 500)
+    endings = {end.key: end for end in Stream(arrivals, way, 4)}
+    assert together.converged.all() and all(end.converged for end in endings.values())
+    for k, mask in enumerate(masks):
+        torch.testing.assert_close(endings[k].positions, together.positions[mask])
