@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.segments import segment_norm, segment_sum, to_device, to_host
+from fairchem_gdeq.relax.segments import combined, segment_norm, segment_sum, to_device, to_host
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,10 @@ def _judged(
 ) -> AdjointSolution:
     """The solution with |g| = ``scale`` [s]; residual and VJPs [s] come from the host."""
     residual, vjps = (to_device(each, u.device) for each in (residual.to(scale.dtype), vjps))
-    unbounded = mu * _norms(operator, u) > scale
-    return AdjointSolution(u, (residual <= tol) & ~unbounded, unbounded, residual, vjps)
+    length = _norms(operator, u)
+    unbounded = mu * length > scale
+    converged = (residual <= tol) & ~unbounded & length.isfinite()
+    return AdjointSolution(u, converged, unbounded, residual, vjps)
 
 
 @torch.no_grad()
@@ -99,9 +101,9 @@ def gmres(
     vjps = torch.zeros(s.count, dtype=torch.long)  # this and all bookkeeping on the host
     residual = (length != 0).double()  # of u = 0
     # Where the residual is to be measured: at first where there is a guess, later after a restart.
-    measured = (first > 0) & (length > 0)
-    if bool(((first > 0) & ~measured).any()):
-        u = torch.where((scale == 0)[s.batch, None], 0.0, u)
+    measured = (first > 0) & first.isfinite() & (length > 0)
+    if bool(((first != 0) & ~measured).any()):  # a guess that is not finite, or of nothing
+        u = torch.where(to_device(measured, g.device)[s.batch, None], u, 0.0)
     trial = True
     open_ = length > 0
     while bool(open_.any()) and int(vjps[open_].max()) < max_vjps:
@@ -127,9 +129,12 @@ def gmres(
         rows, atoms = open_.nonzero().squeeze(-1), s.atoms_of(open_)
         size = min(restart, max_vjps - int(vjps[rows].max()))
         cycle = _Cycle.begin(operator.select(open_), positions[atoms], r[atoms], damping, size)
-        du, spent, estimate = cycle.run(tol * length[rows])
+        du, spent, estimate, exhausted = cycle.run(tol * length[rows])
         u[atoms] += du
         vjps[rows] += spent
+        # Where the space is exhausted and hardly anything is solved, the matrix is singular on it,
+        # and the same space would come out again.
+        open_[rows] = ~(exhausted & (estimate > 0.5 * residual[rows] * length[rows]))
         residual[rows] = estimate / length[rows]
         open_ = open_ & (residual > tol) & (vjps < max_vjps - 1)  # one goes to the true residual
         measured = open_
@@ -181,8 +186,12 @@ class _Cycle:
             size=size,
         )
 
-    def run(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Until residuals are below ``target`` [s] (on the host): correction [n, 3], VJPs, residuals."""
+    def run(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Until residuals are below ``target`` [s], on the host.
+
+        Returns:
+            The correction [n, 3]; and, on the host, VJPs, residuals and the mask of exhausted spaces [s].
+        """
         solution = torch.zeros_like(self.positions)
         spent, estimate = (
             torch.zeros(len(target), dtype=torch.long),
@@ -192,9 +201,11 @@ class _Cycle:
             torch.arange(len(target)),
             torch.arange(len(solution), device=solution.device),
         )
+        exhausted = torch.zeros(len(target), dtype=torch.bool)
         for j in range(self.size):
             left, stuck = to_host(*self._extend(j))
             done = ~(left > target) | (stuck > 0)
+            exhausted[which] = stuck > 0
             if j == self.size - 1:
                 done = torch.ones_like(done)
             spent[which] += 1
@@ -209,7 +220,7 @@ class _Cycle:
                 self._select(going, rest)
                 which, atoms = which[going], atoms[rest]
                 target = target[going]
-        return solution, spent, estimate
+        return solution, spent, estimate, exhausted
 
     def _extend(self, j: int) -> tuple[Tensor, Tensor]:
         """One more vector: residual norms [s], and the mask [s] of spaces that cannot grow any more.
@@ -221,8 +232,8 @@ class _Cycle:
         length = _norms(self.operator, w).double()
         column = torch.zeros(s.count, self.size + 1, dtype=torch.float64, device=w.device)
         for _ in range(2):  # classical Gram-Schmidt twice is as orthogonal as can be
-            h = segment_sum(torch.einsum("kni,ni->nk", self.basis, w), s.batch, s.count)
-            w = w - torch.einsum("nk,kni->ni", h[s.batch], self.basis)
+            h = segment_sum((self.basis * w).sum(-1).T, s.batch, s.count)
+            w = w - combined(h[s.batch], self.basis)
             column[:, : j + 1] += h
         rest = _norms(self.operator, w)
         # What is left of A v after that is rounding.
@@ -254,7 +265,7 @@ class _Cycle:
         y = torch.linalg.solve_triangular(self.triangle[:, :m, :m], right, upper=True)
         y = torch.where(y.isfinite(), y, 0.0)  # a poisoned structure stays where it is
         y = y.squeeze(-1).to(self.basis.dtype)[self.operator.structures.batch]
-        return torch.einsum("nk,kni->ni", y, self.basis[:m])
+        return combined(y, self.basis[:m])
 
     def _select(self, going: Tensor, atoms: Tensor) -> None:
         """Go on with the structures where the mask [s] holds, whose atoms are ``atoms`` [m]."""

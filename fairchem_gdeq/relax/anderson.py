@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.segments import segment_norm, segment_products
+from fairchem_gdeq.relax.segments import combined, segment_norm, segment_products
 from fairchem_gdeq.relax.solvers import limit
 
 
@@ -69,7 +69,7 @@ class Anderson:
         if len(self._dr):
             gamma = self._coefficients(r, batch, count)[batch]
             change = self._dx + self.mixing * self._dr
-            move = move - torch.einsum("nm,mni->ni", gamma, change)
+            move = move - combined(gamma, change)
         return limit(move, self.max_step, operator)
 
     def _coefficients(self, r: Tensor, batch: Tensor, count: int) -> Tensor:
@@ -81,9 +81,10 @@ class Anderson:
         floor = torch.finfo(r.dtype).tiny ** 0.5
         eye = torch.eye(m, dtype=gram.dtype, device=gram.device)
         system = gram + (self.ridge * scale + floor)[:, None, None] * eye
-        # Without a check of its success, which would wait for the device: the ridge sees to it.
-        factor = torch.linalg.cholesky_ex(system).L
-        return torch.cholesky_solve(right, factor).squeeze(-1).to(r.dtype)
+        # Its success is not asked for, which would wait: where it fails, the step is a plain one.
+        factor, failed = torch.linalg.cholesky_ex(system)
+        gamma = torch.cholesky_solve(right, factor).squeeze(-1)
+        return torch.where((failed > 0)[:, None], 0.0, gamma).to(r.dtype)
 
     def select(self, structures: Tensor, atoms: Tensor) -> None:
         """Drop the other structures' windows."""

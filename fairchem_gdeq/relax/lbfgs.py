@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.segments import segment_products, segment_sum
+from fairchem_gdeq.relax.segments import combined, segment_products, segment_sum
 from fairchem_gdeq.relax.solvers import limit
 
 
@@ -117,7 +117,7 @@ class LBFGS:
         b = torch.linalg.solve_triangular(upper.mT, b, upper=False)
         weights = torch.cat([b, -flexibility * a], dim=1).to(vector.dtype).squeeze(-1)
         move = vector / self._diagonal[batch, None]
-        return move + torch.einsum("nm,mni->ni", weights[batch], vectors)
+        return move + combined(weights[batch], vectors)
 
     def select(self, structures: Tensor, atoms: Tensor) -> None:
         """Drop the other structures' pairs."""

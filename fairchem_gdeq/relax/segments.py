@@ -35,9 +35,17 @@ def segment_norm(a: Tensor, batch: Tensor, count: int) -> Tensor:
 def segment_products(a: Tensor, b: Tensor, batch: Tensor, count: int) -> Tensor:
     """All inner products of k and l atom vector fields, [k, n, 3] and [l, n, 3]: [s, k, l], double.
 
-    Summed in double: small systems of such products are solved, and they are ill-conditioned.
+    In double from the start: small systems of such products are solved, and they are ill-conditioned.
     """
-    return segment_sum(torch.einsum("kni,lni->nkl", a, b).double(), batch, count)
+    return segment_sum(torch.einsum("kni,lni->nkl", a.double(), b.double()), batch, count)
+
+
+def combined(weights: Tensor, fields: Tensor) -> Tensor:
+    """sum_k of weights [n, k] times k atom vector fields [k, n, 3]: [n, 3].
+
+    Not as a matrix product, which a GPU may be allowed to round to ten bits (TF32).
+    """
+    return (weights.T[..., None] * fields).sum(0)
 
 
 def segment_max_norm(a: Tensor, batch: Tensor, count: int) -> Tensor:

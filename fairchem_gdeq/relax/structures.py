@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -66,6 +66,18 @@ class Structures:
     def sizes(self) -> tuple[int, ...]:
         """Number of atoms of each structure, on the host."""
         return self.known.sizes
+
+    def on(self, device: torch.device | str) -> Structures:
+        """The same on another device, without waiting for it."""
+        there = torch.device(device)
+        return replace(
+            self,
+            batch=to_device(self.batch, there),
+            free=to_device(self.free, there),
+            masses=to_device(self.masses, there),
+            cell=to_device(self.cell, there),
+            pbc=to_device(self.pbc, there),
+        )
 
     def atoms_of(self, structures: Tensor) -> Tensor:
         """Indices [m] of the atoms of the structures where the mask [s] holds.

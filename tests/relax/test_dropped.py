@@ -79,7 +79,8 @@ def test_breakdown_is_judged_relative_to_the_matrix(dtype):
     operator = springs([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]], alpha=0.1)
     r = 1e-3 * torch.tensor([[1.0, 0.5, -0.2], [0.3, 0.7, 0.1]])
     cycle = _Cycle.begin(operator, torch.zeros(2, 3), r, 0.0, 20)
-    correction, spent, residual = cycle.run(torch.zeros(2))
+    correction, spent, residual, exhausted = cycle.run(torch.zeros(2))
+    assert exhausted.all()
     assert spent.tolist() == [2, 1]
     expected = r / (0.1 * operator.field.stiffness)
     torch.testing.assert_close(correction, expected, rtol=20 * torch.finfo(dtype).eps, atol=0)
@@ -212,3 +213,19 @@ def test_a_restart_of_anderson_empties_its_window():
         assert torch.equal(columns.to(solver._length), solver._length)
         restarts += int((solver._length == 0).sum())
     assert restarts > 2, "no structure restarted: the test shows nothing"
+
+
+def test_a_singular_system_is_given_up_when_its_space_is_exhausted():
+    """Curvatures 0, 2, 3 span three vectors, and no more VJPs find anything else."""
+    operator = springs([[0.0, 2.0, 3.0], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0]], alpha=0.1)
+    answer = gmres(operator, torch.zeros(3, 3), torch.ones(3, 3), tol=1e-8, max_vjps=60)
+    assert answer.converged.tolist() == [False, False, True]
+    assert answer.vjps.tolist()[:2] == [3, 1] and int(answer.vjps[2]) <= 4
+
+
+def test_a_guess_that_is_not_a_number_is_dropped():
+    operator = springs([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]], alpha=0.1)
+    guess = torch.tensor([[torch.nan, 0.0, 0.0], [0.0, torch.inf, 0.0]])
+    plain = gmres(operator, torch.zeros(2, 3), torch.ones(2, 3), tol=1e-9)
+    found = gmres(operator, torch.zeros(2, 3), torch.ones(2, 3), tol=1e-9, guess=guess)
+    assert found.converged.all() and torch.equal(found.u, plain.u)

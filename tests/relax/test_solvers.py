@@ -1,5 +1,7 @@
 """Equilibrium solvers against ASE's, against each other, and against what must always hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -267,3 +269,27 @@ def test_order_of_the_batch_does_not_matter(order, name):
 def test_unknown_solver_is_named():
     with pytest.raises(ValueError, match=r"'bfgs'.*picard, anderson, fire, lbfgs"):
         make_solver("bfgs")
+
+
+@pytest.mark.parametrize("kind", ["site", "pair"])
+def test_anderson_in_single_precision_takes_the_steps_of_double(kind):
+    """Structures of two atoms have more columns than coordinates: the Gram matrix is singular but for
+    the ridge, which rounding to single precision would drown."""
+    steps = []
+    for dtype in (torch.float64, torch.float32):
+        torch.set_default_dtype(torch.float64)
+        operator, x, _ = random_batch(kind, [2] * 8, alpha=0.05)
+        s = operator.structures
+        s = replace(s, masses=s.masses.to(dtype), cell=s.cell.to(dtype))
+        field = operator.field.to(dtype)
+        for name in ("sites", "strength"):
+            if hasattr(field, name):
+                setattr(field, name, getattr(field, name).to(dtype))
+        torch.set_default_dtype(dtype)
+        single = Operator.build(field, s, torch.tensor(0.05, dtype=dtype))
+        found = solve(single, x.to(dtype), make_solver("anderson"), 1e-3, 300)
+        assert not found.diverged.any()
+        steps.append(found.steps)
+    middle = [float(each.double().median()) for each in steps]
+    assert middle[1] <= 1.5 * middle[0] + 2, steps
+    assert int((steps[1] >= 300).sum()) <= int((steps[0] >= 300).sum()), steps
