@@ -89,7 +89,10 @@ def in_flight(
     device: str,
 ) -> tuple[float, float]:
     """The same rows through one stream."""
-    follow = partial(HydraForceField.follow, model, tasks)
+
+    def follow(row: AtomicData) -> HydraForceField:
+        return HydraForceField.follow(model, tasks, row).on(device)
+
     bulk = Bulk(IS2RS(alpha=alpha, cap=0.1, relaxer=way), follow, budget, device)
     for _ in bulk.relax(rows):
         pass

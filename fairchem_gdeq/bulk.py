@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import ase
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from fairchem_gdeq.metrics import Record, measure
 from fairchem_gdeq.relax import Arrival, Ending, ForceField, Stream
+from fairchem_gdeq.relax.segments import to_device
 from fairchem_gdeq.task import Batch, RelaxationTask, labels_of, to_ase
 
 
@@ -19,7 +21,7 @@ class Relaxed:
     """One row with what became of it.
 
     Attributes:
-        row: a batch of one structure, at its start.
+        row: a batch of one structure, at its start, on the host.
         record: how it ended; measured from its start where the row has no target.
         ending: its positions, and whether memory sufficed for it.
     """
@@ -43,15 +45,15 @@ class Relaxed:
         return atoms
 
 
-def score(row: Batch, arrival: Arrival, ending: Ending) -> Record:
-    """The record of one row."""
+def score(is2rs: RelaxationTask, row: Batch, arrival: Arrival, ending: Ending) -> Record:
+    """The record of one row; all of it is on the host."""
     values = (ending.converged, ending.diverged, ending.evaluations, ending.residual)
     (record,) = measure(
         labels_of(row),
         ending.positions,
         row.pos_relaxed if "pos_relaxed" in row else row.pos,
-        arrival.operator.structures,
-        arrival.operator.pin,
+        is2rs.structures(row),
+        torch.tensor(arrival.operator.pinned),
         *(torch.tensor([value]) for value in values),
     )
     return record
@@ -76,14 +78,15 @@ class Bulk:
         """
         Args:
             is2rs: says how structures are relaxed.
-            follow: the potential on a row on ``device``, thawed; no graph is built yet.
+            follow: the potential on a row of the host, thawed and on ``device``; no graph is built.
             budget: atoms evaluated together.
-            device: where rows go when their turn comes.
+            device: where structures are relaxed. Rows stay on the host.
         """
         self.is2rs, self.follow = is2rs, follow
         self.device = device
         self.done = self.converged = self.failed = self.evaluations = 0
         self._arrived: dict[int, tuple[Batch, Arrival]] = {}
+        self._alpha: Tensor | None = None
         self._stream = Stream((), is2rs.relaxer.course, budget)
 
     def relax(self, rows: Iterable[Batch]) -> Iterator[Relaxed]:
@@ -91,7 +94,7 @@ class Bulk:
         self._stream = Stream(self._arrivals(rows), self.is2rs.relaxer.course, self._stream.budget)
         for ending in self._stream:
             row, arrival = self._arrived.pop(ending.key)
-            record = score(row, arrival, ending)
+            record = score(self.is2rs, row, arrival, ending)
             self.done += 1
             self.converged += record.converged
             self.failed += not ending.fitted
@@ -110,7 +113,9 @@ class Bulk:
 
     def _arrivals(self, rows: Iterable[Batch]) -> Iterator[Arrival]:
         for key, row in enumerate(rows):
-            row = row.to(self.device)
-            arrival = self.is2rs.arrival_of(key, self.follow(row), row)
+            if self._alpha is None:
+                alpha = torch.tensor(self.is2rs.alpha, dtype=row.pos.dtype)
+                self._alpha = to_device(alpha, torch.device(self.device))
+            arrival = self.is2rs.arrival_of(key, self.follow(row), row, self._alpha)
             self._arrived[key] = row, arrival
             yield arrival

@@ -22,6 +22,7 @@ from fairchem_gdeq.relax import (
     solve,
 )
 from fairchem_gdeq.relax.guidance import rollout
+from fairchem_gdeq.relax.segments import to_device
 
 
 class Batch(Protocol):
@@ -131,17 +132,22 @@ class RelaxationTask:
 
     def operator_of(self, field: ForceField, batch: Batch, alpha: Tensor | None = None) -> Operator:
         """G of a field on its batch."""
-        return Operator.build(
-            field,
-            self.structures(batch),
-            self.alpha if alpha is None else alpha,
-            self.cap,
-            self.remove_drift,
-        )
+        return self._operator(field, self.structures(batch), self.alpha if alpha is None else alpha)
 
-    def arrival_of(self, key: int, field: ForceField, row: Batch) -> Arrival:
-        """A batch of one structure as it enters a ``Stream``; ``field`` should be thawed."""
-        return Arrival(key, self.operator_of(field, row), row.pos)
+    def arrival_of(self, key: int, field: ForceField, row: Batch, alpha: Tensor) -> Arrival:
+        """A batch of one structure as it enters a ``Stream``, without waiting for the device.
+
+        Args:
+            key: of the arrival.
+            field: on the device, thawed.
+            row: on the host.
+            alpha: the step on the device, one tensor for all arrivals.
+        """
+        operator = self._operator(field, self.structures(row).on(alpha.device), alpha)
+        return Arrival(key, operator, to_device(row.pos, alpha.device))
+
+    def _operator(self, field: ForceField, s: Structures, alpha: Tensor | float) -> Operator:
+        return Operator.build(field, s, alpha, self.cap, self.remove_drift)
 
     @torch.no_grad()
     def relax_with(

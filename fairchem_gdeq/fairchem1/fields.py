@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
@@ -104,6 +106,11 @@ class OCPForceField:
         batch = plain(batch)
         inverse = inverse_cells(batch, graphs_of(backbone_of(model)).periodic(batch))
         return cls(model, with_inverse_cells(batch, inverse), denorm)
+
+    def on(self, device: torch.device | str) -> OCPForceField:
+        """The field on another device, following its positions, without waiting for the device."""
+        batch = copy.copy(self.batch).to(device, non_blocking=True)
+        return replace(self, batch=batch, graph=None)
 
     @property
     def graphs(self) -> EdgeList:

@@ -214,7 +214,7 @@ class GDEQTrainer(OCPTrainer):
 
     def follow(self, model: nn.Module, batch: Batch) -> OCPForceField:
         """A model on a batch as a field that builds its graph anew at every evaluation."""
-        return OCPForceField.follow(model, batch, self._denorm)
+        return OCPForceField.follow(model, batch, self._denorm).on(self.device)
 
     def scoring(self, split: str) -> Scoring:
         """``train``, ``val``, ``test`` or ``relax``; files of it are named as its folder.

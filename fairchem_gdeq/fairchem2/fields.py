@@ -108,7 +108,10 @@ class HydraForceField:
         task = force_task(tasks)
         names = dataset_names(batch)
         require_dataset(model, task, names)
-        model.backbone.on_predict_check(batch)  # a merged mixture is for one composition only
+        # A merged mixture is for one composition only; it asks its own embeddings.
+        there = next(model.parameters()).device
+        asked = with_positions(batch, batch.pos).to(there, non_blocking=True)
+        model.backbone.on_predict_check(asked)
         data = with_positions(batch, batch.pos)
         for key in set(data.__keys__) - KEPT:
             del data[key]
@@ -118,6 +121,11 @@ class HydraForceField:
         if (family := graphs_of(model.backbone)) is not None:
             graphs.prepare(data, family.periodic(data))
         return cls(model, task, data, live=True)
+
+    def on(self, device: torch.device | str) -> HydraForceField:
+        """The field on another device, following its positions, without waiting for the device."""
+        batch = with_positions(self.batch, self.batch.pos).to(device, non_blocking=True)
+        return replace(self, batch=batch, live=True)
 
     @property
     def graphs(self) -> Graphs | None:

@@ -183,7 +183,7 @@ class GDEQRunner(TrainEvalRunner):
         )
 
         def follow(model: nn.Module, batch: AtomicData) -> HydraForceField:
-            return HydraForceField.follow(model, unit.tasks, batch)
+            return HydraForceField.follow(model, unit.tasks, batch).on(rows.device)
 
         return Scoring(rows, follow)
 

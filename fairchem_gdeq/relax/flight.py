@@ -44,7 +44,8 @@ class Ending:
 
     Attributes:
         key: what its arrival was called.
-        positions: [n, 3] X*, Angstrom; the best finite ones if it diverged.
+        positions: [n, 3] X*, Angstrom, on the host; the best finite ones if it diverged. From another
+            device they are there when the host has next waited for it.
         converged: max|F_free| < fmax, and it did not diverge on the way.
         diverged: forces or positions left the finite world.
         fitted: False if memory did not suffice for this structure alone: it is not relaxed.
@@ -204,7 +205,7 @@ class Flight:
             diverged = bool(bad[k] | self.strayed[k])
             ending = Ending(
                 key=self.keys[k],
-                positions=place[first : first + self.sizes[k]],
+                positions=place[first : first + self.sizes[k]].to("cpu", non_blocking=True),
                 converged=bool(done[k]) and not diverged,
                 diverged=diverged,
                 fitted=fitted,

@@ -75,17 +75,31 @@ class Stream:
         return 0 if self._flight is None else len(self._flight.keys)
 
     def __iter__(self) -> Iterator[Ending]:
-        """Endings as they come; an error of an arrival or a field is raised as it is."""
+        """Endings as they come; an error of an arrival or a field is raised as it is.
+
+        From another device their positions come with the answer of the next evaluation, for which
+        the host waits anyway.
+        """
+        underway: list[Ending] = []
         while (flight := self._fill()) is not None:
             forces = self._evaluate(flight)
             if forces is not None:
                 with torch.no_grad():
                     endings, self._flight = flight.advance(forces, self.course)
+                yield from underway
+                underway = []
             elif len(flight.keys) == 1:
                 endings, self._flight = flight.unfitted(), None
             else:
                 endings, self._flight = [], self._part(flight)
-            yield from endings
+            if flight.positions.device.type == "cpu":
+                yield from endings
+            else:
+                underway += endings
+            latest = flight.positions
+        if underway:
+            latest[:1].cpu()  # waits
+        yield from underway
 
     def _fill(self) -> Flight | None:
         """The pack with as many newcomers as fit; None when all is done."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -112,7 +113,7 @@ def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
         "+job.scheduler.ranks_per_node=2",
     )
     assert code == 0, err[-3000:]
-    assert out.count("unrelaxed X_0") == 1
+    assert len(re.findall(r"│ *unrelaxed X_0 *│", out)) == 1
     one, two = (
         json.loads((r / "gdeq/results/test.json").read_text()) for r in (trained[0], tmp_path)
     )
@@ -133,7 +134,10 @@ def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
     for seed, (split, names) in enumerate(sids.items()):
         small.write_is2rs(tmp_path / split, small.silicon(len(names), seed), sids=names)
     small.checkpoint(tmp_path / "esen.pt")
-    run, warm = tmp_path / "run", ["eval_max_atoms=9", "alpha_lr=1e-4"]
+    # Loose, so that a random potential's equilibria and adjoints count.
+    method = "runner.train_eval_unit.method."
+    loose = [method + "fmax=0.5", method + "adjoint_tol=0.5", method + "adjoint_damping=0.0"]
+    run, warm = tmp_path / "run", ["eval_max_atoms=9", "alpha_lr=1e-4", *loose]
     checkpoint = run / "gdeq" / "checkpoints" / "final"
     code, _, err = fairchem(
         tmp_path, run, "--mode", "train", *warm, "+job.scheduler.ranks_per_node=2"
