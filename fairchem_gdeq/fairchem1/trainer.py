@@ -317,6 +317,6 @@ class GDEQTrainer(OCPTrainer):
                 done = [s for s in stored["history"]["steps"] if s["train/step"] <= self.step]
                 self.history.take_over(self._folder, done)
             elif self._writes:
-                self.history.open(self._folder, self.step)
+                self.history.open(self._folder, self.step, first=1)
             if self.warm_start:
                 self.adjoints.load(Path(checkpoint_path).parent)
