@@ -8,6 +8,7 @@ classes of ``allowed``, its configs name parts of models, and everything else is
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import pickle
 import re
@@ -17,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -33,6 +35,9 @@ PLAIN_TARGETS = {
     *(TASKS + "Task", TASKS + "OutputSpec"),
     *("torch.DoubleTensor", "torch.FloatTensor", "torch.Tensor", "torch.tensor"),
 }
+# Under these, fairchem and Hydra import what they do not know by name; ``loss_fn`` and the like are
+# sections with a ``_target_``.
+IMPORTED = {"_target_", "model", "module", "head_cls", "fn", "loss_name"}
 _said: set[tuple[str, str]] = set()  # file and what it asks for, logged once
 
 
@@ -135,30 +140,48 @@ def require_model_parts(path: str | Path, config: Any, trust: bool = False) -> N
         refuse(path, f"its stored config {reason}", trust)
 
 
-def _reasons(config: Any) -> Iterator[str]:
-    """Why the config would do more than build a model."""
+def _reasons(config: Any, key: object = None) -> Iterator[str]:
+    """Why what a config holds under ``key`` would do more than build a model."""
     if isinstance(config, dict):
         if config.get("finetune_config"):
             yield "has a finetune_config, by which fairchem opens another file unchecked"
         target = config.get("_target_")
         if target is not None and not (isinstance(target, str) and "." in target):
             yield f"calls {target!r}"
-        config = list(config.values())
+        for name, value in config.items():
+            yield from _reasons(value, name)
     if isinstance(config, list | tuple):
         for value in config:
-            yield from _reasons(value)
+            yield from _reasons(value, key)
     if not isinstance(config, str):
         return
     if "${" in config:
         yield f"holds {config!r}, to be replaced when it is read"
-    elif _names_something(config) and not _is_part(config):
+    elif _is_path(config) and (key in IMPORTED or _is_found(config)) and not _is_part(config):
         yield f"names {config}, which is no PyTorch module of an installed model"
 
 
-def _names_something(text: str) -> bool:
-    """Whether fairchem or Hydra could import it: ``module.name``."""
+def _is_path(text: str) -> bool:
+    """Whether it reads as ``module.name``."""
     module, dot, name = text.rpartition(".")
     return bool(dot and module and "/" not in module and name.isidentifier())
+
+
+def _is_found(text: str) -> bool:
+    """Whether the path begins with a module that can be imported; nothing is.
+
+    A plain folder, which Python takes for a namespace, is looked into: ``data.v1`` beside a folder
+    ``data`` names nothing.
+    """
+    first, *others = text.split(".")
+    if first in sys.modules:
+        return True
+    found = importlib.util.find_spec(first) if first else None
+    for part in others:
+        if found is None or found.origin is not None or not found.submodule_search_locations:
+            break
+        found = PathFinder.find_spec(part, list(found.submodule_search_locations))
+    return found is not None
 
 
 def _is_part(text: str) -> bool:

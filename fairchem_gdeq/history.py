@@ -27,30 +27,37 @@ class History:
         self.base: dict[str, float] | None = None
         self._path: Path | None = None
 
-    def open(self, folder: Path, done: int) -> None:
-        """Keep the steps in ``folder/history.jsonl``, after the first ``done``; later ones are cut off.
+    def open(self, folder: Path, done: int, first: int = 0) -> None:
+        """Keep the steps in ``folder/history.jsonl``, and of those there the ``done`` first of the run.
 
-        One process alone may.
+        Later ones, by their ``train/step``, were taken after the checkpoint and are taken again.
+        One process alone may open a file.
+
+        Args:
+            folder: of the file.
+            done: number of steps that the checkpoint has seen.
+            first: number of the run's first step.
         """
         path = folder / STEPS
-        lines = path.read_text().splitlines(keepends=True)[:done] if path.is_file() else []
-        if len(lines) < done:
+        found = _read(path) if path.is_file() else []
+        kept = [step for step in found if step["train/step"] < first + done]
+        if len(kept) < done:
             logging.warning(
-                f"{path} has {len(lines)} steps, and the checkpoint is of step {done}: tables and "
+                f"{path} has {len(kept)} steps, and the checkpoint is of {done} steps: tables and "
                 "pictures will miss the others"
             )
-        self._write(path, lines)
+        self._write(path, kept)
 
     def take_over(self, folder: Path, steps: list[dict[str, float]]) -> None:
         """As ``open``, with the steps that a checkpoint from before the file holds itself."""
-        self._write(folder / STEPS, [json.dumps(step) + "\n" for step in steps])
+        self._write(folder / STEPS, steps)
 
-    def _write(self, path: Path, lines: list[str]) -> None:
+    def _write(self, path: Path, steps: list[dict[str, float]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
-        part.write_text("".join(lines))
+        part.write_text("".join(json.dumps(step) + "\n" for step in steps))
         part.replace(path)
-        self._path, self.last = path, json.loads(lines[-1]) if lines else None
+        self._path, self.last = path, steps[-1] if steps else None
 
     def add_step(self, log: dict[str, float]) -> None:
         """The log of an optimizer step."""
@@ -64,7 +71,7 @@ class History:
         """Logs of all steps, as the file has them now."""
         if self._path is None:
             return []
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
+        return _read(self._path)
 
     def add_epoch(self, epoch: int, scores: dict[str, float]) -> None:
         """Scores of an epoch; a repeat after a resume replaces what was there."""
@@ -84,3 +91,14 @@ class History:
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
         self.epochs, self.base = list(state["epochs"]), state["base"]
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    """The steps of a file, without lines that a kill has cut short."""
+    steps = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            steps.append(json.loads(line))
+        except json.JSONDecodeError:
+            logging.warning(f"{path}: a line that was not written to its end is left out")
+    return steps

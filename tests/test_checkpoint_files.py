@@ -105,6 +105,31 @@ def test_a_config_names_parts_of_models_alone(config, reason):
             require_model_parts("base.pt", stored)
 
 
+@pytest.mark.parametrize("text", ["scale.pt", "oc25.v1", "notes.v1", ".hidden.v1", "a..b"])
+def test_names_that_nobody_can_import_pass(tmp_path, monkeypatch, text):
+    """Files, versions and the like, also beside a folder of that name; not where fairchem imports."""
+    (tmp_path / "notes").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    for config in ({"scale_file": text}, {"name": text}, {"a": [{"b": [text, 1.5]}]}):
+        require_model_parts("base.pt", config)
+    for key in ("_target_", "model", "module", "head_cls", "fn", "loss_name"):
+        with pytest.raises(UntrustedFile, match=r"base\.pt: refused"):
+            require_model_parts("base.pt", {"a": {key: text}})
+
+
+@pytest.mark.parametrize("place", ["notes.py", "notes/__init__.py", "notes/v1.py"])
+def test_names_that_can_be_imported_are_refused_everywhere(tmp_path, monkeypatch, place):
+    """As an argument they may reach the registry; the file is found, and not run."""
+    path, mark = tmp_path / place, tmp_path / "ran"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"open({str(mark)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for config in ({"scale_file": "notes.v1.X"}, {"_target_": LOSS, "_args_": ["notes.v1.X"]}):
+        with pytest.raises(UntrustedFile, match=r"names notes\.v1\.X"):
+            require_model_parts("base.pt", config)
+    assert not mark.exists()
+
+
 def test_configs_of_models_pass():
     config = {
         "loss_fn": {"_target_": LOSS},

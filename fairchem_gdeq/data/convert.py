@@ -89,6 +89,7 @@ def convert(
             "checked_rows": len(partial.natoms),
             "targets": target_key is not None,
             "repeated_names": repeated_names(partial.sids),
+            "names": partial.sids,  # to be compared with those of other files of one data set
         }
         partial.finish({"fairchem_gdeq": stamp}, final)
     finally:

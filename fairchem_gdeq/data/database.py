@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import ase
 from ase.db.core import Database
 from fairchem.core.datasets.ase_datasets import AseDBDataset
 
 from fairchem_gdeq.data import lmdb_file
-from fairchem_gdeq.data.rows import TARGET
+from fairchem_gdeq.data.rows import TARGET, repeated_names
 
 STAMP = "fairchem_gdeq"  # in the metadata of files that our converter wrote
 
@@ -53,8 +55,10 @@ class DatabaseSource:
         ends = self._rows._idlen_cumulative
         i = bisect_right(ends, index)
         ids = self._rows.db_ids[i]
-        file = getattr(self._rows.dbs[i], "filename", self._rows.config["src"])
-        return f"{file}, row {ids[index - ends[i]]}"  # ends[i] is the end: counted from behind
+        return f"{self._file(i)}, row {ids[index - ends[i]]}"  # ends[i]: counted from behind
+
+    def _file(self, i: int) -> str:
+        return str(getattr(self._rows.dbs[i], "filename", self._rows.config["src"]))
 
     def read(self, index: int) -> ase.Atoms:
         """The row, its data in ``info``; sid is the index where the data has none."""
@@ -71,13 +75,26 @@ class DatabaseSource:
 
     @property
     def repeated_names(self) -> str:
-        """What our converter found of names that several rows of a file have; empty if nothing.
+        """What is to be said of names that several rows have, in one file or in several; empty if
+        nothing.
 
-        Files of one data set are not compared: all their rows would have to be read.
+        By what our converter noted of each file; the rows are not read.
         """
-        found = (stamp.get("repeated_names") for stamp in self._stamps())
-        return " ".join(str(text) for text in found if text)
+        stamps = self._stamps()
+        if len(stamps) == 1:
+            return stamps[0].get("repeated_names") or ""
+        # A file that was converted before all names were noted has a sentence on its own at most.
+        without = [i for i, stamp in enumerate(stamps) if "names" not in stamp]
+        names = chain.from_iterable(stamp.get("names", ()) for stamp in stamps)
+        found = [repeated_names(names), *(stamps[i].get("repeated_names") for i in without)]
+        if without:
+            files = ", ".join(self._file(i) for i in without)
+            found.append(
+                f"The names in {files} are not compared with those of other files: convert it again "
+                "for that, by this version"
+            )
+        return ". ".join(text for text in found if text)
 
-    def _stamps(self) -> list[dict[str, object]]:
+    def _stamps(self) -> list[dict[str, Any]]:
         found = (getattr(db, "metadata", None) or {} for db in self._rows.dbs)
         return [metadata.get(STAMP, {}) for metadata in found]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from fairchem_gdeq.data.rows import BadRow, Source, free_atoms, listed, masses, read_row
 from fairchem_gdeq.relax import Structures
 from fairchem_gdeq.relax.objective import delta_q, max_displacement
+from fairchem_gdeq.relax.rigid import FREE, SHIFT, SHIFT_AND_TURN
 
 CHUNK = 128  # structures measured at once
 STILL = 1e-3  # Angstrom: a fixed atom that moved more was not fixed
@@ -25,7 +26,9 @@ class Summary:
     """Counts and per-structure measures of the good rows; ``bad`` are the others.
 
     ``delta_q`` in amu^0.5 Angstrom and ``moved`` in Angstrom are of the free atoms, minimum image,
-    the rigid shift taken out where no atom is fixed; ``fixed_moved`` in Angstrom of the fixed ones.
+    the rigid shift taken out where no atom is fixed, and the rotation where the structure is not
+    periodic either, as scoring does for a field that feels neither; ``fixed_moved`` in Angstrom of the
+    fixed ones.
     """
 
     natoms: list[int] = field(default_factory=list)
@@ -55,11 +58,25 @@ class Summary:
         target = np.concatenate([np.asarray(a.info[target_key], dtype=float) for a in rows])
         free = _structures(rows, [free_atoms(a) for a in rows])
         fixed = _structures(rows, [~free_atoms(a) for a in rows])
-        shifts = torch.tensor([bool(free_atoms(a).all()) for a in rows])
+        pin = _pin(free)
         pair = (positions, torch.from_numpy(target))
-        self.delta_q += delta_q(*pair, free, shifts).tolist()
-        self.moved += max_displacement(*pair, free, shifts).tolist()
-        self.fixed_moved += max_displacement(*pair, fixed, torch.zeros_like(shifts)).tolist()
+        self.delta_q += delta_q(*pair, free, pin).tolist()
+        self.moved += max_displacement(*pair, free, pin).tolist()
+        held = torch.full_like(pin, FREE)
+        self.fixed_moved += max_displacement(*pair, fixed, held).tolist()
+
+
+def _pin(s: Structures) -> torch.Tensor:
+    """What ``Operator.build`` takes out of each structure [s] by default, for a field that feels neither
+    shifts nor turns.
+    """
+    known = zip(s.known.anchored, s.known.periodic, strict=True)
+    return torch.tensor(
+        [
+            FREE if anchored else SHIFT if periodic else SHIFT_AND_TURN
+            for anchored, periodic in known
+        ]
+    )
 
 
 def _structures(rows: list[Atoms], moving: list[NDArray[np.bool_]]) -> Structures:

@@ -256,7 +256,7 @@ class GDEQTrainer(OCPTrainer):
 
         fairchem's own takes the largest value for the best, and predicts the test split each time.
         """
-        self._save_state()  # the checkpoint of this step is older than its scores
+        self._save_history()  # the checkpoint of this step is older than its scores
         best = self.history.best
         if best is not None and best["epoch"] == self.history.epochs[-1]["epoch"]:
             self.best_val_metric = best[primary_metric]
@@ -272,12 +272,12 @@ class GDEQTrainer(OCPTrainer):
     ) -> str | None:
         """fairchem's checkpoint; beside it the history's epochs, and the adjoints of each rank."""
         if training_state:
-            self._save_state()
+            if not self.is_debug:
+                self.adjoints.save(self._folder)
+            self._save_history()
         return super().save(metrics, checkpoint_file, training_state)
 
-    def _save_state(self) -> None:
-        if not self.is_debug:
-            self.adjoints.save(self._folder)
+    def _save_history(self) -> None:
         if self._writes:
             torch.save({"history": self.history.state()}, self._folder / STATE)
 
@@ -317,6 +317,6 @@ class GDEQTrainer(OCPTrainer):
                 done = [s for s in stored["history"]["steps"] if s["train/step"] <= self.step]
                 self.history.take_over(self._folder, done)
             elif self._writes:
-                self.history.open(self._folder, self.step)
+                self.history.open(self._folder, self.step, first=1)
             if self.warm_start:
                 self.adjoints.load(Path(checkpoint_path).parent)

@@ -117,7 +117,7 @@ class KeepBest(Callback):
         if distutils.is_master():
             shutil.rmtree(partial, ignore_errors=True)
         distutils.synchronize()
-        unit.save_state(str(partial))
+        unit.save_model(str(partial))  # nobody goes on from it, so no adjoints
         if distutils.is_master():
             shutil.rmtree(self.folder, ignore_errors=True)
             os.replace(partial, self.folder)

@@ -247,9 +247,14 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     # ---- checkpoints -------------------------------------------------------------------------
 
     def save_state(self, checkpoint_location: str) -> None:
-        """fairchem's checkpoint; beside it a file with history and alpha, and each rank's adjoints."""
+        """A checkpoint to go on from: that of a model, and each rank's adjoints."""
         self.adjoints.save(Path(checkpoint_location))
+        self.save_model(checkpoint_location)
+
+    def save_model(self, checkpoint_location: str) -> None:
+        """fairchem's checkpoint; beside it a file with history and alpha."""
         if distutils.is_master():
+            os.makedirs(checkpoint_location, exist_ok=True)
             state = {
                 "history": self.history.state(),
                 "alpha": self.alpha.detach().cpu(),

@@ -7,6 +7,7 @@ import sys
 import lmdb
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.db import connect
@@ -21,6 +22,8 @@ from fairchem_gdeq.data.legacy import LegacySource
 from fairchem_gdeq.data.rows import BadRow, BadRows, Scan, free_atoms, scan
 from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.data.summary import summarise, text
+from fairchem_gdeq.relax import Operator, Structures
+from fairchem_gdeq.relax.objective import delta_q
 from tests import small
 from tests.data import pyg
 from tests.data.test_formats import relaxation
@@ -198,6 +201,73 @@ def test_inspect_measures_what_numpy_does(tmp_path):
     assert "4 good, 0 bad" in shown and "Pt 4 (48)" in shown and "N 2 (2), O 2 (2)" in shown
     assert "16 in 4 structures" in shown and "nothing found" in shown
     assert f"sum {sum(found.delta_q):.3f}" in shown
+
+
+class Plain:
+    """A field that feels neither shifts nor turns, for the operator's choice."""
+
+    translation_invariant = rotation_equivariant = True
+
+
+@pytest.mark.parametrize("fixed", [(), (1,)])
+@pytest.mark.parametrize("pbc", [(False,) * 3, (False, False, True), (True,) * 3])
+def test_inspect_measures_what_scoring_does(tmp_path, pbc, fixed):
+    """Rigid motions of a target that has none fixed: ``inspect`` takes out what the scores take out."""
+    rng = np.random.default_rng(3)
+    start = Atoms("CNOF", rng.normal(size=(4, 3)), cell=[30.0] * 3, pbc=pbc)
+    start.set_constraint(FixAtoms(fixed))
+    turned = start.copy()
+    turned.rotate(25, (1, 2, 3))  # degrees
+    turned.positions += [0.4, -0.2, 0.1]
+    with connect(tmp_path / "a.aselmdb", type="aselmdb") as database:
+        database.write(start, data={"sid": "a", "pos_relaxed": turned.positions})
+    found = summarise(open_source(tmp_path / "a.aselmdb"))
+    data = IS2RSDataset({"src": str(tmp_path / "a.aselmdb")})[0]
+    s = Structures(
+        batch=torch.zeros(4, dtype=torch.long),
+        free=data.fixed == 0,
+        masses=data.mass.double(),
+        cell=data.cell.double(),
+        pbc=data.pbc,
+    )
+    operator = Operator.build(Plain(), s, 0.05)
+    ends = (data.pos.double(), data.pos_relaxed.double())
+    assert found.delta_q == pytest.approx(delta_q(*ends, s, operator.pin).tolist(), abs=1e-4)
+    assert (found.delta_q[0] < 1e-3) == (not any(pbc) and not fixed)
+
+
+def test_names_that_several_files_have_are_said(tmp_path, caplog):
+    """Of one data set, whether its files are converted ones or are read through."""
+    for part, sids in (("a", ["x", "y"]), ("b", ["y", "z"]), ("c", ["u", "u"])):
+        small.write_is2rs(tmp_path / part, small.silicon(2), sids=sids)
+        convert(tmp_path / part, tmp_path / "new" / part)
+
+    def said(*parts):
+        caplog.clear()
+        assert len(IS2RSDataset({"src": [str(tmp_path / part) for part in parts]})) == 2 * len(
+            parts
+        )
+        return caplog.text
+
+    both = "2 rows have a name (sid) that others have too, 1 such names: y (2 rows)"
+    assert said("new/a", "new/c").count("1 such names: u (2 rows)") == 1
+    assert both in said("a", "b") and both in said("new/a", "new/b") and both in said("new/a", "b")
+    assert not said("new/a") and "1 such names: u (2 rows)" in said("new/c")
+    assert "4 rows have a name (sid) that others have too, 2" in said("new/a", "new/b", "new/c")
+
+
+def test_files_from_before_names_were_noted(tmp_path, caplog):
+    for part in ("a", "b"):
+        small.write_is2rs(tmp_path / part, small.silicon(2), sids=["x", "x"])
+        convert(tmp_path / part, tmp_path / "new" / part)
+    old = tmp_path / "new" / "b" / "data.aselmdb"
+    with connect(old, type="aselmdb") as database:
+        stamp = database.metadata["fairchem_gdeq"]
+        del stamp["names"]
+        database.metadata = {"fairchem_gdeq": stamp}
+    data = IS2RSDataset({"src": [str(tmp_path / "new" / part) for part in ("a", "b")]})
+    assert data.source.checked and caplog.text.count("1 such names: x (2 rows)") == 2
+    assert f"The names in {old} are not compared with those of other files" in caplog.text
 
 
 def test_inspect_says_what_is_wrong(tmp_path):

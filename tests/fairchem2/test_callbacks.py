@@ -1,11 +1,17 @@
-"""When a run saves what it can go on from."""
+"""When a run saves what it can go on from, and what it keeps of its best epoch."""
 
 from types import SimpleNamespace
 
 import pytest
+import torch
+from fairchem.core.units.mlip_unit.mlip_unit import MLIPTrainEvalUnit
+from torchtnt.framework.unit import AppStateMixin
 
+from fairchem_gdeq.adjoints import Adjoints
 from fairchem_gdeq.fairchem2 import callbacks
-from fairchem_gdeq.fairchem2.callbacks import Checkpoints
+from fairchem_gdeq.fairchem2.callbacks import Checkpoints, KeepBest
+from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+from fairchem_gdeq.history import History
 
 
 def saved_steps(monkeypatch, folder, minutes, seconds, first=True):
@@ -52,3 +58,23 @@ def test_every_rank_saves_when_the_first_does(monkeypatch, tmp_path):
 def test_a_negative_time_is_refused():
     with pytest.raises(ValueError, match=r"checkpoint_minutes=-1: expected a time >= 0"):
         Checkpoints(-1)
+
+
+def test_adjoints_are_in_the_checkpoints_to_go_on_from_alone(monkeypatch, tmp_path):
+    """``results/best`` is scored, not gone on from."""
+    saved = []
+    monkeypatch.setattr(MLIPTrainEvalUnit, "save_state", lambda unit, place: saved.append(place))
+    unit = GDEQTrainer.__new__(GDEQTrainer)  # with what saving reads of a trainer alone
+    AppStateMixin.__init__(unit)
+    unit.history, unit.adjoints = History(), Adjoints()
+    unit.adjoints.known[3] = torch.ones(2, 3)
+    unit.alpha, unit.alpha_optimizer = torch.tensor(0.05), None
+    unit.history.add_epoch(1, {"delta_q_mean": 2.0})
+    keep = KeepBest()
+    keep.folder = tmp_path / "best"
+    keep.on_eval_epoch_end(None, unit)
+    unit.save_state(str(tmp_path / "final"))
+    assert [path.name for path in keep.folder.iterdir()] == ["gdeq_state.pt"]
+    names = sorted(path.name for path in (tmp_path / "final").iterdir())
+    assert names == ["adjoints.0of1.pt", "gdeq_state.pt"]
+    assert saved == [str(tmp_path / "best.partial"), str(tmp_path / "final")]

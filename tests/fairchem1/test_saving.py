@@ -1,0 +1,32 @@
+"""What is saved when: adjoints go with the checkpoint to go on from, and with no other file."""
+
+import torch
+from fairchem.core.trainers import OCPTrainer
+
+from fairchem_gdeq.adjoints import Adjoints
+from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
+from fairchem_gdeq.history import History
+
+
+def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_path):
+    """Those of a later step would be recalled by a run that goes on from an earlier one."""
+    files = []
+    monkeypatch.setattr(OCPTrainer, "save", lambda self, metrics, file, state: files.append(file))
+    trainer = GDEQTrainer.__new__(GDEQTrainer)  # with what saving reads of a trainer alone
+    trainer.config = {"cmd": {"checkpoint_dir": str(tmp_path)}}
+    trainer.is_debug, trainer.history, trainer.adjoints = False, History(), Adjoints()
+
+    def known():
+        return torch.load(tmp_path / "adjoints.0of1.pt", weights_only=True)["rows"].tolist()
+
+    trainer.adjoints.known[3] = torch.ones(2, 3)
+    trainer.save()
+    assert known() == [3]
+    trainer.adjoints.known[4] = torch.ones(2, 3)
+    trainer.history.add_epoch(1, {"delta_q_mean": 2.0})
+    trainer.update_best("delta_q_mean", {})
+    assert known() == [3] and files == ["checkpoint.pt", "best_checkpoint.pt"]
+    state = torch.load(tmp_path / "gdeq_state.pt", weights_only=True)
+    assert state["history"]["epochs"] == [{"epoch": 1, "delta_q_mean": 2.0}]
+    trainer.save()
+    assert known() == [3, 4]
