@@ -25,6 +25,7 @@ from fairchem_gdeq.rolls import rolls
 DRAWN = "the frames of edges are drawn at random and have no derivative"
 Y, HALF_TURN, FLIP = (0.0, 1.0, 0.0), (math.pi, 0.0, 0.0), (1.0, -1.0, -1.0)
 SMALL = 1e-4  # squared sine below which theta / sin(theta) is a series, good to 1e-17
+TAYLOR = tuple(1 / math.factorial(n) for n in range(13))
 
 
 def rotation_vector(start: Tensor, end: Tensor) -> Tensor:
@@ -57,13 +58,44 @@ def _generators(degree: int, device: torch.device, dtype: torch.dtype) -> Tensor
     return generators.to(device, dtype)
 
 
+def _halvings(degree: int, dtype: torch.dtype) -> int:
+    """How often a turn by up to pi is halved before twelve terms give it to rounding, squared again too.
+
+    Its exponent's norm is at most l pi, as the eigenvalues of a generator are whole numbers up to i l.
+    """
+    reach = 0.3 if dtype == torch.float64 else 1.2
+    return math.ceil(math.log2(degree * math.pi / reach))
+
+
+def _exponential(exponent: Tensor, halvings: int) -> Tensor:
+    """exp of [e, d, d], each halved ``halvings`` times for Taylor's polynomial and squared as often.
+
+    ``torch.matrix_exp`` chooses its polynomial by norms that the CPU has to see, so that it waits for the
+    device, and once more in the backward pass. Here the products are the same whatever the values.
+    """
+    first = exponent / 2**halvings
+    second = first @ first
+    third, fourth = second @ first, second @ second
+    one = torch.eye(first.shape[-1], dtype=first.dtype, device=first.device).expand_as(first)
+    powers = torch.stack([one, first, second, third], dim=1).flatten(2)
+    # By Paterson and Stockmeyer: three cubics in the exponent are the terms of one in its fourth power.
+    cubics = _vector(TAYLOR[:12], first.device, first.dtype).view(3, 4) @ powers
+    low, middle, high = cubics.unflatten(2, first.shape[1:]).unbind(1)
+    result = torch.baddbmm(middle, fourth, high + TAYLOR[12] * fourth)
+    result = torch.baddbmm(low, fourth, result)
+    for _ in range(halvings):
+        result = result @ result
+    return result
+
+
 def wigner_blocks(rotation: Tensor, lmax: int) -> list[Tensor]:
-    """Wigner matrices [e, 2l+1, 2l+1] for l = 0..lmax of rotation vectors [e, 3]."""
-    kind = (rotation.device, rotation.dtype)
-    return [
-        torch.matrix_exp(torch.einsum("ei,iab->eab", rotation, _generators(degree, *kind)))
-        for degree in range(lmax + 1)
-    ]
+    """Wigner matrices [e, 2l+1, 2l+1] for l = 0..lmax of rotation vectors [e, 3], at most pi long."""
+    device, dtype = rotation.device, rotation.dtype
+    blocks = [rotation.new_ones(len(rotation), 1, 1)]
+    for degree in range(1, lmax + 1):
+        exponent = torch.einsum("ei,iab->eab", rotation, _generators(degree, device, dtype))
+        blocks.append(_exponential(exponent, _halvings(degree, dtype)))
+    return blocks
 
 
 def turns(start: Tensor, vectors: Tensor, lmax: int) -> list[Tensor]:
@@ -83,6 +115,7 @@ def frames(unit: Tensor, roll: Tensor, lmax: int) -> list[Tensor]:
     flip = torch.where(down, half_turn, 0.0)
     turned = torch.where(down, unit * signs, unit)
     parts = [wigner_blocks(rotation_vector(turned, y.expand_as(turned)), lmax)]
+    roll = torch.remainder(roll + math.pi, 2 * math.pi) - math.pi
     parts = [wigner_blocks(roll.to(unit)[:, None] * y, lmax), *parts, wigner_blocks(flip, lmax)]
     return [a @ b @ c for a, b, c in zip(*parts, strict=True)]
 

@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges, block_diagonal, frames, turns
 from fairchem_gdeq.fairchem1.graphs import CHOSEN, FrozenGraph
 from fairchem_gdeq.fairchem1.installing import replaced, restored
+from fairchem_gdeq.relax.segments import to_device
 
 
 class SCN(FramedEdges):
@@ -33,7 +34,7 @@ class SCN(FramedEdges):
                     graph.edge_index,
                     self.backbone.max_num_neighbors,
                 )
-                bounds = self.backbone.cutoff_list.to(graph.extra["rank"].device)
+                bounds = to_device(self.backbone.cutoff_list, graph.extra["rank"].device)
                 graph.extra[CHOSEN] = torch.bucketize(graph.extra["rank"], bounds)[:, None]
         return graph
 

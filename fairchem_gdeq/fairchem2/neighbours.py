@@ -35,6 +35,7 @@ from fairchem_gdeq.fairchem2.graphs import (
     swapped,
     with_positions,
 )
+from fairchem_gdeq.relax.segments import to_device
 
 BUILDER = "build_radius_graph"
 BEYOND = 2.0  # an envelope argument above 1: the pair is masked
@@ -106,7 +107,7 @@ class NeighbourLists:
             out.edge_index = edges.flip(0)
             out.cell_offsets = shifts + wrap[edges[1]] - wrap[edges[0]]
             out.edge_counts = [len(p["image"]) for p in parts]
-            out.nedges = torch.tensor(out.edge_counts, device=wrap.device)
+            out.nedges = to_device(torch.tensor(out.edge_counts), wrap.device)
             out.wrap = wrap
             require_closed(out)
             if self.all_pairs:

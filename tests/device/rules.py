@@ -21,10 +21,12 @@ MEETING = {  # operations in which CPU tensors of any shape may meet those of a 
 # Made of pointwise operations, or as lenient.
 SCALARS = {"fill_", "masked_fill", "masked_fill_", "index_fill", "index_fill_", "allclose"}
 PRODUCTS = {"mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_", "mv", "addmv", "dot", "vdot"}
-WAITING = {  # each makes the CPU wait, whatever its arguments
+COPIES = {"_to_copy", "copy_", "_copy_from"}
+# Each makes the CPU wait, whatever its arguments.
+WAITING = {
     *("_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "bincount"),
     *("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"),
-    *("_linalg_check_errors", "_linalg_eigh", "_linalg_svd", "linalg_lstsq"),
+    *("_linalg_check_errors", "_linalg_eigh", "_linalg_svd", "linalg_lstsq", "linalg_matrix_exp"),
 }
 RANDOM_ORDER = {"histc", "kthvalue", "put_", "median.dim"}  # without a deterministic algorithm
 
@@ -95,15 +97,36 @@ def _in_random_order(func: Any, name: str, args: tuple, kwargs: dict[str, Any]) 
 
 def waits(name: str, args: tuple, kwargs: dict[str, Any], here: Here, stays: bool) -> bool:
     """Whether the CPU waits for the device; ``stays``: the result is on the device."""
-    if name in ("_to_copy", "copy_", "_copy_from"):
-        target = {"copy_": 0, "_copy_from": 1}.get(name)
-        source = args[1] if name == "copy_" else args[0]
-        return here(source) and not (stays if target is None else here(args[target]))
+    if name in COPIES:
+        return _copy_waits(name, args, kwargs, here, stays)
     if name in WAITING:
         return True
-    if "index" in name and name in MEETING:  # how many elements a mask selects must be known
+    if "index" in name and name in MEETING:
+        # How many elements a mask selects must be known, and what is on the CPU is copied first.
         kinds = (torch.bool, torch.uint8)
-        return any(here(x) and x.dtype in kinds for x in tensors(args[1:2]))
+        if any(not here(x) or x.dtype in kinds for x in tensors(args[1:2])):
+            return True
+        return any(not here(x) for x in tensors(args[2:3]))
+    if name == "where":  # unlike in other pointwise operations, a number on the CPU is copied
+        return any(not here(x) for x in tensors(args))
     if name == "repeat_interleave":
         return kwargs.get("output_size") is None and here(args[-1])
     return False
+
+
+def _copy_waits(name: str, args: tuple, kwargs: dict[str, Any], here: Here, stays: bool) -> bool:
+    """Whether it waits for a copy between CPU and device.
+
+    It does by default, either way. With ``non_blocking`` it does where the target is memory of the CPU
+    that was there before, and is not pinned as PyTorch pins that of a new tensor.
+    """
+    if name == "_to_copy":
+        return here(args[0]) != stays and not kwargs.get("non_blocking", False)
+    target, source = args[:2] if name == "copy_" else args[1::-1]
+    eager = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
+    return here(source) != here(target) and not (eager and here(target))
+
+
+def late(name: str, args: tuple, kwargs: dict[str, Any], here: Here, stays: bool) -> bool:
+    """Whether the result, a tensor of the CPU, has its values only after the next wait."""
+    return name == "_to_copy" and here(args[0]) and not stays and kwargs.get("non_blocking", False)

@@ -203,11 +203,29 @@ def test_shapes_do_not_change_in_place(device):
         (lambda x: torch.bincount((x[:, 0] > 0).long()), 1),
         (lambda x: x.repeat_interleave((x[:, 0] > 0).long(), dim=0), 1),
         (lambda x: torch.linalg.inv(x.T @ x), 1),
-        (lambda x: x[torch.tensor([0, 1], device=x.device)], 0),
-        (lambda x: x[torch.tensor([True, False, True, False])], 0),
-        (lambda x: x.repeat_interleave(torch.ones(4).long().to(x.device), dim=0, output_size=4), 0),
-        (lambda x: torch.where(x > 0, x, 0.0).to(torch.float64), 0),
-        (lambda x: x.copy_(torch.zeros(4, 3)), 0),
+        (lambda x: torch.matrix_exp(x[:3]), 1),
+        # Copies, either way; the device's own numbers and indices need none.
+        (lambda x: torch.zeros(4, 3).to(x.device), 1),
+        (lambda x: torch.tensor([1.0, 2.0], device=x.device), 1),
+        (lambda x: x.new_tensor(1.0), 1),
+        (lambda x: x.copy_(torch.zeros(4, 3)), 1),
+        (lambda x: x.copy_(torch.zeros(4, 3), non_blocking=True), 0),
+        (lambda x: x.copy_(torch.zeros(4, 3), True), 0),
+        (lambda x: torch.zeros(4, 3).to(x.device, non_blocking=True), 0),
+        (lambda x: x.to("cpu", non_blocking=True), 0),
+        (lambda x: x.to("cpu", torch.float64, non_blocking=True), 0),
+        (lambda x: torch.empty(4, 3).copy_(x, non_blocking=True), 1),  # not pinned
+        (lambda x: x.new_full((2,), 1.0).copy_(x[0, :2]), 0),
+        (lambda x: x.to(torch.float64), 0),
+        (lambda x: x[torch.tensor([0, 1])], 1),
+        (lambda x: x[[0, 2]], 1),
+        (lambda x: x[torch.tensor([True, False, True, False])], 1),
+        (lambda x: x.index_put_((x[:, 0].long() * 0,), torch.tensor(0.0)), 1),
+        (lambda x: x[x[:, 0].long() * 0], 0),
+        (lambda x: x.repeat_interleave((x[:, 0] * 0).long() + 1, dim=0, output_size=4), 0),
+        (lambda x: torch.where(x > 0, x, 0.0), 0),
+        (lambda x: torch.where(x > 0, x, torch.tensor(0.0)), 1),
+        (lambda x: x * torch.tensor(2.0), 0),
     ],
 )
 def test_waits_are_counted(device, operation, waits):
@@ -216,6 +234,27 @@ def test_waits_are_counted(device, operation, waits):
         operation(x)
     assert counts.waits.total() == waits, counts.waits
     assert all_ == counts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.long, torch.bool])
+def test_a_copy_is_not_read_before_the_next_wait(device, dtype):
+    """One without a wait holds no values yet: also those of what the device does later are not in it."""
+    x = torch.tensor([[0, 1], [1, 0]]).to(dtype).to(device)
+    early = x.to("cpu", non_blocking=True)
+    expected = torch.tensor([[0, 1], [1, 0]]).to(dtype)
+    assert (early != expected).all()
+    x.zero_()
+    assert (early != expected).all()
+    assert not x.any().item()
+    assert torch.equal(early, expected)
+
+
+def test_a_late_copy_has_its_derivative(device):
+    x = numbers(3).to(device).requires_grad_(True)
+    late = x.to("cpu", non_blocking=True)
+    x.sum().item()
+    late.square().sum().backward()
+    torch.testing.assert_close(x.grad.cpu(), 2 * x.detach().cpu())
 
 
 def test_kernels_are_counted_and_views_are_not(device):

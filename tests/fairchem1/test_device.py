@@ -9,8 +9,10 @@ import re
 import pytest
 import torch
 
+from tests.census import is_ours
 from tests.device.checks import CPU, assert_on, assert_same
 from tests.fairchem1 import backbone_checks, backbones
+from tests.fairchem1.test_waits import LIVE
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
@@ -63,3 +65,24 @@ def test_force_field(device, name):
     gradients = [value for key, value in expected.items() if key.startswith("gradient")]
     assert expected["vjp"].norm() > 0 and sum(g.norm() for g in gradients) > 0
     assert expected["changed"].any()
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_waits_of_an_evaluation(device, name):
+    """Ours, copies and the indices of the host among them, which the CPU cannot tell from others."""
+    if device.type != "fake":
+        pytest.skip("waits are counted on the pretended device only")
+    from tests.device.fake import counted
+
+    data = backbones.batch(backbones.slabs(3)).to(device)
+    field = backbone_checks.OCPForceField.freeze(
+        backbones.model(name).to(device), data, backbone_checks.denorm
+    )
+    for each, allowed in ((field, 0), (field.thaw(), LIVE[name])):
+        operator = backbone_checks.operator_of(each)
+        evaluations = (each, lambda x, o=operator: o.vjp(x, torch.ones_like(x), accumulate=True))
+        for evaluate in evaluations:
+            evaluate(data.pos)  # what is derived from a graph once
+            with counted(is_ours) as counts:
+                evaluate(data.pos + 0.01)
+            assert counts.waits.total() <= allowed, counts.waits

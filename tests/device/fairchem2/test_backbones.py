@@ -10,6 +10,7 @@ import torch
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.task import IS2RS
 from tests import backbones, small
+from tests.census import is_ours
 from tests.device.checks import CPU, assert_on, assert_same
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
@@ -85,3 +86,22 @@ def test_structures_leave_without_a_wait(device, name):
     mine = torch.tensor([0, 3])
     kept = torch.isin(data.batch, mine.to(device))
     torch.testing.assert_close(less(at).cpu(), live(data.pos)[kept].cpu(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["eSEN direct (OC25)", "EScAIP, soft kNN", "AllScAIP, soft kNN"])
+@torch.no_grad()
+def test_an_evaluation_copies_nothing_while_the_device_waits(device, name):
+    """What of a graph is worked out in Python is sent without a wait, frozen and live."""
+    if device.type != "fake":
+        pytest.skip("waits are counted on the pretended device only")
+    from tests.device.fake import counted
+
+    data = small.batch(backbones.structures(name, 3), double=False).to(device)
+    model = backbones.model(name, False).to(device)
+    field = HydraForceField.freeze(model, backbones.tasks(name), data)
+    for each in (field, field.thaw()):
+        each(data.pos)  # fairchem's own caches
+        with counted(is_ours) as counts:
+            each(data.pos + 0.01)
+        assert not {"_to_copy", "copy_"} & set(counts.waits), counts.waits
+        assert field is not each or not counts.waits
