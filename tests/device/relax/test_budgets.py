@@ -15,7 +15,7 @@ from tests.device.relax.loops import LOOPS, SIZES, problem
 
 KERNELS = {  # for each evaluation, some 5% above what was counted
     "solve, picard": 33,
-    "solve, anderson": 87,
+    "solve, anderson": 90,
     "solve, fire": 80,
     "solve, lbfgs": 98,
     "rollout": 36,
