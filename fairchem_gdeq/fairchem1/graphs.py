@@ -19,7 +19,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem1.batches import with_positions
 from fairchem_gdeq.fairchem1.installing import installed, replaced
-from fairchem_gdeq.relax.segments import to_device, where_of
+from fairchem_gdeq.relax.segments import to_device, transformed, where_of
 
 CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
 OWN_GRAPH = "the model works on a graph of its own instead of the frozen one"
@@ -49,7 +49,7 @@ class FrozenGraph:
         """Translation [e, 3] of each edge (Angstrom) for cells [s, 3, 3]."""
         edges = len(self.cell_offsets)  # else the device would be asked for the sum
         per_edge = cell.repeat_interleave(self.neighbors, dim=0, output_size=edges)
-        return torch.einsum("ei,eij->ej", self.cell_offsets.to(cell), per_edge)
+        return transformed(self.cell_offsets.to(cell), per_edge)
 
     def vectors(self, positions: Tensor, cell: Tensor) -> Tensor:
         """x_source - x_target + shift [e, 3], Angstrom."""
@@ -136,7 +136,7 @@ class EdgeList:
         with torch.no_grad():
             batch = with_positions(batch, batch.pos.detach())
             wrap = into_cell(batch, self.periodic(batch))
-            shift = torch.einsum("ni,nij->nj", wrap, batch.cell[batch.batch])
+            shift = transformed(wrap, batch.cell[batch.batch])
             inside = with_positions(batch, batch.pos + shift)
             return self._corrected(self._edges(inside, widen), wrap)
 

@@ -21,7 +21,7 @@ from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
 from fairchem_gdeq.cells import into_cell, inverse_cells
-from fairchem_gdeq.relax.segments import atoms_where, to_device, where_of
+from fairchem_gdeq.relax.segments import atoms_where, to_device, transformed, where_of
 from fairchem_gdeq.rolls import rolls
 from fairchem_gdeq.standins import Switch, called
 
@@ -89,7 +89,7 @@ def replaced(
 
 def lattice_shift(batch: AtomicData, whole: Tensor) -> Tensor:
     """Whole lattice vectors per atom [n, 3] in Angstrom."""
-    return torch.einsum("ni,nij->nj", whole, batch.cell[batch.batch])
+    return transformed(whole, batch.cell[batch.batch])
 
 
 def prepare(batch: AtomicData, periodic: Tensor) -> None:
@@ -183,7 +183,7 @@ class EdgeList:
         wide = self.build(batch, widen=SKIN_SEARCH)
         source, target = wide.edge_index
         structure = wide.batch[target]
-        shift = torch.einsum("ni,nij->nj", wide.cell_offsets, wide.cell[structure])
+        shift = transformed(wide.cell_offsets, wide.cell[structure])
         distance = (wide.pos[source] - wide.pos[target] + shift).norm(dim=-1)
         gap = (distance - self.backbone.cutoff).abs()
         widest = gap.new_full((len(wide.natoms),), SKIN_SEARCH)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.rigid import SHIFT_AND_TURN, best_turn
-from fairchem_gdeq.relax.segments import segment_max_norm, segment_mean, segment_sum
+from fairchem_gdeq.relax.segments import segment_max_norm, segment_mean, segment_sum, transformed
 from fairchem_gdeq.relax.structures import Structures
 
 
@@ -33,7 +33,7 @@ def free_displacement(
     move, _ = _image(positions, target, s, pin)
     if not all(map(any, zip(s.known.periodic, s.known.anchored, strict=True))):
         turn = best_turn(move, target, s, pin)[s.batch]
-        there = torch.einsum("ni,nij->nj", target + move, turn)
+        there = transformed(target + move, turn)
         move = torch.where((pin == SHIFT_AND_TURN)[s.batch, None], there - target, move)
     move = torch.where(s.free[:, None], move, torch.zeros_like(move))
     shift = (pin > 0)[:, None] * segment_mean(move, s.masses * s.free, s.batch, s.count)

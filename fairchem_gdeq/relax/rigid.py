@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.segments import segment_mean, segment_sum
+from fairchem_gdeq.relax.segments import segment_mean, segment_sum, transformed
 from fairchem_gdeq.relax.structures import Structures
 
 FREE, SHIFT, SHIFT_AND_TURN = 0, 1, 2
@@ -40,8 +40,8 @@ def without_turn(vectors: Tensor, positions: Tensor, s: Structures, pin: Tensor)
     line = torch.linalg.det(inertia)[:, None, None] <= LINE * trace**3
     tiny = torch.finfo(vectors.dtype).tiny ** 0.25
     inertia = torch.where(line, (trace + tiny) * unit, inertia)
-    turn = torch.linalg.inv_ex(inertia).inverse @ torque[..., None]
-    rotation = torch.linalg.cross(turn.squeeze(-1)[s.batch], arms)
+    turn = transformed(torque, torch.linalg.inv_ex(inertia).inverse)  # which is symmetric
+    rotation = torch.linalg.cross(turn[s.batch], arms)
     return vectors - torch.where(turned, rotation, 0.0)
 
 

@@ -48,6 +48,11 @@ def combined(weights: Tensor, fields: Tensor) -> Tensor:
     return (weights.T[..., None] * fields).sum(0)
 
 
+def transformed(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """Row vectors [..., 3] times a matrix [..., 3, 3] each; as ``combined``, exact under TF32 too."""
+    return (vectors[..., None] * matrices).sum(-2)
+
+
 def segment_max_norm(a: Tensor, batch: Tensor, count: int) -> Tensor:
     """Largest atom vector length |a_i| in each structure: [s]; 0 where it has no atoms.
 

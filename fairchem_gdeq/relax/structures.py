@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.segments import atoms_where, segment_sum, to_device
+from fairchem_gdeq.relax.segments import atoms_where, segment_sum, to_device, transformed
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,11 @@ class Structures:
         """
         with torch.no_grad():
             cell, inverse = (each.to(displacement.dtype) for each in self._lattice)
-            turns = 2 * math.pi * torch.einsum("ni,nij->nj", displacement, inverse[self.batch])
+            turns = 2 * math.pi * transformed(displacement, inverse[self.batch])
             weights = (self.masses * self.free)[:, None]
             sine = segment_sum(weights * turns.sin(), self.batch, self.count)
             cosine = segment_sum(weights * turns.cos(), self.batch, self.count)
-            return torch.einsum("si,sij->sj", torch.atan2(sine, cosine) / (2 * math.pi), cell)
+            return transformed(torch.atan2(sine, cosine) / (2 * math.pi), cell)
 
     def minimum_image(self, displacement: Tensor) -> Tensor:
         """The shortest periodic image of each displacement [n, 3].
@@ -160,10 +160,10 @@ class Structures:
         with torch.no_grad():
             wrap = self.pbc.to(displacement.dtype)
             cell, inverse = (each.to(displacement.dtype) for each in self._lattice)
-            base = -torch.einsum("ni,nij->nj", displacement, inverse[self.batch]).round()
+            base = -transformed(displacement, inverse[self.batch]).round()
             around = torch.cartesian_prod(*(torch.arange(-1, 2, device=wrap.device),) * 3)
             shifts = base[:, None, :] + around.to(wrap.dtype)[None] * wrap[self.batch][:, None, :]
-            images = torch.einsum("nki,nij->nkj", shifts, cell[self.batch])
+            images = transformed(shifts, cell[self.batch][:, None])
             best = (displacement[:, None, :] + images).norm(dim=-1).argmin(dim=1)
             shift = images[torch.arange(len(best), device=best.device), best]
         return displacement + shift
