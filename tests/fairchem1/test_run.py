@@ -168,7 +168,11 @@ def test_two_ranks_take_the_steps_of_one(inputs, trained, tmp_path):
     # In the second epoch a rank meets structures whose adjoints the other rank knows.
     norms = [[step["train/grad_norm"] for step in run["steps"][:2]] for run in (one, two)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5) and len(two["steps"]) == 4
-    assert one["epochs"][0] == pytest.approx(two["epochs"][0], rel=1e-4)
+    # On a random potential L-BFGS turns other last digits, of structures relaxed in other company, into
+    # 1e-3 within its eight steps; two epochs are further apart than that.
+    scores = [run["epochs"][0]["delta_q_mean"] for run in (one, two)]
+    assert scores[0] == pytest.approx(scores[1], rel=3e-3)
+    assert one["epochs"][1]["delta_q_mean"] != pytest.approx(scores[0], rel=3e-2)
     assert len(results(tmp_path)["records"]["tuned"]) == 2
     names = [path.name for path in (tmp_path / "checkpoints" / "run").glob("adjoints*")]
     assert sorted(names) == ["adjoints.0of2.pt", "adjoints.1of2.pt"]
