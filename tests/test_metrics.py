@@ -10,24 +10,7 @@ from fairchem_gdeq import metrics
 from fairchem_gdeq.leaderboard import ADWT_THRESHOLDS
 from fairchem_gdeq.metrics import Basin, Label, Record, each_once, measure, summarise
 from fairchem_gdeq.relax import Structures
-
-RECORD = Record(
-    sid="a",
-    row=0,
-    delta_q=1.0,
-    max_displacement=0.2,
-    mean_distance=0.1,
-    mae=0.05,
-    converged=True,
-    diverged=False,
-    evaluations=10,
-    residual=0.01,
-    free_atoms=5,
-    shift_removed=0.0,
-    leaderboard_distance=0.1,
-    leaderboard_mae=0.05,
-    leaderboard_mse=0.01,
-)
+from tests.records import RECORD
 
 
 def test_measure_is_the_plain_formula():

@@ -11,26 +11,9 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
-from fairchem_gdeq.metrics import Label, Record
+from fairchem_gdeq.metrics import Label
 from fairchem_gdeq.reference import ReferenceFile, add_forces, largest_force
-
-RECORD = Record(
-    sid="a",
-    row=0,
-    delta_q=1.0,
-    max_displacement=0.2,
-    mean_distance=0.1,
-    mae=0.05,
-    converged=True,
-    diverged=False,
-    evaluations=10,
-    residual=0.01,
-    free_atoms=5,
-    shift_removed=0.0,
-    leaderboard_distance=0.1,
-    leaderboard_mae=0.05,
-    leaderboard_mse=0.01,
-)
+from tests.records import RECORD
 
 
 def slab():
