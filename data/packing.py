@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ from ase import Atoms
 from ase.geometry import find_mic
 from ase_lmdb import summary
 from records import Record, finished, load
-
-MADE_WITH = ("sevenn", "torch", "ase", "numpy")
 
 
 class Incomplete(Exception):
@@ -94,8 +91,8 @@ def measured(records: Iterable[Record]) -> dict[str, dict[str, float]]:
 
 
 def add_statistics(out: Path, split: str, found: dict[str, object]) -> None:
-    """Put those of a split into ``statistics.json``, with the versions that it was packed with."""
+    """Put those of a split into ``statistics.json``."""
     file = out / "statistics.json"
     statistics = json.loads(file.read_text()) if file.exists() else {}
-    statistics[split] = {"made_with": {name: version(name) for name in MADE_WITH}} | found
+    statistics[split] = found
     file.write_text(json.dumps(statistics, indent=1) + "\n")

@@ -261,5 +261,5 @@ def test_records_that_are_shipped_belong_to_the_plan(scripts, jobs):
         start = scripts.generate.start_of(by_name[file.stem])
         np.testing.assert_allclose(record.frames[0].positions, start.positions, atol=1e-5)
         energies = [frame.get_potential_energy() for frame in record.frames]
-        assert energies[-1] == min(energies) and len(energies) <= by_name[file.stem].frames
+        assert energies[-1] < min(energies) + 1e-3 and len(energies) <= by_name[file.stem].frames
         assert all(before < after for before, after in pairwise(record.steps))
