@@ -22,6 +22,7 @@ BOND = LATTICE * np.sqrt(3.0) / 4.0
 IMPURITIES = ("B", "C", "N", "O", "Al", "P", "S", "Ga", "Ge", "As", "Se", "Sn")
 CLOSEST = 1.3  # Angstrom: no two atoms of a start structure are nearer than this
 INTERSTITIAL_SITES = ("T", "H", "BC", "split110")
+SPLIT = {"int_split110": (1.0, 1.0, 0.0), "int_split100": (1.0, 0.0, 0.0)}  # their directions
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Defect:
 
 
 def catalogue() -> Iterator[Defect]:
-    """Every defect the data set may draw from, in a fixed order."""
+    """Every defect the first round of the data set may draw from, in a fixed order."""
     for kind in ("vac", "divac1", "divac2", "divac3"):
         yield Defect(kind)
     for site, element in itertools.product(INTERSTITIAL_SITES, ("Si", *IMPURITIES)):
@@ -58,6 +59,30 @@ def catalogue() -> Iterator[Defect]:
     for pair in itertools.permutations(IMPURITIES, 2):
         yield Defect("sub+int_T", pair)
         yield Defect("sub+int_BC", pair)
+
+
+def further() -> Iterator[Defect]:
+    """What the second round of the data set adds to :func:`catalogue`, in a fixed order."""
+    for element in ("Si", *IMPURITIES):
+        yield Defect("int_split100", (element,))
+    for element in IMPURITIES:
+        yield Defect("sub+vac3", (element,))
+        yield Defect("sub+vac1+vac2", (element,))
+    for pair in itertools.combinations_with_replacement(IMPURITIES, 2):
+        yield Defect("sub+sub2", pair)
+        yield Defect("sub+sub3", pair)
+    for element in IMPURITIES:
+        for other in (element, "Si"):
+            yield Defect("sub+int_T", (element, other))
+            yield Defect("sub+int_BC", (element, other))
+    for pair in itertools.product(IMPURITIES, IMPURITIES):
+        yield Defect("sub+int_split110", pair)
+        yield Defect("sub+sub1+vac2", pair)
+    for pair in itertools.product(IMPURITIES, ("Si", *IMPURITIES)):
+        yield Defect("sub+int_H", pair)
+        yield Defect("sub+int_split100", pair)
+    for triple in itertools.permutations(IMPURITIES, 3):
+        yield Defect("sub+sub1+int_T", triple)
 
 
 def host(repeat: tuple[int, int, int] = (2, 2, 2)) -> Atoms:
@@ -80,7 +105,7 @@ def build(defect: Defect, repeat: tuple[int, int, int] = (2, 2, 2)) -> tuple[Ato
     """The unrelaxed defect and the point [3] (Angstrom) that it is built around.
 
     Raises:
-        ValueError: the kind is none that the catalogue yields.
+        ValueError: the kind is none that :func:`catalogue` or :func:`further` yields.
     """
     atoms = host(repeat)
     centre, (first, second, third) = _centre_and_shells(atoms)
@@ -94,14 +119,13 @@ def build(defect: Defect, repeat: tuple[int, int, int] = (2, 2, 2)) -> tuple[Ato
             removed = [centre]
         elif part in ("divac1", "divac2", "divac3"):
             removed = [centre, int({"1": first, "2": second, "3": third}[part[-1]][0])]
-        elif part == "vac1":
-            removed.append(int(first[0]))
-        elif part == "vac2":
-            removed.append(int(second[0]))
+        elif part in ("vac1", "vac2", "vac3"):
+            removed.append(int({"1": first, "2": second, "3": third}[part[-1]][0]))
         elif part == "sub":
             atoms.symbols[centre] = species.pop(0)
-        elif part == "sub1":
-            atoms.symbols[int(first[0])] = species.pop(0)
+        elif part in ("sub1", "sub2", "sub3"):
+            shell = {"1": first, "2": second, "3": third}[part[-1]]
+            atoms.symbols[int(shell[0])] = species.pop(0)
         elif part == "int_T":  # the tetrahedral hollow opposite a bond, one bond length away
             added.append((species.pop(0), origin - bonds[1]))
         elif part == "int_H":  # the hexagonal ring: halfway between two tetrahedral hollows
@@ -111,15 +135,15 @@ def build(defect: Defect, repeat: tuple[int, int, int] = (2, 2, 2)) -> tuple[Ato
             room = (1.65 / BOND - 0.5) * bonds[1]
             atoms.positions[centre] -= room
             atoms.positions[first[1]] += room
-        elif part == "int_split110":  # two atoms share one site, 2.4 Angstrom apart along <110>
+        elif part in SPLIT:  # two atoms share one site, 2.4 Angstrom apart
             site = int(first[0]) if defect.kind.startswith("sub+") else centre
-            half = 1.2 * np.array([1.0, 1.0, 0.0]) / np.sqrt(2.0)
+            half = 1.2 * np.array(SPLIT[part]) / np.linalg.norm(SPLIT[part])
             position = atoms.positions[site].copy()
             atoms.positions[site] = position - half
             added.append((species.pop(0), position + half))
         else:
             raise ValueError(
-                f"unknown defect kind {defect.kind!r}: no part {part!r} in catalogue()"
+                f"unknown defect kind {defect.kind!r}: no part {part!r} in the catalogues"
             )
     for symbol, position in added:
         atoms.append(symbol)

@@ -1,7 +1,8 @@
 """Label with SevenNet-0 what a base potential meets in its own relaxations.
 
-    python data/slabs/explore.py BASE.pt --workers 2              # resumable; then: generate.py pack
+    python data/slabs/explore.py BASE.pt --workers 2              # resumable
     python data/slabs/explore.py BETTER_BASE.pt --round 2         # other starts
+    python data/slabs/generate.py pack --splits train             # puts them into train_frames
 
 A base that is trained on another potential's relaxations alone is right where those went. Its own go
 elsewhere, and there it must be told.
@@ -24,7 +25,7 @@ from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from fairchem.core.units.mlip_unit.utils import load_inference_model, load_tasks
-from generate import splits
+from plan import splits
 from systems import System, build
 
 from fairchem_gdeq.data.is2rs import collate

@@ -1,9 +1,10 @@
 """Relax adsorbates on metal slabs on SevenNet-0 and pack them as IS2RS sets.
 
-    python data/slabs/generate.py relax --workers 2     # resumable: finished relaxations are kept
-    python data/slabs/generate.py pack                  # writes train/ ... and statistics.json here
+    python data/slabs/generate.py relax --workers 2     # goes on where it was; keeps relaxed/*.npz
+    python data/slabs/generate.py pack                  # LMDBs of these; splits that are complete
 
-Frames that ``explore.py`` has labelled are packed too.
+Both leave alone what is packed already, unless it is named with ``--splits``. Frames that
+``explore.py`` has labelled go into ``train_frames``.
 
 Needs the ``data`` extra of the project (the ``sevenn`` package, which ships the weights).
 """
@@ -11,48 +12,29 @@ Needs the ``data`` extra of the project (the ``sevenn`` package, which ships the
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from anomalies import anomaly
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.geometry import find_mic
 from ase.io import read
-from systems import System, build, other_metals, titanium
+from plan import in_order, plan
+from systems import System, build
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from ase_lmdb import evenly_in_force, summary, write  # noqa: E402
-from sevennet import relax_all  # noqa: E402
+import packing  # noqa: E402
+from ase_lmdb import write  # noqa: E402
+from sevennet import Start, relax_all  # noqa: E402
 
 FMAX = 0.01  # eV/Angstrom, of the free atoms
 MAX_STEPS = 400
-FRAMES = 12  # kept of each relaxation that the base is trained on
-SEED = 2025
-TEST, VAL = 0.2, 0.15  # parts of the 40 titanium systems of two sites a fragment
-
-
-def splits() -> dict[str, list[System]]:
-    """Test and validation out of the 40 systems of two sites a fragment; all else trains."""
-    systems = titanium(sites=2)
-    order = np.random.default_rng(SEED).permutation(len(systems))
-    test, val = round(TEST * len(order)), round(VAL * len(order))
-    held = {"test": order[:test], "val": order[test : test + val]}
-    out = {name: [systems[i] for i in sorted(which)] for name, which in held.items()}
-    train = [s for s in titanium(sites=4) if s not in out["test"] + out["val"]]
-    return out | {"train": train, "other_metals": other_metals()}
-
-
-def start_of(frame: Atoms) -> Atoms:
-    """A frame without calculator, with rounded coordinates."""
-    out = frame.copy()
-    out.positions = out.positions.round(6)
-    return out
+FRAMES = 12  # kept of each relaxation
+EXPLORED = HERE / "work" / "explored"  # where explore.py leaves what it labels
+# Whose relaxations' frames lie in ``<split>_frames``, where it is not just the split itself.
+FRAMES_FROM = {"train": ("train", "other_metals"), "other_metals": (), "test": ()}
 
 
 def labelled(frame: Atoms) -> Atoms:
@@ -69,88 +51,94 @@ def labelled(frame: Atoms) -> Atoms:
     return out
 
 
-def pack(work: Path, out: Path) -> None:
-    """Write a folder for each split, ``train_frames``, ``val_frames`` and the statistics.
+def file_of(system: System, relaxed: Path) -> Path:
+    """Where the system's record lies."""
+    return relaxed / f"{system.name}.npz"
 
-    ``train_frames`` are of the titanium training systems and of the other metals.
-    """
-    statistics: dict[str, object] = {
-        "made_with": {p: version(p) for p in ("sevenn", "torch", "ase", "numpy")}
-    }
-    frames: dict[str, list[tuple[Atoms, dict[str, object]]]] = {"train": [], "val": []}
-    for split, systems in splits().items():
-        rows, measures, left_out = [], [], []
-        anomalies: dict[str, list[str]] = {}
-        for system in systems:
-            file = work / f"{system.name}.traj"
-            if not file.exists():
-                raise SystemExit(
-                    f"{file} is missing; make it with: generate.py relax --work {work}"
-                )
-            trajectory = read(file, ":")
-            first, last = trajectory[0], trajectory[-1]
-            if np.linalg.norm(last.get_forces(), axis=1).max() > FMAX:
-                left_out.append(system.name)
-                continue
-            start, found = start_of(first), anomaly(first, last)
-            if found:
-                anomalies.setdefault(found, []).append(system.name)
-            data = {
-                "sid": system.name,
-                "pos_relaxed": last.positions.round(6),
-                "anomaly": found,
-                "energy_relaxed": round(float(last.get_potential_energy()), 5),
-            }
-            rows.append((start, data))
-            if split != "test":
-                kept = evenly_in_force(trajectory, FRAMES)
-                to = "val" if split == "val" else "train"
-                frames[to] += [
-                    (labelled(trajectory[i]), {"sid": f"{system.name}_{i}"}) for i in kept
-                ]
-            step = find_mic(last.positions - first.positions, first.cell)[0]
-            measures.append(
-                {
-                    "delta_q": float(np.sqrt((first.get_masses()[:, None] * step**2).sum())),
-                    "max_displacement": float(np.linalg.norm(step, axis=1).max()),
-                    "steps": len(trajectory) - 1,
-                }
-            )
-        write(out / split, rows)
-        statistics[split] = {
-            "structures": len(rows),
-            "anomalies": anomalies,
-            "not_converged": left_out,
-            **{key: summary([m[key] for m in measures]) for key in measures[0]},
-        }
-    explored = sorted((work / "explored").glob("*.traj"))
-    frames["train"] += [
-        (labelled(frame), {"sid": f"{file.stem}_{i}"})
-        for file in explored
-        for i, frame in enumerate(read(file, ":"))
+
+def relax(systems: dict[str, list[System]], splits: list[str], relaxed: Path, workers: int) -> None:
+    """Make the records that are missing in these splits, in the order of the plan."""
+    starts = [
+        Start(file_of(system, relaxed), partial(build, system), FRAMES)
+        for split, system in in_order(systems)
+        if split in splits
     ]
-    statistics["explored"] = {"relaxations": len(explored)}
-    for split, pairs in frames.items():
-        write(out / f"{split}_frames", pairs)
-        statistics[f"{split}_frames"] = len(pairs)
-    (out / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
+    relax_all(starts, workers, FMAX, MAX_STEPS)
+
+
+def pack(split: str, systems: dict[str, list[System]], relaxed: Path, out: Path) -> None:
+    """Write ``<split>/`` (starts and targets), ``<split>_frames/`` and the split's statistics.
+
+    ``train_frames`` are of the titanium training systems, of the other metals, and explored ones.
+
+    Raises:
+        Incomplete: some relaxations are not there; nothing was written.
+    """
+    wanted = {split, *FRAMES_FROM.get(split, ())}
+    found = {
+        name: packing.read_split(name, {s.name: file_of(s, relaxed) for s in systems[name]})
+        for name in sorted(wanted)
+    }
+    kept = {
+        name: {sid: record for sid, record in records.items() if record.max_forces[-1] <= FMAX}
+        for name, records in found.items()
+    }
+    rows: list[tuple[Atoms, dict[str, object]]] = []
+    anomalies: dict[str, list[str]] = {}
+    for sid, record in kept[split].items():
+        start, end = packing.start_of(record), record.frames[-1]
+        what = anomaly(start, end)
+        if what:
+            anomalies.setdefault(what, []).append(sid)
+        data = {
+            "sid": sid,
+            "pos_relaxed": end.positions,
+            "anomaly": what,
+            "energy_relaxed": float(end.get_potential_energy()),
+        }
+        rows.append((start, data))
+    frames = [
+        (labelled(frame), data)
+        for name in FRAMES_FROM.get(split, (split,))
+        for frame, data in packing.frames_of(kept[name])
+    ]
+    statistics: dict[str, object] = {
+        "structures": len(rows),
+        "anomalies": anomalies,
+        "not_converged": [sid for sid in found[split] if sid not in kept[split]],
+    }
+    if split == "train":
+        explored = sorted(EXPLORED.glob("*.traj"))
+        frames += [
+            (labelled(frame), {"sid": f"{file.stem}_{i}"})
+            for file in explored
+            for i, frame in enumerate(read(file, ":"))
+        ]
+        statistics["explored"] = len(explored)
+    write(out / split, rows)
+    if frames:
+        write(out / f"{split}_frames", frames)
+        statistics["frames"] = len(frames)
+    packing.add_statistics(out, split, statistics | packing.measured(kept[split].values()))
 
 
 def main() -> None:
+    systems = plan()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("action", choices=("relax", "pack"))
     parser.add_argument("--workers", type=int, default=2, help="one-threaded processes")
-    parser.add_argument("--work", type=Path, default=HERE / "work", help="folder of trajectories")
+    parser.add_argument("--relaxed", type=Path, default=HERE / "relaxed", help="folder of records")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the packed files")
+    parser.add_argument("--splits", nargs="+", choices=systems, help="default: not packed yet")
     arguments = parser.parse_args()
-    if arguments.action == "pack":
-        pack(arguments.work, arguments.out)
+    chosen = arguments.splits or [s for s in systems if not packing.packed(arguments.out, s)]
+    if arguments.action == "relax":
+        relax(systems, chosen, arguments.relaxed, arguments.workers)
         return
-    systems = [system for split in splits().values() for system in split]
-    starts = [(system.name, partial(build, system)) for system in systems]
-    relax_all(starts, arguments.work, arguments.workers, FMAX, MAX_STEPS)
+    one = partial(pack, systems=systems, relaxed=arguments.relaxed, out=arguments.out)
+    packing.each(chosen, one)
 
 
 if __name__ == "__main__":

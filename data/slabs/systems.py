@@ -33,6 +33,28 @@ FRAGMENTS = {
     "C2H": ("CCH", 0),
     "C2H2": ("C2H2", 0),
 }
+MORE_FRAGMENTS = {  # of the second round
+    "H2": ("H2", 0),
+    "O2": ("O2", 0),
+    "CO2": ("CO2", 1),
+    "N2O": ("N2O", 0),
+    "NO2": ("NO2", 0),
+    "HCN": ("HCN", 1),
+    "H2CO": ("H2CO", 0),
+    "CH2OH": ("H2COH", 0),
+    "HCOOH": ("HCOOH", 0),
+    "CH3OH": ("CH3OH", 1),
+    "H2O2": ("H2O2", 0),
+    "N2H4": ("N2H4", 0),
+    "C2H3": ("C2H3", 1),
+    "C2H4": ("C2H4", 0),
+    "C2H5": ("C2H5", 1),
+    "H2CCO": ("H2CCO", 0),
+    "CH3CO": ("CH3CO", 5),
+    "CH3CN": ("CH3CN", 2),
+    "CH3NH2": ("H3CNH2", 1),
+    "C2H5O": ("CH3CH2O", 2),
+}
 SITES = {"hcp0001": ("ontop", "bridge", "fcc", "hcp"), "fcc111": ("ontop", "bridge", "fcc", "hcp")}
 SITES["bcc110"] = ("ontop", "longbridge", "shortbridge", "hollow")
 METALS = {
@@ -81,6 +103,12 @@ def titanium(sites: int) -> list[System]:
     return out
 
 
+def more_titanium() -> list[System]:
+    """The fragments of the second round on titanium, at all four sites."""
+    names = SITES[METALS["Ti"]]
+    return [System("Ti", fragment, site) for fragment in MORE_FRAGMENTS for site in names]
+
+
 def other_metals() -> list[System]:
     """Every fragment once, on one of the other metals."""
     out: list[System] = []
@@ -93,7 +121,7 @@ def other_metals() -> list[System]:
 
 def _fragment(name: str, rng: np.random.Generator) -> tuple[Atoms, int]:
     """The fragment with its binding atom below the rest, turned at random about the normal."""
-    formula, binding = FRAGMENTS[name]
+    formula, binding = (FRAGMENTS | MORE_FRAGMENTS)[name]
     atoms = Atoms(formula) if formula in ("H", "C", "N", "O") else molecule(formula)
     if len(atoms) > 1:
         axis = atoms.positions.mean(0) - atoms.positions[binding]

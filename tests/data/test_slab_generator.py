@@ -1,6 +1,9 @@
 """What the slab set says of its targets, and that its splits share nothing."""
 
+import json
 import sys
+from collections import Counter
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +12,11 @@ import numpy as np
 import pytest
 import torch
 from ase.build import add_adsorbate, hcp0001, molecule
+from ase.calculators.calculator import Calculator, all_changes
+from ase.db import connect
 from ase.geometry import find_mic
+
+from fairchem_gdeq.data.is2rs import IS2RSDataset
 
 FOLDER = Path(__file__).parents[2] / "data" / "slabs"
 
@@ -19,10 +26,11 @@ def generator(monkeypatch):
     """The modules of ``data/slabs``, which are scripts, not a package."""
     for folder in (FOLDER.parent, FOLDER):
         monkeypatch.syspath_prepend(folder)
-    scripts = ("systems", "anomalies", "generate", "explore", "ship")
-    for name in scripts:
+    scripts = ("systems", "anomalies", "plan", "generate", "explore")
+    for name in scripts:  # data/si has modules of the same names
         sys.modules.pop(name, None)
-    return SimpleNamespace(**{name: import_module(name) for name in scripts})
+    shared = ("ship", "packing", "sevennet")
+    return SimpleNamespace(**{name: import_module(name) for name in scripts + shared})
 
 
 def co_on_titanium(height):
@@ -65,7 +73,7 @@ def test_systems(generator):
 
 
 def test_explored_starts_are_new_and_not_of_held_out_systems(generator):
-    splits = generator.generate.splits()
+    splits = generator.plan.splits()
     held = {s.name for split in ("test", "val") for s in splits[split]}
     rounds = [generator.explore.starts(which) for which in (1, 2)]
     names = [system.name for systems in rounds for system in systems]
@@ -79,6 +87,122 @@ def test_explored_starts_are_new_and_not_of_held_out_systems(generator):
         ).max()
         > 0.1
     )
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test", "other_metals"])
+def test_the_first_round_is_as_it_was_packed(split, generator):
+    left_out = json.loads((FOLDER / "statistics.json").read_text())[split]["not_converged"]
+    planned = [s for s in generator.plan.plan()[split] if s.name not in left_out]
+    with connect(FOLDER / split / "data.aselmdb", type="aselmdb", readonly=True) as database:
+        rows = list(database.select())
+    assert [row.data["sid"] for row in rows] == [system.name for system in planned]
+    for row, system in list(zip(rows, planned, strict=True))[::5]:
+        start = generator.systems.build(system)
+        np.testing.assert_allclose(row.positions, start.positions, rtol=0, atol=1e-6)
+
+
+def test_second_round(generator):
+    """200 / 40 / 60 on titanium with the first; splits share no fragment on a site; new starts."""
+    plan = generator.plan.plan()
+    counts = {split: len(members) for split, members in plan.items()}
+    assert 64 + 0.95 * counts["train_more"] >= 200
+    assert 6 + 0.95 * counts["val_more"] >= 40
+    assert 8 + 0.95 * counts["test_more"] >= 59
+    named = [system.name for members in plan.values() for system in members]
+    explored = [system.name for which in (1, 2, 3) for system in generator.explore.starts(which)]
+    assert len(set(named + explored)) == len(named) + len(explored)
+    splits = {}
+    for split, members in plan.items():
+        for s in members:
+            place = (s.metal, s.fragment, s.site)
+            splits.setdefault(place, set()).add(split.removesuffix("_more"))
+    assert all(len(found) == 1 for found in splits.values())
+    for split in ("train_more", "val_more", "test_more"):
+        assert {system.metal for system in plan[split]} == {"Ti"}
+        sites = Counter(system.site for system in plan[split])
+        assert max(sites.values()) <= 1.5 * min(sites.values())
+    trained = Counter(s.fragment for s in plan["train"] + plan["train_more"])
+    fragments = generator.systems.FRAGMENTS | generator.systems.MORE_FRAGMENTS
+    assert set(trained) == set(fragments) and min(trained.values()) >= 3
+
+
+def test_new_fragments_bind_by_the_atom_that_is_lowest(generator):
+    """Apart from hydrogen, which may hang lower when the fragment is tilted."""
+    for system in generator.systems.more_titanium():
+        atoms = generator.systems.build(system)
+        formula, binding = generator.systems.MORE_FRAGMENTS[system.fragment]
+        adsorbate = np.flatnonzero(atoms.get_tags() == 2)
+        assert list(atoms.symbols[adsorbate]) == list(molecule(formula).symbols)
+        heavy = [i for i in adsorbate if atoms.symbols[i] != "H"] or adsorbate
+        assert atoms.positions[adsorbate[binding], 2] <= atoms.positions[heavy, 2].min() + 0.1
+        apart = atoms.get_all_distances(mic=True)[np.ix_(adsorbate, atoms.get_tags() != 2)]
+        assert apart.min() > 1.0, system.name
+
+
+def test_order_of_the_work(generator):
+    """Validation and test come before training and grow together."""
+    order = [split for split, _ in generator.plan.in_order(generator.plan.plan())]
+    more = [split for split in order if split.endswith("_more")]
+    assert order[-len(more) :] == more
+    held = more[: 54 + 36]
+    assert Counter(held) == {"test_more": 54, "val_more": 36}
+    for done in (10, 45, 80):
+        assert abs(Counter(held[:done])["val_more"] - done * 36 / 90) <= 1.5
+
+
+class Springs(Calculator):
+    """Every free atom on a spring to its place; the minimum is known without a relaxation."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, places):
+        super().__init__()
+        self.places = places
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        stretch = atoms.positions - self.places
+        self.results = {"energy": float((stretch**2).sum()), "forces": -2.0 * stretch}
+
+
+def test_pack(generator, tmp_path):
+    members = generator.plan.plan()["val_more"][:3]
+    targets = {}
+    for system, lift in zip(members, (0.0, 6.0, 0.0), strict=True):
+        start = generator.systems.build(system)
+        target = start.positions + 0.1
+        target[start.get_tags() == 2, 2] += lift
+        target[start.get_tags() == 0] = start.positions[start.get_tags() == 0]
+        targets[system.name] = target
+        record = generator.generate.file_of(system, tmp_path / "relaxed")
+        record.parent.mkdir(exist_ok=True)
+        one = generator.sevennet.Start(record, partial(generator.systems.build, system), 12)
+        springs = partial(Springs, target)
+        assert generator.sevennet.relax_one(one, springs, fmax=1e-3, max_steps=300) is None
+    systems = {"val_more": members}
+    record.rename(tmp_path / "away.npz")
+    with pytest.raises(generator.packing.Incomplete, match=f"2 of 3 .*{members[2].name} is"):
+        generator.generate.pack("val_more", systems, tmp_path / "relaxed", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "away.npz").rename(record)
+    generator.generate.pack("val_more", systems, tmp_path / "relaxed", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "statistics.json").read_text())["val_more"]
+    assert found["structures"] == 3 and found["not_converged"] == []
+    assert found["anomalies"]["desorbed"] == [members[1].name]
+    rows = IS2RSDataset({"src": str(tmp_path / "out/val_more"), "a2g_args": {"task_name": "oc25"}})
+    for row, system in zip(rows, members, strict=True):
+        start = generator.systems.build(system)
+        np.testing.assert_allclose(row.pos, start.positions, atol=1e-5)
+        np.testing.assert_allclose(row.pos_relaxed, targets[system.name], atol=1e-3)
+        assert (row.fixed.bool().numpy() == (start.get_tags() == 0)).all()
+        assert (row.tags.numpy() == start.get_tags()).all()
+    frames = tmp_path / "out" / "val_more_frames" / "data.aselmdb"
+    with connect(frames, type="aselmdb", readonly=True) as database:
+        kept = list(database.select())
+    assert len(kept) == found["frames"] and len(kept) >= 6
+    for frame in kept:
+        stretch = frame.positions - targets[frame.data["sid"].rsplit("_", 1)[0]]
+        np.testing.assert_allclose(frame.forces, -2.0 * stretch, atol=1e-3)
 
 
 def test_visited_structures_begin_at_the_start_and_keep_what_is_fixed(generator):

@@ -1,0 +1,98 @@
+"""From records of relaxations to the rows and statistics of a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import find_mic
+from ase_lmdb import summary
+from records import Record, finished, load
+
+
+class Incomplete(Exception):
+    """Some relaxations of a split are not there yet."""
+
+
+def packed(out: Path, split: str) -> bool:
+    """Whether the split's folder is there."""
+    return (out / split / "data.aselmdb").exists()
+
+
+def read_split(split: str, files: dict[str, Path]) -> dict[str, Record]:
+    """The records of a split by name.
+
+    Raises:
+        Incomplete: not all of them are there.
+    """
+    missing = [name for name, file in files.items() if not finished(file)]
+    if missing:
+        raise Incomplete(
+            f"{split}: {len(files) - len(missing)} of {len(files)} relaxations are there, "
+            f"{missing[0]} is the first that is missing. Its folder is left as it is; go on with: "
+            f"generate.py relax --splits {split}"
+        )
+    return {name: load(file) for name, file in files.items()}
+
+
+def each(splits: list[str], pack: Callable[[str], None]) -> None:
+    """Pack the splits that are complete.
+
+    Raises:
+        SystemExit: some are not; it names them.
+    """
+    incomplete = []
+    for split in splits:
+        try:
+            pack(split)
+        except Incomplete as error:
+            incomplete.append(str(error))
+    if incomplete:
+        raise SystemExit("\n".join(incomplete))
+
+
+def start_of(record: Record) -> Atoms:
+    """The start without its labels."""
+    start = record.frames[0].copy()
+    start.calc = None
+    return start
+
+
+def frames_of(records: dict[str, Record]) -> list[tuple[Atoms, dict[str, object]]]:
+    """All structures that were kept, with energy and forces, each named by its step."""
+    return [
+        (frame, {"sid": f"{name}_{step}"})
+        for name, record in records.items()
+        for frame, step in zip(record.frames, record.steps, strict=True)
+    ]
+
+
+def measured(records: Iterable[Record]) -> dict[str, dict[str, float]]:
+    """How far the relaxations went: Delta Q (amu^1/2 Angstrom), Angstrom, steps, eV/Angstrom."""
+    values: dict[str, list[float]] = {}
+    for record in records:
+        first, last = record.frames[0], record.frames[-1]
+        step = find_mic(last.positions - first.positions, first.cell)[0]
+        masses = first.get_masses()[:, None]
+        if not first.constraints:
+            step -= (masses * step).sum(0) / masses.sum()
+        of_this = {
+            "delta_q": float(np.sqrt((masses * step**2).sum())),
+            "max_displacement": float(np.linalg.norm(step, axis=1).max()),
+            "steps": record.steps[-1],
+            "max_force_at_start": record.max_forces[0],
+        }
+        for key, value in of_this.items():
+            values.setdefault(key, []).append(value)
+    return {key: summary(of_all) for key, of_all in values.items()}
+
+
+def add_statistics(out: Path, split: str, found: dict[str, object]) -> None:
+    """Put those of a split into ``statistics.json``."""
+    file = out / "statistics.json"
+    statistics = json.loads(file.read_text()) if file.exists() else {}
+    statistics[split] = found
+    file.write_text(json.dumps(statistics, indent=1) + "\n")
