@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fairchem_gdeq.data.rows import BadRow, Source, free_atoms, listed, masses, read_row
 from fairchem_gdeq.relax import Structures
 from fairchem_gdeq.relax.objective import delta_q, max_displacement
-from fairchem_gdeq.relax.rigid import FREE, SHIFT, SHIFT_AND_TURN
+from fairchem_gdeq.relax.rigid import FREE, pinned_motions
 
 CHUNK = 128  # structures measured at once
 STILL = 1e-3  # Angstrom: a fixed atom that moved more was not fixed
@@ -58,25 +58,13 @@ class Summary:
         target = np.concatenate([np.asarray(a.info[target_key], dtype=float) for a in rows])
         free = _structures(rows, [free_atoms(a) for a in rows])
         fixed = _structures(rows, [~free_atoms(a) for a in rows])
-        pin = _pin(free)
+        # As Operator.build by default, for a field that feels neither shifts nor turns.
+        pin = torch.tensor(pinned_motions(free.known, shifts=True, turns=True))
         pair = (positions, torch.from_numpy(target))
         self.delta_q += delta_q(*pair, free, pin).tolist()
         self.moved += max_displacement(*pair, free, pin).tolist()
         held = torch.full_like(pin, FREE)
         self.fixed_moved += max_displacement(*pair, fixed, held).tolist()
-
-
-def _pin(s: Structures) -> torch.Tensor:
-    """What ``Operator.build`` takes out of each structure [s] by default, for a field that feels neither
-    shifts nor turns.
-    """
-    known = zip(s.known.anchored, s.known.periodic, strict=True)
-    return torch.tensor(
-        [
-            FREE if anchored else SHIFT if periodic else SHIFT_AND_TURN
-            for anchored, periodic in known
-        ]
-    )
 
 
 def _structures(rows: list[Atoms], moving: list[NDArray[np.bool_]]) -> Structures:

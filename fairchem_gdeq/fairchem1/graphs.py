@@ -19,7 +19,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem1.batches import with_positions
 from fairchem_gdeq.fairchem1.installing import installed, replaced
-from fairchem_gdeq.relax.segments import to_device, transformed, where_of
+from fairchem_gdeq.relax.segments import segment_count, to_device, transformed, where_of
 
 CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
 OWN_GRAPH = "the model works on a graph of its own instead of the frozen one"
@@ -79,9 +79,8 @@ class FrozenGraph:
 
 
 def edge_counts(edge_index: Tensor, batch: Tensor, structures: int) -> Tensor:
-    """Edges [s] of each structure; ``bincount`` would ask the device for the largest number."""
-    owner = batch[edge_index[1]]
-    return owner.new_zeros(structures).index_add_(0, owner, torch.ones_like(owner))
+    """Edges [s] of each structure."""
+    return segment_count(batch[edge_index[1]], structures)
 
 
 def join_graphs(graphs: Sequence[FrozenGraph], atoms: Sequence[int]) -> FrozenGraph:

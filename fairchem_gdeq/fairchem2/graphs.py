@@ -21,7 +21,13 @@ from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
 from fairchem_gdeq.cells import into_cell, inverse_cells
-from fairchem_gdeq.relax.segments import atoms_where, to_device, transformed, where_of
+from fairchem_gdeq.relax.segments import (
+    atoms_where,
+    segment_count,
+    to_device,
+    transformed,
+    where_of,
+)
 from fairchem_gdeq.rolls import rolls
 from fairchem_gdeq.standins import Switch, called
 
@@ -149,9 +155,7 @@ class EdgeList:
             owner = batch.batch[edges[1]]
             if "edge_counts" in out:
                 del out["edge_counts"]  # of another graph
-            out.nedges = owner.new_zeros(len(batch.natoms)).index_add_(
-                0, owner, torch.ones_like(owner)
-            )
+            out.nedges = segment_count(owner, len(batch.natoms))
             first = (batch.natoms.cumsum(0) - batch.natoms)[owner]
             out.roll = rolls(edges - first, out.cell_offsets).to(pos.dtype)
             if widen == 0:

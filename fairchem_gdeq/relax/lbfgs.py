@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -131,9 +131,12 @@ class LBFGS:
         parts = [self, *others]
         longest = max(len(part._pairs.s) for part in parts)
         pairs = [part._pairs.lengthened(longest) for part in parts]
-        dims = {"s": 1, "y": 1, "sy": 0, "yy": 0}
-        columns = {f.name: [getattr(each, f.name) for each in pairs] for f in fields(Pairs)}
-        self._pairs = Pairs(**{name: torch.cat(columns[name], dim=dims[name]) for name in dims})
+        self._pairs = Pairs(
+            s=torch.cat([p.s for p in pairs], dim=1),
+            y=torch.cat([p.y for p in pairs], dim=1),
+            sy=torch.cat([p.sy for p in pairs]),
+            yy=torch.cat([p.yy for p in pairs]),
+        )
         self._diagonal = torch.cat([part._diagonal for part in parts])
         self._last = (
             torch.cat([part._last[0] for part in parts]),

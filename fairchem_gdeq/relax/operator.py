@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.rigid import FREE, SHIFT, SHIFT_AND_TURN, without_turn
+from fairchem_gdeq.relax.rigid import FREE, SHIFT_AND_TURN, pinned_motions, without_turn
 from fairchem_gdeq.relax.segments import segment_sum, to_device
 from fairchem_gdeq.relax.structures import Structures
 
@@ -96,11 +96,7 @@ class Operator:
         """
         wanted = field.translation_invariant if remove_drift is None else remove_drift
         turns = remove_drift is None and wanted and field.rotation_equivariant
-        known = structures.known
-        pinned = tuple(
-            FREE if anchored or not wanted else SHIFT_AND_TURN if turns and not periodic else SHIFT
-            for anchored, periodic in zip(known.anchored, known.periodic, strict=True)
-        )
+        pinned = pinned_motions(structures.known, wanted, turns)
         device = structures.batch.device
         step = torch.as_tensor(alpha, dtype=structures.masses.dtype)
         pin = to_device(torch.tensor(pinned, dtype=torch.long), device)

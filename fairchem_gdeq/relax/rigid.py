@@ -13,11 +13,21 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.segments import segment_mean, segment_sum, transformed
-from fairchem_gdeq.relax.structures import Structures
+from fairchem_gdeq.relax.structures import Known, Structures
 
 FREE, SHIFT, SHIFT_AND_TURN = 0, 1, 2
 # Share of the moment of inertia below which a molecule counts as a line, which has no third rotation.
 LINE = 1e-5
+
+
+def pinned_motions(known: Known, shifts: bool, turns: bool) -> tuple[int, ...]:
+    """What is taken out of each structure: nothing where an atom is fixed, else the ``shifts``, and the
+    ``turns`` where it is not periodic either. The two say what the field does not feel.
+    """
+    return tuple(
+        FREE if anchored or not shifts else SHIFT_AND_TURN if turns and not periodic else SHIFT
+        for anchored, periodic in zip(known.anchored, known.periodic, strict=True)
+    )
 
 
 def without_turn(vectors: Tensor, positions: Tensor, s: Structures, pin: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ def segment_sum(values: Tensor, batch: Tensor, count: int) -> Tensor:
     return values.new_zeros((count, *values.shape[1:])).index_add(0, batch, values)
 
 
+def segment_count(batch: Tensor, count: int) -> Tensor:
+    """How many entries of ``batch`` [n] each structure has: [s]; unlike ``bincount``, without a wait."""
+    return batch.new_zeros(count).index_add(0, batch, torch.ones_like(batch))
+
+
 def segment_dot(a: Tensor, b: Tensor, batch: Tensor, count: int) -> Tensor:
     """Inner product of two atom vector fields [n, 3] in each structure: [s]."""
     return segment_sum((a * b).sum(-1), batch, count)

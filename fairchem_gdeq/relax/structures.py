@@ -10,7 +10,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.segments import atoms_where, segment_sum, to_device, transformed
+from fairchem_gdeq.relax.segments import (
+    atoms_where,
+    segment_count,
+    segment_sum,
+    to_device,
+    transformed,
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class Structures:
     def __post_init__(self) -> None:
         if self.known is not None:
             return
-        sizes = self.batch.new_zeros(self.count).index_add(0, self.batch, self.batch * 0 + 1)
-        fixed = self.batch.new_zeros(self.count).index_add(0, self.batch, (~self.free).long())
+        sizes = segment_count(self.batch, self.count)
+        fixed = segment_sum((~self.free).long(), self.batch, self.count)
         columns = torch.stack([sizes, fixed, self.pbc.any(dim=1).long()]).tolist()
         known = Known(tuple(columns[0]), *(tuple(map(bool, column)) for column in columns[1:]))
         object.__setattr__(self, "known", known)

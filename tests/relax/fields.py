@@ -27,12 +27,6 @@ def structures(
     )
 
 
-def moved(structures: Structures, device: torch.device) -> Structures:
-    """A batch on another device."""
-    names = ("batch", "free", "masses", "cell", "pbc")
-    return Structures(*(getattr(structures, name).to(device) for name in names))
-
-
 def joined(fields: list) -> Tensor:
     """The batch index of several fields' structures, one field after the other."""
     out = fields[0].batch
@@ -160,7 +154,7 @@ def random_batch(kind: str, sizes: list[int], seed: int = 0, **options: object):
     generator = torch.Generator().manual_seed(seed)
     fixed, length = options.pop("fixed", None), options.pop("length", None)
     device = options.pop("device", torch.device("cpu"))
-    s = moved(structures(sizes, fixed=fixed, length=length), device)
+    s = structures(sizes, fixed=fixed, length=length).on(device)
     x = torch.randn(sum(sizes), 3, generator=generator)
     conservative = options.pop("conservative", False)
     if kind == "pair":

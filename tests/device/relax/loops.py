@@ -17,7 +17,7 @@ from fairchem_gdeq.relax import Arrival, Course, Operator, Stream, make_solver, 
 from fairchem_gdeq.relax.adjoint import ADJOINTS
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.segments import to_device
-from tests.relax.fields import moved, structures
+from tests.relax.fields import structures
 
 SIZES = (4, 3, 5, 2, 6, 4, 3, 5)
 
@@ -63,7 +63,7 @@ def problem(device: torch.device) -> tuple[Operator, Tensor]:
     start = sites + torch.randn(n, 3, generator=generator)
     stiffness = 0.5 + 5 * torch.rand(n, 1, generator=generator)
     springs = Springs(sites.to(device), stiffness.to(device), SIZES)
-    s = moved(structures(list(SIZES)), device)
+    s = structures(list(SIZES)).on(device)
     alpha = torch.tensor(0.05).to(device)
     return Operator.build(springs, s, alpha, cap=0.1), start.to(device)
 

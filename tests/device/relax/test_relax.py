@@ -23,7 +23,7 @@ from fairchem_gdeq.relax.adjoint import ADJOINTS
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
 from fairchem_gdeq.relax.objective import delta_q, max_displacement
 from tests.device.checks import CPU, assert_on, assert_same
-from tests.relax.fields import moved, random_batch, structures
+from tests.relax.fields import random_batch, structures
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}
 SIZES = [4, 2, 3]
@@ -179,7 +179,7 @@ def test_delta_q_and_its_gradient(device, length, removed):
     """Periodic and not, with targets several cells away, and with the rigid shift taken out."""
     results = []
     for where in (device, CPU):
-        s = moved(structures(SIZES, fixed=[1], length=length), where)
+        s = structures(SIZES, fixed=[1], length=length).on(where)
         generator = torch.Generator().manual_seed(0)
         places = torch.randn(2, sum(SIZES), 3, generator=generator).to(where)
         x, target = places[0].requires_grad_(True), places[1] + 11.0
