@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ase.calculators.calculator import Calculator, all_changes
 from ase.db import connect
 from ase.geometry import find_mic
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset
+from tests.data.springs import Springs
 
 FOLDER = Path(__file__).parents[2] / "data" / "si"
 FIRST = {"train": 318, "val": 30, "test": 80}
@@ -143,21 +143,6 @@ def test_split100_puts_two_atoms_on_one_site(scripts):
     np.testing.assert_allclose(atoms.positions[near].mean(0), origin, atol=1e-12)
     across = np.abs(np.diff(atoms.positions[near], axis=0)[0])
     np.testing.assert_allclose(np.sort(across), [0.0, 0.0, 2.4], atol=1e-12)
-
-
-class Springs(Calculator):
-    """Every atom on a spring to its place; the minimum is known without a relaxation."""
-
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, places):
-        super().__init__()
-        self.places = places
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        stretch = atoms.positions - self.places
-        self.results = {"energy": float((stretch**2).sum()), "forces": -2.0 * stretch}
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from ase.build import add_adsorbate, hcp0001, molecule
-from ase.calculators.calculator import Calculator, all_changes
 from ase.db import connect
 from ase.geometry import find_mic
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset
+from tests.data.springs import Springs
 
 FOLDER = Path(__file__).parents[2] / "data" / "slabs"
 
@@ -148,21 +148,6 @@ def test_order_of_the_work(generator):
     assert Counter(held) == {"test_more": 54, "val_more": 36}
     for done in (10, 45, 80):
         assert abs(Counter(held[:done])["val_more"] - done * 36 / 90) <= 1.5
-
-
-class Springs(Calculator):
-    """Every free atom on a spring to its place; the minimum is known without a relaxation."""
-
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, places):
-        super().__init__()
-        self.places = places
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        stretch = atoms.positions - self.places
-        self.results = {"energy": float((stretch**2).sum()), "forces": -2.0 * stretch}
 
 
 def test_pack(generator, tmp_path):
