@@ -26,7 +26,6 @@ from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.settings import Settings
 from fairchem_gdeq.fairchem1.splits import CHECKED, LMDB_FORMATS, split_of
 from fairchem_gdeq.frozen.forward import full_precision
-from fairchem_gdeq.relax import SIGNALS
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.gradients import average_over_ranks
@@ -45,7 +44,7 @@ class GDEQTrainer(OCPTrainer):
     """Fine-tunes a direct-force model through its own relaxations.
 
     The loop, logging, checkpoints, resume, EMA and ``--submit`` are fairchem's; the gradient is one
-    of ``fairchem_gdeq.relax.SIGNALS``. What is saved names fairchem's own trainer ``ocp``.
+    of ``fairchem_gdeq.relax.signals``. What is saved names fairchem's own trainer ``ocp``.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class GDEQTrainer(OCPTrainer):
             FileNotFoundError: there is no such base.
         """
         self.settings = Settings.read(task)
-        self.is2rs, self.method = self.settings.is2rs, self.settings.method
+        self.is2rs, self.signal = self.settings.is2rs, self.settings.make_signal()
         self.history, self.adjoints = History(), Adjoints()
         if amp:
             logging.warning("amp: true is not used: relaxations are computed in float32")
@@ -141,9 +140,8 @@ class GDEQTrainer(OCPTrainer):
         operator = self.is2rs.operator_of(field, batch)
         where = ([label.row for label in labels_of(batch)], batch.natoms.tolist())
         guess = self.adjoints.recall(*where, batch.pos) if self.warm_start else None
-        signal = SIGNALS[self.settings.signal]
         with full_precision(self.device):
-            report = signal(operator, batch.pos, batch.pos_relaxed, self.method, guess)
+            report = self.signal(operator, batch.pos, batch.pos_relaxed, guess)
         if self.warm_start:
             self.adjoints.keep(*where, report)
         self._structures = batch.num_graphs
