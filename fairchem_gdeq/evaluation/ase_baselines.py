@@ -11,7 +11,8 @@ from ase.optimize import FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from torch import Tensor
 
-from fairchem_gdeq.evaluation.metrics import Record, measure
+from fairchem_gdeq.evaluation.measures import measure
+from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of
 from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.relax.solvers import MAX_FORCE, MAX_TRAVEL

@@ -11,7 +11,9 @@ import torch
 from ase.constraints import FixAtoms
 from torch import Tensor
 
-from fairchem_gdeq.evaluation.metrics import Basin, Label, Record, measure
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.measures import measure
+from fairchem_gdeq.evaluation.records import Label, Record
 from fairchem_gdeq.relax import (
     Course,
     ForceField,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from fairchem_gdeq.evaluation.metrics import Basin
+from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.task import RelaxationTask, Relaxer
 from fairchem_gdeq.relax import SIGNALS, Method
 
