@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fairchem_gdeq.evaluation.basin import PAPER_DELTA_Q, Basin
 from fairchem_gdeq.evaluation.leaderboard import (
@@ -74,7 +75,7 @@ def within(key: str) -> Summary:
     return lambda columns, basin: share_below(columns[key], ADWT_THRESHOLDS)
 
 
-def forces_below(thresholds: object) -> Summary:
+def forces_below(thresholds: ArrayLike) -> Summary:
     """The same for reference forces; None if a structure has none."""
 
     def share(columns: Columns, basin: Basin) -> float | None:

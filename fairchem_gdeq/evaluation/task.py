@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import ase
 import torch
@@ -40,7 +40,8 @@ class Batch(Protocol):
         pbc: [s, 3] bool.
         sid: names of the structures.
         row: [s] int64, their places in the data set.
-    ``mass`` [n], amu, and ``pos_relaxed`` [n, 3], Angstrom, may be there too.
+        pos_relaxed: [n, 3], Angstrom; not in a data set without targets.
+        mass: [n], amu; where it is not there, ``masses`` are.
     """
 
     pos: Tensor
@@ -53,8 +54,15 @@ class Batch(Protocol):
     pbc: Tensor
     sid: Sequence[object]
     row: Tensor
+    pos_relaxed: Tensor
+    mass: Tensor
+    masses: Tensor
 
     def __contains__(self, key: str) -> bool: ...
+
+    def __getitem__(self, key: str) -> Tensor: ...
+
+    def to(self, device: torch.device) -> Self: ...
 
 
 def labels_of(batch: Batch) -> list[Label]:
