@@ -1,4 +1,16 @@
-"""What a metric is, and the list of them: the scores and the results table are made from it."""
+"""What a metric is, and the list of them: the scores and the results table are made from it.
+
+Another metric is an entry more, in any module that is imported before a split is scored::
+
+    register_metric(
+        Metric(
+            "delta_q_worst",
+            "amu^0.5 A",
+            lambda columns, basin: float(columns["delta_q"].max()),
+            Column("worst\\nDelta Q", "{:.2f}"),
+        )
+    )
+"""
 
 from __future__ import annotations
 
