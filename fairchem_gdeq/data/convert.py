@@ -133,7 +133,7 @@ def _verify(source: Source, partial: writer.PartialFile) -> int:
 
 def _written(database: Database, row: int) -> Atoms:
     stored = database.get(row + 1)  # ids begin at 1
-    atoms = stored.toatoms()
+    atoms: Atoms = stored.toatoms()
     atoms.info.update(stored.data)
     return atoms
 

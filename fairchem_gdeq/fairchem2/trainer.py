@@ -26,7 +26,8 @@ from torch import nn
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
-from fairchem_gdeq.evaluation.metrics import Record, each_once, summarise
+from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.records import Record, each_once
 from fairchem_gdeq.evaluation.task import labels_of
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
