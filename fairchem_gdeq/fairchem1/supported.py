@@ -10,6 +10,7 @@ from fairchem.core.models.schnet import SchNet
 from torch import nn
 
 from fairchem_gdeq.fairchem1.families import graphs_of
+from fairchem_gdeq.frozen.forward import backbone_of
 
 REFUSED: dict[type[nn.Module], str] = {
     ExportableESCN: (
@@ -22,11 +23,6 @@ REFUSED: dict[type[nn.Module], str] = {
     ),
 }
 CONSERVATIVE = (SchNet, DimeNetPlusPlus)
-
-
-def backbone_of(model: nn.Module) -> nn.Module:
-    """The part that chooses neighbours: the backbone of a hydra model, or the model itself."""
-    return getattr(model, "backbone", model)
 
 
 def require_exact(model: nn.Module) -> None:
