@@ -127,11 +127,10 @@ class FrozenGraphField(ABC):
 
     def freeze(self, positions: Tensor) -> Self:
         """The field with its graph built at positions [n, 3], and held."""
-        batch = with_positions(self.batch, positions.detach())
         if not self.has_graph:
-            return self._holding(batch)
+            return self._holding(self.batch)
         with self._one_map(positions.device):
-            return self._holding(batch)
+            return self._holding(with_positions(self.batch, positions.detach()))
 
     def skin(self) -> Tensor:
         """How far from the cutoff the nearest pair distance is, per structure [s], Angstrom.
