@@ -11,6 +11,7 @@ from torch import nn
 
 from fairchem_gdeq.fairchem1.families import graphs_of
 from fairchem_gdeq.frozen.forward import backbone_of
+from fairchem_gdeq.frozen.refusals import gradient_forces
 
 REFUSED: dict[type[nn.Module], str] = {
     ExportableESCN: (
@@ -37,11 +38,7 @@ def require_exact(model: nn.Module) -> None:
         raise ValueError(f"{name} predicts no forces (regress_forces: false).")
     # Neither SchNet nor DimeNet++ has a switch: their forces are always derivatives.
     if isinstance(backbone, CONSERVATIVE) or not getattr(backbone, "direct_forces", True):
-        raise ValueError(
-            f"{name} computes forces as the gradient of its energy. G-DEQ differentiates the forces "
-            "themselves, which for such a model takes second derivatives of the energy at every "
-            "step and is not supported. Use a model with direct_forces: true."
-        )
+        raise gradient_forces(backbone, "Use a model with direct_forces: true.")
     for refused, reason in REFUSED.items():
         if isinstance(backbone, refused):
             raise ValueError(reason)

@@ -38,7 +38,8 @@ def inverse_cells(batch: Any, pbc: Tensor) -> Tensor:
             "them a cell (with vacuum along directions that are not periodic), or pbc = False and a "
             "model that reads it (always_use_pbc: false, use_pbc: false)."
         )
-    return torch.linalg.pinv(cell * pbc[:, :, None])
+    inverse: Tensor = torch.linalg.pinv(cell * pbc[:, :, None])
+    return inverse
 
 
 def into_cell(batch: Any, pbc: Tensor) -> Tensor:
