@@ -38,12 +38,11 @@ from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.gradients import average_over_ranks
-from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.steplog import describe
 
-UNIT_STATE = "gdeq_state.pt"  # what fairchem's checkpoint does not hold, beside it
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
 
 
@@ -261,7 +260,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
                 "alpha": self.alpha.detach().cpu(),
                 "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
             }
-            torch.save(state, os.path.join(checkpoint_location, UNIT_STATE))
+            torch.save(state, os.path.join(checkpoint_location, STATE))
         super().save_state(checkpoint_location)
         exported = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
         if distutils.is_master() and os.path.exists(exported):
@@ -270,7 +269,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         super()._execute_load_state(checkpoint_location)
         assert checkpoint_location is not None
-        state = open_checkpoint(os.path.join(checkpoint_location, UNIT_STATE))
+        state = open_checkpoint(os.path.join(checkpoint_location, STATE))
         self.history.load(state["history"])
         if distutils.is_master():
             if "steps" in state["history"]:  # a checkpoint from before the file of steps
