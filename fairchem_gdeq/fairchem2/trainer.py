@@ -70,9 +70,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     ) -> None:
         """
         Args:
-            job_config, model, optimizer_fn, cosine_lr_scheduler_fn, tasks, print_every,
-            clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``; ``tasks`` must hold one task
-                with property forces.
+            job_config, model, optimizer_fn, cosine_lr_scheduler_fn: as ``MLIPTrainEvalUnit``.
+            tasks: as there; they must hold one task with property forces.
             is2rs: operator, relaxation and scoring.
             signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
             method: horizon, weights, solver, adjoint.
@@ -80,6 +79,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
                 alpha stays above a hundredth of that of ``is2rs``.
             warm_start: begin a structure's adjoint solve from its last answer, where there is more
                 than one epoch: no structure is seen again in a single one.
+            print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
             ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
