@@ -29,7 +29,7 @@ from fairchem.core.units.mlip_unit.api.inference import guess_inference_settings
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from fairchem.core.units.mlip_unit.utils import load_inference_model
 
-from fairchem_gdeq.bulk import Bulk
+from fairchem_gdeq.batching.bulk import Bulk
 from fairchem_gdeq.data.is2rs import IS2RSDataset, collate
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
@@ -90,10 +90,10 @@ def in_flight(
 ) -> tuple[float, float]:
     """The same rows through one stream."""
 
-    def follow(row: AtomicData) -> HydraForceField:
-        return HydraForceField.follow(model, tasks, row).on(device)
+    def field_of(row: AtomicData) -> HydraForceField:
+        return HydraForceField.unfrozen(model, tasks, row).on(device)
 
-    bulk = Bulk(IS2RS(alpha=alpha, cap=0.1, relaxer=way), follow, budget, device)
+    bulk = Bulk(IS2RS(alpha=alpha, cap=0.1, relaxer=way), field_of, budget, device)
     for _ in bulk.relax(rows):
         pass
     return bulk.evaluations / bulk.done, bulk.converged / bulk.done

@@ -14,8 +14,8 @@ from fairchem.core import OCPCalculator
 from fairchem.core.datasets import data_list_collater
 
 from benchmarks import peaks
+from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.fairchem1.fields import OCPForceField
-from fairchem_gdeq.task import RelaxationTask
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +35,7 @@ def case_of(arguments: argparse.Namespace) -> peaks.Case:
     def denorm(forces: torch.Tensor) -> torch.Tensor:
         return trainer.normalizers["forces"](forces) if "forces" in trainer.normalizers else forces
 
-    field = OCPForceField.freeze(model, batch, denorm)
+    field = OCPForceField.frozen(model, batch, denorm)
     task = RelaxationTask(alpha=0.01)  # as configs/shared/slabs_fairchem1.yml
     return model, task.operator_of(field, batch), batch.pos
 

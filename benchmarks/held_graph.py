@@ -37,7 +37,7 @@ def compare(base: str, split: str, horizon: int, alpha: float, chunk: int = 15) 
         def end(start: Operator, x: torch.Tensor = handoff) -> torch.Tensor:
             return solve(start, x, make_solver("lbfgs"), fmax=0.02, max_steps=300).positions
 
-        held, fresh = end(operator.refreeze(handoff)), end(operator.thaw())
+        held, fresh = end(operator.freeze(handoff)), end(operator.unfreeze())
         structures: Structures = operator.structures
         out.append(
             torch.stack(

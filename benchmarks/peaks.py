@@ -19,9 +19,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fairchem_gdeq.memory import peak_mb, reset_peak
 from fairchem_gdeq.relax import Operator, delta_q
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
+from fairchem_gdeq.training.memory import peak_mb, reset_peak
 
 # Freed memory goes back at once: else what the resident set keeps of it, more the longer a process
 # runs, counts as used. It costs time, so times are taken without.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import print_rows
-from fairchem_gdeq.metrics import Basin
-from fairchem_gdeq.scoring import BASE, TUNED
+from fairchem_gdeq.evaluation.metrics import Basin
+from fairchem_gdeq.evaluation.scoring import BASE, TUNED
 
 SCORES = {
     "Delta Q mean": "delta_q_mean",

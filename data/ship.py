@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fairchem_gdeq.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 
 KEPT = ("state_dict", "normalizers", "elementrefs", "val_metrics", "amp", "config")
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+ENTRY = re.compile(r"    \w+(, \w+)+: ")  # several names that share a description
 with (ROOT / "pyproject.toml").open("rb") as file:
     _project = tomllib.load(file)["project"]
 
@@ -52,7 +54,7 @@ html_title = f"{project} {version}"
 copybutton_prompt_text = r"^\$ "
 
 
-def _escape(line: str) -> str:
+def _escaped(line: str) -> str:
     """A line of a docstring, of which only what stands in double backticks is markup."""
     parts = re.split(r"(``.+?``)", line)
     return "".join(
@@ -61,11 +63,21 @@ def _escape(line: str) -> str:
     )
 
 
-def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Formulas such as ``|u| > |g| / mu`` are text in our docstrings and would be markup here."""
-    lines[:] = [_escape(line) for line in lines]
+def _entries(lines: list[str]) -> Iterator[str]:
+    """The lines, with ``x,y:`` for an entry ``x, y:``, which Sphinx would take for a type and a name."""
+    inside = False
+    for line in lines:
+        if line.strip():
+            inside = line.startswith(" ") and inside
+        yield re.sub(r"(?<=\w), (?=[\w, ]*:)", ",", line) if inside and ENTRY.match(line) else line
+        inside = inside or line in ("Args:", "Attributes:")
+
+
+def prepare(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Our docstrings are text: formulas such as ``|u| > |g| / mu`` would be markup to Sphinx."""
+    lines[:] = [_escaped(line) for line in _entries(lines)]
 
 
 def setup(app: Any) -> None:
-    """Escape before napoleon reads the sections."""
-    app.connect("autodoc-process-docstring", escape, priority=100)
+    """Prepare docstrings before napoleon reads their sections."""
+    app.connect("autodoc-process-docstring", prepare, priority=100)

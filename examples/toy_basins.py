@@ -50,11 +50,11 @@ class Wells(nn.Module):
         """Its own structures and, after them, those of the others."""
         return Wells(torch.cat([self.side, *(other.side for other in others)]), self.weights)
 
-    def refreeze(self, positions: Tensor) -> Wells:
+    def freeze(self, positions: Tensor) -> Wells:
         """There is nothing to freeze."""
         return self
 
-    def thaw(self) -> Wells:
+    def unfreeze(self) -> Wells:
         """There is nothing to build anew."""
         return self
 

@@ -64,7 +64,7 @@ def force_differences(name: str, atoms: list | None = None) -> tuple[float, floa
     """``Row.forces`` and ``Row.spread``, in single precision."""
     data = small.batch(structures(name) if atoms is None else atoms, double=False)
     built, (task,) = model(name, False, data), tasks(name)
-    field = HydraForceField.freeze(built, [task], data)
+    field = HydraForceField.frozen(built, [task], data)
     rolls = field.batch.roll if isinstance(field.graphs, EdgeList) else None
     plain = unmodified_forces(built, task, data, rolls)
     ours = field(data.pos).detach()
@@ -118,7 +118,7 @@ def measure(name: str) -> Row:
 def frozen(name: str) -> str:
     """In a few words, what is constant while positions move."""
     data = small.batch(structures(name), double=False)
-    graphs = HydraForceField.freeze(model(name, False, data), tasks(name), data).graphs
+    graphs = HydraForceField.frozen(model(name, False, data), tasks(name), data).graphs
     if graphs is None:
         return "nothing: no neighbours"
     if isinstance(graphs, EdgeList):

@@ -17,7 +17,7 @@ DEVICES = ("cpu", "fake", "cuda")
 @pytest.fixture(autouse=True)
 def _precision(request: pytest.FixtureRequest) -> Iterator[None]:
     """Double for the tests of the method (DESIGN section 3), fairchem's single elsewhere."""
-    method = request.path.parent.name == "relax"
+    method = request.path.parent.name in ("relax", "batching")
     torch.set_default_dtype(torch.float64 if method else torch.float32)
     yield
     torch.set_default_dtype(torch.float32)

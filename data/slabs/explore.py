@@ -68,7 +68,7 @@ def visited(start: Atoms, path: str) -> list[Atoms]:
     (name,) = {name for task in tasks for name in task.datasets}
     row = AtomicData.from_ase(start, task_name=name, r_data_keys=["sid"])
     batch = collate([row])
-    operator = IS2RS().operator_of(HydraForceField.follow(model, tasks, batch), batch)
+    operator = IS2RS().operator_of(HydraForceField.unfrozen(model, tasks, batch), batch)
     way: list[torch.Tensor] = [batch.pos]
 
     def keep(positions: torch.Tensor, _step: int) -> None:

@@ -53,7 +53,7 @@ class SourceDataset(AseAtomsDataset):
 
     Config keys of all formats: ``src``; ``target_key`` (default ``pos_relaxed``; null for starts
     without targets); ``skip_bad`` (default false: a data set with bad rows stops the run with the
-    list of them; true: they are left out and counted in the log); ``obtain``, what to tell somebody
+    list of them; true: they are left out and counted in the log); ``hint``, what to tell somebody
     who does not have the files; and of fairchem: ``a2g_args``, ``transforms``, ``key_mapping``.
     """
 
@@ -70,7 +70,7 @@ class SourceDataset(AseAtomsDataset):
             if not glob(str(path)):
                 raise FileNotFoundError(
                     f"data set {path}: no such file or folder (working folder {Path.cwd()}). "
-                    f"{config.get('obtain') or ''}"
+                    f"{config.get('hint') or ''}"
                 )
         self._target_key = config.get("target_key", TARGET)
         self.first_row = 0  # number of row 0; more where data sets are joined to one

@@ -10,7 +10,7 @@ from typing import Any
 from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
 from fairchem.core.trainers import OCPTrainer
 
-from fairchem_gdeq.checkpoint_files import open_checkpoint, refuse, require_model_parts
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint, refuse, require_model_parts
 
 # Differ without another function: where the graph and the scale factors come from, how weights begin,
 # and what acts in training mode alone.
@@ -34,7 +34,7 @@ def load_averaged(trainer: OCPTrainer, path: str, checkpoint: dict[str, Any]) ->
     logging.info(f"weights of {path}")
 
 
-def read_checkpoint(path: str, obtain: str, trust_files: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: str, hint: str, trust_files: bool = False) -> dict[str, Any]:
     """A checkpoint's content, on the CPU. Nothing of it is run, unless ``trust_files``.
 
     Raises:
@@ -45,7 +45,7 @@ def read_checkpoint(path: str, obtain: str, trust_files: bool = False) -> dict[s
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"checkpoint {path}: no such file (working folder {Path.cwd()}). {obtain}"
+            f"checkpoint {path}: no such file (working folder {Path.cwd()}). {hint}"
         )
     checkpoint = open_checkpoint(path, trust_files)
     found = set(checkpoint) if isinstance(checkpoint, dict) else set()

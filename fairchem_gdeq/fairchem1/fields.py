@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.cells import inverse_cells
 from fairchem_gdeq.fairchem1.batches import (
     join_structures,
     plain,
@@ -24,7 +23,8 @@ from fairchem_gdeq.fairchem1.families import graphs_of
 from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph, edges_changed, join_graphs
 from fairchem_gdeq.fairchem1.installing import installed
 from fairchem_gdeq.fairchem1.supported import backbone_of, require_exact
-from fairchem_gdeq.modes import evaluating, full_precision
+from fairchem_gdeq.frozen.cells import inverse_cells
+from fairchem_gdeq.frozen.forward import evaluating, full_precision
 
 
 def bare_model(module: nn.Module) -> nn.Module:
@@ -81,18 +81,18 @@ class OCPForceField:
     graph: FrozenGraph | None = None
 
     @classmethod
-    def freeze(
+    def frozen(
         cls, model: nn.Module, batch: Batch, denorm: Callable[[Tensor], Tensor]
     ) -> OCPForceField:
         """The field with its graph built at the batch's positions.
 
         Raises:
-            ValueError: as ``follow``, or a structure has no neighbours.
+            ValueError: as ``unfrozen``, or a structure has no neighbours.
         """
-        return cls.follow(model, batch, denorm).refreeze(batch.pos)
+        return cls.unfrozen(model, batch, denorm).freeze(batch.pos)
 
     @classmethod
-    def follow(
+    def unfrozen(
         cls, model: nn.Module, batch: Batch, denorm: Callable[[Tensor], Tensor]
     ) -> OCPForceField:
         """The field that builds its graph anew at every evaluation; none is built here.
@@ -134,7 +134,7 @@ class OCPForceField:
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Forces [n, 3], eV/Angstrom."""
-        graph = self.refreeze(positions).graph if self.graph is None else self.graph
+        graph = self.freeze(positions).graph if self.graph is None else self.graph
         assert graph is not None
         data = with_positions(self.batch, positions)
         with (
@@ -159,13 +159,13 @@ class OCPForceField:
             graph = join_graphs(graphs, [len(field.batch.batch) for field in fields])
         return replace(self, batch=join_structures([field.batch for field in fields]), graph=graph)
 
-    def refreeze(self, positions: Tensor) -> OCPForceField:
+    def freeze(self, positions: Tensor) -> OCPForceField:
         """The field with its graph built at positions [n, 3], and held."""
         batch = with_positions(self.batch, positions.detach())
         with evaluating(self.model), full_precision(positions.device):
             return replace(self, batch=batch, graph=self.graphs.build(batch))
 
-    def thaw(self) -> OCPForceField:
+    def unfreeze(self) -> OCPForceField:
         """The field with its graph built anew at every evaluation."""
         return replace(self, graph=None)
 
@@ -185,6 +185,6 @@ class OCPForceField:
         """
         if self.graph is None:
             raise ValueError("a field that follows its positions holds no graph to compare with")
-        after = self.refreeze(positions).graph
+        after = self.freeze(positions).graph
         assert after is not None
         return edges_changed(self.graph, after, self.batch.batch)

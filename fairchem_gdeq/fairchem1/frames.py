@@ -20,7 +20,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph
-from fairchem_gdeq.rolls import rolls
+from fairchem_gdeq.frozen.rolls import rolls
 
 DRAWN = "the frames of edges are drawn at random and have no derivative"
 Y, HALF_TURN, FLIP = (0.0, 1.0, 0.0), (math.pi, 0.0, 0.0), (1.0, -1.0, -1.0)

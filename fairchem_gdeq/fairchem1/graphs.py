@@ -16,9 +16,9 @@ from fairchem.core.models.base import GraphData, GraphModelMixin
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem1.batches import with_positions
 from fairchem_gdeq.fairchem1.installing import installed, replaced
+from fairchem_gdeq.frozen.cells import into_cell
 from fairchem_gdeq.relax.segments import segment_count, to_device, transformed, where_of
 
 CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks

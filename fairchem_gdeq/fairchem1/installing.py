@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fairchem_gdeq.standins import called
+from fairchem_gdeq.frozen.patching import called
 
 
 @contextmanager

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from fairchem_gdeq.metrics import Basin
+from fairchem_gdeq.evaluation.metrics import Basin
+from fairchem_gdeq.evaluation.task import RelaxationTask, Relaxer
 from fairchem_gdeq.relax import SIGNALS, Method
-from fairchem_gdeq.task import RelaxationTask, Relaxer
 
 FAIRCHEMS = ("strict_load",)  # keys of ``task`` that fairchem itself reads
 
@@ -19,7 +19,7 @@ class Settings:
 
     Attributes:
         base: the checkpoint that is fine-tuned, a ``.pt`` of fairchem 1.
-        obtain_base: what to tell somebody who does not have it.
+        base_hint: what to tell somebody who does not have it.
         run_id: name of the run's folders in ``checkpoints``, ``results`` and ``logs``; the same
             command goes on from there. ``--timestamp-id`` takes precedence; None is fairchem's time
             stamp.
@@ -41,7 +41,7 @@ class Settings:
 
     base: str
     eval_max_atoms: int
-    obtain_base: str = "Name a checkpoint of fairchem 1 with --task.base=PATH."
+    base_hint: str = "Name a checkpoint of fairchem 1 with --task.base=PATH."
     run_id: str | None = None
     signal: str = "gdeq"
     horizon: int = 20

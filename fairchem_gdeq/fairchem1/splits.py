@@ -10,7 +10,7 @@ from fairchem.core.datasets import data_list_collater
 from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.scoring import Split
+from fairchem_gdeq.evaluation.scoring import Split
 
 # fairchem's readers of IS2RE/IS2RS LMDBs. Ours opens the same files and checks every row.
 LMDB_FORMATS = ("lmdb", "single_point_lmdb", "oc22_lmdb")

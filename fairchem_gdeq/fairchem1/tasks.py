@@ -22,13 +22,13 @@ from fairchem.core.tasks.task import (
 )
 from fairchem.core.trainers.base_trainer import BaseTrainer
 
-from fairchem_gdeq.evaluation import open_reference
+from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.rows import open_reference
+from fairchem_gdeq.evaluation.scoring import TUNED, EvaluatedModel
+from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
-from fairchem_gdeq.metrics import summarise
-from fairchem_gdeq.ranks import rank
-from fairchem_gdeq.scoring import TUNED, Candidate
-from fairchem_gdeq.submission import write_positions
+from fairchem_gdeq.training.ranks import rank
 
 BEST = "best_checkpoint.pt"
 
@@ -38,7 +38,7 @@ def results(trainer: GDEQTrainer) -> Path:
     return Path(trainer.config["cmd"]["results_dir"])
 
 
-def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> Candidate | None:
+def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> EvaluatedModel | None:
     """The trainer's model with a checkpoint's weights, or the run's best; None if there is none.
 
     Raises:
@@ -51,12 +51,12 @@ def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> Candidate | None:
             "or name a model with --checkpoint PATH"
         )
         return None
-    obtain = "Name another with --checkpoint PATH."
-    load_averaged(trainer, path, read_checkpoint(path, obtain, trainer.settings.trust_files))
-    return Candidate(TUNED, trainer._unwrapped_model, trainer.is2rs)
+    hint = "Name another with --checkpoint PATH."
+    load_averaged(trainer, path, read_checkpoint(path, hint, trainer.settings.trust_files))
+    return EvaluatedModel(TUNED, trainer._unwrapped_model, trainer.is2rs)
 
 
-def compare(trainer: GDEQTrainer, split: str, tuned: Candidate | None, folder: Path) -> None:
+def compare(trainer: GDEQTrainer, split: str, tuned: EvaluatedModel | None, folder: Path) -> None:
     """The results table of a split: unrelaxed, base, tuned and what else the config asks for."""
     settings, scoring = trainer.settings, trainer.scoring(split)
     reference = open_reference(settings.reference)
@@ -77,7 +77,7 @@ class _Evaluation(BaseTask):
         self.tuned = tuned(trainer, self.config["checkpoint"])
 
     @property
-    def chosen(self) -> Candidate:
+    def chosen(self) -> EvaluatedModel:
         """The model to predict with."""
         return self.tuned or self.trainer.base
 

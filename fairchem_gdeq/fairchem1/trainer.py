@@ -18,21 +18,21 @@ from fairchem.core.trainers import OCPTrainer
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.adjoints import Adjoints
-from fairchem_gdeq.checkpoint_files import open_checkpoint
+from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring
+from fairchem_gdeq.evaluation.task import labels_of
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint, require_model
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.settings import Settings
 from fairchem_gdeq.fairchem1.splits import CHECKED, LMDB_FORMATS, split_of
-from fairchem_gdeq.gradients import average_over_ranks
-from fairchem_gdeq.history import History
-from fairchem_gdeq.memory import peak_mb, reset_peak
-from fairchem_gdeq.metrics import summarise
-from fairchem_gdeq.modes import full_precision
+from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.relax import SIGNALS
-from fairchem_gdeq.scoring import BASE, Candidate, Scoring
-from fairchem_gdeq.steplog import describe
-from fairchem_gdeq.task import labels_of
+from fairchem_gdeq.training.adjoints import Adjoints
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.gradients import average_over_ranks
+from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.memory import peak_mb, reset_peak
+from fairchem_gdeq.training.steplog import describe
 
 STATE = "gdeq_state.pt"  # beside checkpoint.pt: what fairchem's checkpoint has no place for
 PRIMARY = "delta_q_mean"
@@ -77,7 +77,7 @@ class GDEQTrainer(OCPTrainer):
         if not inference_only:
             path = self.settings.base
             trust = self.settings.trust_files
-            self._base_checkpoint = read_checkpoint(path, self.settings.obtain_base, trust)
+            self._base_checkpoint = read_checkpoint(path, self.settings.base_hint, trust)
             stored = update_config(self._base_checkpoint["config"])
             require_model(path, stored, model)
             fairchems |= {key: stored[key] for key in ("outputs", "loss_functions")}
@@ -107,7 +107,7 @@ class GDEQTrainer(OCPTrainer):
         """Those of the base, with its weights; it is also kept for comparison."""
         load_averaged(self, self.settings.base, self._base_checkpoint)
         del self._base_checkpoint
-        self.base = Candidate(BASE, copy.deepcopy(self._unwrapped_model), self.is2rs)
+        self.base = EvaluatedModel(BASE, copy.deepcopy(self._unwrapped_model), self.is2rs)
 
     # ---- training ----------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class GDEQTrainer(OCPTrainer):
         self._started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self.device)
-        field = OCPForceField.freeze(self._unwrapped_model, batch, self._denorm)
+        field = OCPForceField.frozen(self._unwrapped_model, batch, self._denorm)
         operator = self.is2rs.operator_of(field, batch)
         where = ([label.row for label in labels_of(batch)], batch.natoms.tolist())
         guess = self.adjoints.recall(*where, batch.pos) if self.warm_start else None
@@ -212,9 +212,9 @@ class GDEQTrainer(OCPTrainer):
         """The model's forces [n, 3] in eV/Angstrom, by the base's normalizer where it has one."""
         return self.normalizers["forces"](forces) if "forces" in self.normalizers else forces
 
-    def follow(self, model: nn.Module, batch: Batch) -> OCPForceField:
+    def field_of(self, model: nn.Module, batch: Batch) -> OCPForceField:
         """A model on a batch as a field that builds its graph anew at every evaluation."""
-        return OCPForceField.follow(model, batch, self._denorm).on(self.device)
+        return OCPForceField.unfrozen(model, batch, self._denorm).on(self.device)
 
     def scoring(self, split: str) -> Scoring:
         """``train``, ``val``, ``test`` or ``relax``; files of it are named as its folder.
@@ -228,7 +228,7 @@ class GDEQTrainer(OCPTrainer):
         source = self.config[SECTIONS[split]]["src"]
         name = Path(source).stem if isinstance(source, str) else split
         rows = split_of(name, loader, self.settings.eval_max_atoms, self.device)
-        return Scoring(rows, self.follow)
+        return Scoring(rows, self.field_of)
 
     @torch.no_grad()
     def validate(self, split: str = "val", disable_tqdm: bool = False) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class GDEQTrainer(OCPTrainer):
         if self.ema:
             self.ema.store()
             self.ema.copy_to()
-        now = Candidate(f"epoch {self.epoch:g}", self._unwrapped_model, self.is2rs)
+        now = EvaluatedModel(f"epoch {self.epoch:g}", self._unwrapped_model, self.is2rs)
         with full_precision(self.device):
             records = self.scoring(split).relaxed(now)
         if self.ema:

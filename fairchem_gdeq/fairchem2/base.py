@@ -17,15 +17,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fairchem_gdeq.checkpoint_files import open_checkpoint, require_model_parts
-from fairchem_gdeq.preflight import no_base
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint, require_model_parts
+from fairchem_gdeq.training.preflight import no_base
 
 
 def load_base(
     path: str,
     overrides: Mapping[str, Any] | None = None,
     train: Sequence[str] | None = None,
-    obtain: str = "",
+    hint: str = "",
     trust_files: bool = False,
 ) -> HydraModel:
     """A fairchem 2 inference checkpoint, by fairchem's own loader, ready to be fine-tuned.
@@ -40,7 +40,7 @@ def load_base(
         train: shell-style patterns of the names of the parameters to train, such as
             ``["backbone.blocks.3.*", "output_heads.forces.*"]``; the others keep their values.
             None trains all that the forces depend on.
-        obtain: what to tell somebody who does not have the file.
+        hint: what to tell somebody who does not have the file.
         trust_files: as ``open_inference``.
 
     Raises:
@@ -48,7 +48,7 @@ def load_base(
         ValueError: as ``open_inference``, or a pattern of ``train`` matches no parameter that can
             learn.
     """
-    require_file(path, obtain)
+    require_file(path, hint)
     checkpoint = open_inference(path, trust_files)
     if isinstance(overrides, DictConfig):
         overrides = OmegaConf.to_container(overrides, resolve=True)
@@ -96,25 +96,25 @@ def build_model(
     return averaged.module
 
 
-def require_file(path: str, obtain: str) -> None:
+def require_file(path: str, hint: str) -> None:
     """Refuse a checkpoint that is not there.
 
     Raises:
         FileNotFoundError: names the file and what to do.
     """
-    if text := no_base(path, obtain):
+    if text := no_base(path, hint):
         error = FileNotFoundError(text)
         logging.error(error)  # Hydra prints the exception too, but as one line among many
         raise error
 
 
-def load_tasks(path: str, dataset: str, obtain: str = "", trust_files: bool = False) -> list[Task]:
+def load_tasks(path: str, dataset: str, hint: str = "", trust_files: bool = False) -> list[Task]:
     """The tasks of an inference checkpoint for a data set: outputs, normalizers and units.
 
     Args:
         path: an ``inference_ckpt.pt``.
         dataset: the name that the tasks list among their ``datasets``, such as ``oc25``.
-        obtain: what to tell somebody who does not have the file.
+        hint: what to tell somebody who does not have the file.
         trust_files: as ``open_inference``.
 
     Raises:
@@ -122,7 +122,7 @@ def load_tasks(path: str, dataset: str, obtain: str = "", trust_files: bool = Fa
         ValueError: as ``open_inference``, or none of its tasks is for forces of that data set; says
             which there are.
     """
-    require_file(path, obtain)
+    require_file(path, hint)
     tasks = [instantiate(config) for config in open_inference(path, trust_files).tasks_config]
     found = [task for task in tasks if dataset in task.datasets]
     if not any(task.property == "forces" for task in found):

@@ -14,7 +14,7 @@ from torchtnt.framework.callback import Callback
 from tqdm import tqdm
 
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
-from fairchem_gdeq.ranks import as_on_the_first
+from fairchem_gdeq.training.ranks import as_on_the_first
 
 
 class Progress(Callback):

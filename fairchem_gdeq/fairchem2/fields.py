@@ -16,7 +16,7 @@ from fairchem_gdeq.fairchem2 import graphs
 from fairchem_gdeq.fairchem2.families import graphs_of
 from fairchem_gdeq.fairchem2.graphs import Graphs, with_positions
 from fairchem_gdeq.fairchem2.supported import dataset_names, require_dataset, require_exact
-from fairchem_gdeq.modes import evaluating, full_precision
+from fairchem_gdeq.frozen.forward import evaluating, full_precision
 
 KEPT = {
     *graphs.NODE_KEYS,
@@ -87,16 +87,16 @@ class HydraForceField:
     live: bool = False
 
     @classmethod
-    def freeze(cls, model: HydraModel, tasks: list[Task], batch: AtomicData) -> HydraForceField:
+    def frozen(cls, model: HydraModel, tasks: list[Task], batch: AtomicData) -> HydraForceField:
         """The field with its graph built at the batch's positions.
 
         Raises:
-            ValueError: as ``follow``.
+            ValueError: as ``unfrozen``.
         """
-        return cls.follow(model, tasks, batch).refreeze(batch.pos)
+        return cls.unfrozen(model, tasks, batch).freeze(batch.pos)
 
     @classmethod
-    def follow(cls, model: HydraModel, tasks: list[Task], batch: AtomicData) -> HydraForceField:
+    def unfrozen(cls, model: HydraModel, tasks: list[Task], batch: AtomicData) -> HydraForceField:
         """The field that builds its graph anew at every evaluation; none is built here.
 
         Raises:
@@ -149,7 +149,7 @@ class HydraForceField:
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Forces [n, 3], eV/Angstrom."""
-        frozen = self.refreeze(positions).batch if self.live else self.batch
+        frozen = self.freeze(positions).batch if self.live else self.batch
         data = with_positions(frozen, positions)
         with graphs.given(self.graphs, data), _one_map(self.model, positions.device):
             out = self.model(data)
@@ -165,7 +165,7 @@ class HydraForceField:
         batches = [self.batch, *(other.batch for other in others)]
         return replace(self, batch=graphs.join_structures(batches))
 
-    def refreeze(self, positions: Tensor) -> HydraForceField:
+    def freeze(self, positions: Tensor) -> HydraForceField:
         """The field with its graph built at positions [n, 3], and held."""
         if self.graphs is None:
             return replace(self, live=False)
@@ -173,7 +173,7 @@ class HydraForceField:
         with _one_map(self.model, positions.device):
             return replace(self, batch=self.graphs.build(data), live=False)
 
-    def thaw(self) -> HydraForceField:
+    def unfreeze(self) -> HydraForceField:
         """The field with its graph built anew at every evaluation."""
         return replace(self, live=True)
 
@@ -188,4 +188,4 @@ class HydraForceField:
 
     def edges_changed(self, positions: Tensor) -> Tensor:
         """Edges [s] that a graph built at positions [n, 3] has and this one lacks, or vice versa."""
-        return graphs.edges_changed(self.batch, self.refreeze(positions).batch)
+        return graphs.edges_changed(self.batch, self.freeze(positions).batch)

@@ -20,7 +20,9 @@ from fairchem.core.graph.compute import generate_graph
 from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
-from fairchem_gdeq.cells import into_cell, inverse_cells
+from fairchem_gdeq.frozen.cells import into_cell, inverse_cells
+from fairchem_gdeq.frozen.patching import Switch, called
+from fairchem_gdeq.frozen.rolls import rolls
 from fairchem_gdeq.relax.segments import (
     atoms_where,
     segment_count,
@@ -28,8 +30,6 @@ from fairchem_gdeq.relax.segments import (
     transformed,
     where_of,
 )
-from fairchem_gdeq.rolls import rolls
-from fairchem_gdeq.standins import Switch, called
 
 SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 NODE_KEYS = ("pos", "atomic_numbers", "fixed", "tags", "wrap")

@@ -26,7 +26,6 @@ from fairchem.core.models.escaip.utils import radius_graph as escaip_radius_grap
 from fairchem.core.models.escaip.utils.radius_graph import hard_rank, safe_norm, soft_rank
 from torch import Tensor, nn
 
-from fairchem_gdeq.cells import into_cell
 from fairchem_gdeq.fairchem2.graphs import (
     lattice_shift,
     replaced,
@@ -35,6 +34,7 @@ from fairchem_gdeq.fairchem2.graphs import (
     swapped,
     with_positions,
 )
+from fairchem_gdeq.frozen.cells import into_cell
 from fairchem_gdeq.relax.segments import to_device
 
 BUILDER = "build_radius_graph"

@@ -21,15 +21,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
-from fairchem_gdeq.checkpoint_files import open_checkpoint
-from fairchem_gdeq.evaluation import baseline_rows, open_reference
+from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
+from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
 from fairchem_gdeq.fairchem2.base import build_model, open_inference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.trainer import UNIT_STATE, GDEQTrainer
-from fairchem_gdeq.metrics import summarise
-from fairchem_gdeq.scoring import BASE, TUNED, Candidate, Scoring, Split
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 
 MODES = ("train", "validate", "predict")
 
@@ -99,7 +99,7 @@ class GDEQRunner(TrainEvalRunner):
         self.baselines, self.trust_files = baselines, trust_files
         self.reference = open_reference(reference)
         # The unit loads a resumed state lazily, when training starts: this is the base.
-        self.base = Candidate(
+        self.base = EvaluatedModel(
             BASE, copy.deepcopy(hydra_model(train_eval_unit.model)), train_eval_unit.is2rs
         )
 
@@ -138,7 +138,7 @@ class GDEQRunner(TrainEvalRunner):
 
     # ---- scoring -----------------------------------------------------------------------------
 
-    def tuned(self) -> Candidate | None:
+    def tuned(self) -> EvaluatedModel | None:
         """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
 
         A step alpha that was learnt is in the trainer's file beside the checkpoint.
@@ -163,7 +163,7 @@ class GDEQRunner(TrainEvalRunner):
         state = path.with_name(UNIT_STATE)
         if state.is_file():
             is2rs = replace(is2rs, alpha=float(open_checkpoint(state)["alpha"]))
-        return Candidate(TUNED, model, is2rs)
+        return EvaluatedModel(TUNED, model, is2rs)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON and plots."""
@@ -182,10 +182,10 @@ class GDEQRunner(TrainEvalRunner):
             device=torch.device(get_device_for_local_rank()),
         )
 
-        def follow(model: nn.Module, batch: AtomicData) -> HydraForceField:
-            return HydraForceField.follow(model, unit.tasks, batch).on(rows.device)
+        def field_of(model: nn.Module, batch: AtomicData) -> HydraForceField:
+            return HydraForceField.unfrozen(model, unit.tasks, batch).on(rows.device)
 
-        return Scoring(rows, follow)
+        return Scoring(rows, field_of)
 
     # ---- interruption ------------------------------------------------------------------------
 

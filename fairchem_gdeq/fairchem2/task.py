@@ -10,10 +10,10 @@ from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import Tensor
 
+from fairchem_gdeq.evaluation.metrics import Record
+from fairchem_gdeq.evaluation.task import RelaxationTask, Relaxer
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.metrics import Record
 from fairchem_gdeq.relax import Operator
-from fairchem_gdeq.task import RelaxationTask, Relaxer
 
 __all__ = ["IS2RS", "Relaxer"]
 
@@ -31,10 +31,10 @@ class IS2RS(RelaxationTask):
         alpha: Tensor | None = None,
     ) -> Operator:
         """G with its graph frozen at the batch's positions."""
-        return self.operator_of(HydraForceField.freeze(model, tasks, batch), batch, alpha)
+        return self.operator_of(HydraForceField.frozen(model, tasks, batch), batch, alpha)
 
     def relax(
         self, model: HydraModel, tasks: list[Task], batch: AtomicData, alpha: Tensor | None = None
     ) -> tuple[list[Record], Tensor]:
         """``relax_with`` a fresh graph at every step; none is built at X_0 that nothing reads."""
-        return self.relax_with(HydraForceField.follow(model, tasks, batch), batch, alpha)
+        return self.relax_with(HydraForceField.unfrozen(model, tasks, batch), batch, alpha)

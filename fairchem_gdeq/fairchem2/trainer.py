@@ -24,20 +24,20 @@ from torch import nn
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
-from fairchem_gdeq.adjoints import Adjoints
-from fairchem_gdeq.checkpoint_files import open_checkpoint
+from fairchem_gdeq.evaluation.metrics import Record, each_once, summarise
+from fairchem_gdeq.evaluation.task import labels_of
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
-from fairchem_gdeq.gradients import average_over_ranks
-from fairchem_gdeq.history import History
-from fairchem_gdeq.memory import peak_mb, reset_peak
-from fairchem_gdeq.metrics import Record, each_once, summarise
-from fairchem_gdeq.ranks import gather
-from fairchem_gdeq.relax import SIGNALS, Method, Operator, StepReport
-from fairchem_gdeq.steplog import describe
-from fairchem_gdeq.task import labels_of
+from fairchem_gdeq.relax import SIGNALS, Method, Operator, SignalReport
+from fairchem_gdeq.training.adjoints import Adjoints
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.gradients import average_over_ranks
+from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.memory import peak_mb, reset_peak
+from fairchem_gdeq.training.ranks import gather
+from fairchem_gdeq.training.steplog import describe
 
 UNIT_STATE = "gdeq_state.pt"  # what fairchem's checkpoint does not hold, beside it
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
@@ -138,7 +138,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         """Where the run's checkpoints are, and the steps of its history."""
         return Path(self.job_config.metadata.checkpoint_dir)
 
-    def differentiate(self, batch: AtomicData) -> tuple[StepReport, Operator]:
+    def differentiate(self, batch: AtomicData) -> tuple[SignalReport, Operator]:
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
         model = hydra_model(self.model)
         operator = self.is2rs.operator(model, self.tasks, batch, self.alpha)

@@ -3,24 +3,24 @@
 operator (eq. 1), objective (eq. 2), guidance (eq. 3), solvers, adjoint (eq. 4), step (eq. 5).
 """
 
-from fairchem_gdeq.relax.flight import Course, Ending
+from fairchem_gdeq.batching.streams import Request, Stream
+from fairchem_gdeq.relax.flight import Course, Outcome
 from fairchem_gdeq.relax.objective import delta_q, free_displacement, max_displacement
 from fairchem_gdeq.relax.operator import ForceField, Operator
 from fairchem_gdeq.relax.solvers import Solution, make_solver, solve
-from fairchem_gdeq.relax.step import SIGNALS, Method, StepReport
-from fairchem_gdeq.relax.stream import Arrival, Stream
+from fairchem_gdeq.relax.step import SIGNALS, Method, SignalReport
 from fairchem_gdeq.relax.structures import Structures
 
 __all__ = [
     "SIGNALS",
-    "Arrival",
     "Course",
-    "Ending",
     "ForceField",
     "Method",
     "Operator",
+    "Outcome",
+    "Request",
+    "SignalReport",
     "Solution",
-    "StepReport",
     "Stream",
     "Structures",
     "delta_q",

@@ -39,11 +39,11 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """How one structure ended; errors are values here, as in ``Solution``.
 
     Attributes:
-        key: what its arrival was called.
+        key: what its request was called.
         positions: [n, 3] X*, Angstrom, on the host; the best finite ones if it diverged. From another
             device they are there when the host has next waited for it.
         converged: max|F_free| < fmax, and it did not diverge on the way.
@@ -77,7 +77,7 @@ class Flight:
         before: [n, 3] where the last one took place.
         guiding: [s] guidance steps still to go; this and what follows on the host.
         strayed: [s] bool, diverged in its guidance: the solver began at the last sound positions.
-        steps, evaluations, residual: [s] as in ``Ending``.
+        steps, evaluations, residual: [s] as in ``Outcome``.
     """
 
     keys: list[int]
@@ -153,7 +153,7 @@ class Flight:
             },
         )
 
-    def advance(self, forces: Tensor, course: Course) -> tuple[list[Ending], Flight | None]:
+    def advance(self, forces: Tensor, course: Course) -> tuple[list[Outcome], Flight | None]:
         """Use the forces [n, 3] at ``positions``: those that ended, and the rest one step further."""
         s, guiding = self.operator.structures, self.guiding > 0
         asked = list(extremes(s, self.positions, forces, self.origin))
@@ -174,24 +174,24 @@ class Flight:
             evaluations=self.evaluations + 1,
             residual=torch.where(guiding | bad, self.residual, force),
         )
-        endings = here._endings(done, bad, ended)
+        outcomes = here._outcomes(done, bad, ended)
         if bool(ended.all()):
-            return endings, None
-        if endings:
+            return outcomes, None
+        if outcomes:
             going, atoms = ~ended, s.atoms_of(~ended)
             here, forces = here.select(going), forces[atoms]
             plain = None if plain is None else plain[atoms]
             strayed, left = strayed[going], left[going]
-        return endings, here._move(forces, plain, strayed, left)
+        return outcomes, here._move(forces, plain, strayed, left)
 
-    def unfitted(self) -> list[Ending]:
+    def unfitted(self) -> list[Outcome]:
         """All of its structures as they are, for want of memory."""
         never = torch.zeros_like(self.strayed)
-        return self._endings(never, never, ~never, fitted=False)
+        return self._outcomes(never, never, ~never, fitted=False)
 
-    def _endings(
+    def _outcomes(
         self, done: Tensor, bad: Tensor, ended: Tensor, fitted: bool = True
-    ) -> list[Ending]:
+    ) -> list[Outcome]:
         """Where the mask ``ended`` [s] holds; ``done`` and ``bad`` [s] say how.
 
         Where the evaluation at ``positions`` is bad, or was never made, the one before it counts.
@@ -203,7 +203,7 @@ class Flight:
                 place = self.before if int(self.steps[k]) else self.origin
             first = sum(self.sizes[:k])
             diverged = bool(bad[k] | self.strayed[k])
-            ending = Ending(
+            outcome = Outcome(
                 key=self.keys[k],
                 positions=place[first : first + self.sizes[k]].to("cpu", non_blocking=True),
                 converged=bool(done[k]) and not diverged,
@@ -213,7 +213,7 @@ class Flight:
                 evaluations=int(self.evaluations[k]),
                 residual=float(self.residual[k]),
             )
-            found.append(ending)
+            found.append(outcome)
         return found
 
     def _move(self, forces: Tensor, plain: Tensor | None, strayed: Tensor, left: Tensor) -> Flight:

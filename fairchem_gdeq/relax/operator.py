@@ -46,11 +46,11 @@ class ForceField(Protocol):
         """The same field for its own structures followed by those of ``others``."""
         ...
 
-    def refreeze(self, positions: Tensor) -> ForceField:
+    def freeze(self, positions: Tensor) -> ForceField:
         """The field with its context built anew at positions [n, 3], and held."""
         ...
 
-    def thaw(self) -> ForceField:
+    def unfreeze(self) -> ForceField:
         """The field with its context built anew at every evaluation, as a plain relaxation does."""
         ...
 
@@ -191,10 +191,10 @@ class Operator:
             pin=torch.cat([self.pin, *(other.pin for other in others)]),
         )
 
-    def refreeze(self, positions: Tensor) -> Operator:
+    def freeze(self, positions: Tensor) -> Operator:
         """The operator with the field's context built anew at positions [n, 3], and held."""
-        return replace(self, field=self.field.refreeze(positions))
+        return replace(self, field=self.field.freeze(positions))
 
-    def thaw(self) -> Operator:
+    def unfreeze(self) -> Operator:
         """The operator with the field's context built anew at every evaluation."""
-        return replace(self, field=self.field.thaw())
+        return replace(self, field=self.field.unfreeze())

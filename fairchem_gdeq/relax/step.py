@@ -1,6 +1,6 @@
 """Algorithm 1 and the training signals it is compared with.
 
-Each signal adds its parameter gradient to ``.grad`` and returns a ``StepReport``. The gradients of
+Each signal adds its parameter gradient to ``.grad`` and returns a ``SignalReport``. The gradients of
 the two phases are decoupled (eq. 5): the equilibrium phase starts from a detached X_K.
 """
 
@@ -84,7 +84,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class StepReport:
+class SignalReport:
     """What a training step saw, for every structure of the batch.
 
     Attributes:
@@ -127,7 +127,7 @@ class StepReport:
 
 def _guide(
     operator: Operator, start: Tensor, target: Tensor, method: Method, horizon: int
-) -> StepReport:
+) -> SignalReport:
     """Phase 1: roll out ``horizon`` steps and add lambda_guide's gradient."""
     path, losses, total = GUIDANCE_GRADIENTS[method.guidance_gradient](
         operator,
@@ -139,7 +139,7 @@ def _guide(
     )
     unknown = torch.full_like(losses, torch.nan)
     none = torch.zeros_like(path.diverged)
-    return StepReport(
+    return SignalReport(
         loss=total,
         guided=losses,
         relaxed=unknown,
@@ -160,8 +160,8 @@ def _guide(
 
 
 def _settle(
-    operator: Operator, target: Tensor, method: Method, guess: Tensor | None, report: StepReport
-) -> StepReport:
+    operator: Operator, target: Tensor, method: Method, guess: Tensor | None, report: SignalReport
+) -> SignalReport:
     """Phases 2 and 3 from the detached hand-off state; adds lambda_eq's gradient to ``report``."""
     device = target.device
     alive = ~report.diverged.cpu()
@@ -169,11 +169,11 @@ def _settle(
         return report
     rows = to_device(alive.nonzero().squeeze(-1), device)
     atoms, sub = operator.structures.atoms_of(alive), operator.select(alive)
-    sub = sub.refreeze(report.handoff[atoms]) if method.hold_graph else sub.thaw()
+    sub = sub.freeze(report.handoff[atoms]) if method.hold_graph else sub.unfreeze()
     solver = make_solver(method.solver, **method.solver_options)
     found = solve(sub, report.handoff[atoms], solver, method.fmax, method.max_steps)
     if not method.hold_graph:
-        sub = sub.refreeze(found.positions)
+        sub = sub.freeze(found.positions)
 
     with torch.enable_grad():
         x = found.positions.detach().requires_grad_(True)
@@ -227,7 +227,7 @@ def gdeq(
     target: Tensor,
     method: Method,
     guess: Tensor | None = None,
-) -> StepReport:
+) -> SignalReport:
     """Algorithm 1: guidance over K steps, equilibrium solve, implicit gradient (eq. 5).
 
     Args:
@@ -247,7 +247,7 @@ def bptt(
     target: Tensor,
     method: Method,
     guess: Tensor | None = None,
-) -> StepReport:
+) -> SignalReport:
     """Full unroll (BPTT paper, eq. 3-4): at most T_max steps, stopped where forces are below fmax."""
     return _guide(operator, start, target, method, method.max_unroll)
 
@@ -258,7 +258,7 @@ def truncated_bptt(
     target: Tensor,
     method: Method,
     guess: Tensor | None = None,
-) -> StepReport:
+) -> SignalReport:
     """Guidance alone: the ablation lambda_eq = 0."""
     return _guide(operator, start, target, method, method.horizon)
 
@@ -269,13 +269,13 @@ def implicit(
     target: Tensor,
     method: Method,
     guess: Tensor | None = None,
-) -> StepReport:
+) -> SignalReport:
     """Equilibrium alone: the ablation K = 0."""
     report = _guide(operator, start, target, replace(method, lambda_guide=0.0), 0)
     return _settle(operator, target, method, guess, report)
 
 
-SIGNALS: dict[str, Callable[..., StepReport]] = {
+SIGNALS: dict[str, Callable[..., SignalReport]] = {
     "gdeq": gdeq,
     "bptt": bptt,
     "truncated_bptt": truncated_bptt,

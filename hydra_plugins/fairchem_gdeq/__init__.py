@@ -56,7 +56,7 @@ def check(config: Any) -> None:
             f"fairchem: unknown mode {config.mode!r}: choose one of {', '.join(MODES)}"
         )
     if ours and str(config.job.scheduler.mode).upper() == "LOCAL":  # else other machines decide
-        from fairchem_gdeq.preflight import missing
+        from fairchem_gdeq.training.preflight import missing
 
         if text := missing(config):
             raise SystemExit(f"fairchem: {text}")

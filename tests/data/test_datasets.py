@@ -57,7 +57,7 @@ def test_bad_rows_name_file_and_structure(tmp_path, data, message):
 
 def test_missing_data_says_where_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.*Ask Zenodo"):
-        IS2RSDataset({"src": str(tmp_path / "nowhere"), "obtain": "Ask Zenodo."})
+        IS2RSDataset({"src": str(tmp_path / "nowhere"), "hint": "Ask Zenodo."})
 
 
 CELL = 10.9

@@ -53,7 +53,7 @@ def denorm(forces: Tensor) -> Tensor:
 
 def field_of(name: str, data: Batch, double: bool = False) -> OCPForceField:
     """The frozen field of a random model."""
-    return OCPForceField.freeze(backbones.model(name, double), data, denorm)
+    return OCPForceField.frozen(backbones.model(name, double), data, denorm)
 
 
 def unmodified(

@@ -113,7 +113,7 @@ def test_rotation_equivariance(name):
         turn = rotation()
         turned = data.clone()
         turned.pos, turned.cell = data.pos @ turn.T, data.cell @ turn.T
-        other = OCPForceField.freeze(field.model, turned, backbone_checks.denorm)
+        other = OCPForceField.frozen(field.model, turned, backbone_checks.denorm)
         assert other.graph.neighbors.tolist() == field.graph.neighbors.tolist()
         moved = backbone_checks.nudged(data, 0.1, field)
         found, want = other(moved @ turn.T), field(moved) @ turn.T
@@ -136,7 +136,7 @@ def test_every_evaluation_is_the_same_map_whatever_mode_the_model_is_in(name):
     field.model.train()
     before = torch.random.get_rng_state()
     assert all(torch.equal(first, field(data.pos).detach()) for _ in range(2))
-    assert torch.equal(first, field.refreeze(data.pos)(data.pos).detach())
+    assert torch.equal(first, field.freeze(data.pos)(data.pos).detach())
     assert torch.equal(before, torch.random.get_rng_state()), "the caller's randomness was touched"
     assert all(module.training for module in field.model.modules()), "the mode was changed"
 
@@ -159,7 +159,7 @@ def test_nothing_stays_on_the_instance(name):
     with torch.no_grad():
         model(data.clone())  # fairchem's own caches fill in the first call
     before = state(model)
-    field = OCPForceField.freeze(model, data, backbone_checks.denorm)
+    field = OCPForceField.frozen(model, data, backbone_checks.denorm)
     field(data.pos).sum().backward()
     with pytest.raises((RuntimeError, IndexError)):  # it fails inside
         field(data.pos[:-1])
@@ -191,5 +191,5 @@ def test_hydra_heads_with_their_own_dictionaries():
     data = backbones.batch(backbones.slabs())
     wrapped = torch.nn.Sequential()
     wrapped.module = model
-    field = OCPForceField.freeze(wrapped, data, backbone_checks.denorm)
+    field = OCPForceField.frozen(wrapped, data, backbone_checks.denorm)
     assert field.model is model and field(data.pos).shape == data.pos.shape

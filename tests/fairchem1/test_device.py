@@ -37,7 +37,7 @@ def evaluated(name, device):
     """Whatever a force field is asked for, as numbers; the model and its graph stay on the device."""
     data = backbones.batch(backbones.slabs()).to(device)
     model = backbones.model(name).to(device)
-    field = backbone_checks.OCPForceField.freeze(model, data, backbone_checks.denorm)
+    field = backbone_checks.OCPForceField.frozen(model, data, backbone_checks.denorm)
     operator = backbone_checks.operator_of(field)
     x = data.pos + 0.02 * torch.sin(7 * data.pos)
     out = {"forces": field(x).detach()}
@@ -46,7 +46,7 @@ def evaluated(name, device):
         if parameter.grad is not None:
             out[f"gradient of {part}"] = parameter.grad
     with torch.no_grad():
-        out["thawed"] = field.thaw()(x)
+        out["unfrozen"] = field.unfreeze()(x)
         second = torch.tensor([False, True], device=device)
         one, mine = field.select(second), second[data.batch]
         out["selected"] = one(x[mine])
@@ -75,10 +75,10 @@ def test_waits_of_an_evaluation(device, name):
     from tests.device.fake import counted
 
     data = backbones.batch(backbones.slabs(3)).to(device)
-    field = backbone_checks.OCPForceField.freeze(
+    field = backbone_checks.OCPForceField.frozen(
         backbones.model(name).to(device), data, backbone_checks.denorm
     )
-    for each, allowed in ((field, 0), (field.thaw(), LIVE[name])):
+    for each, allowed in ((field, 0), (field.unfreeze(), LIVE[name])):
         operator = backbone_checks.operator_of(each)
         evaluations = (each, lambda x, o=operator: o.vjp(x, torch.ones_like(x), accumulate=True))
         for evaluate in evaluations:

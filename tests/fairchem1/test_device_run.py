@@ -15,7 +15,7 @@ import yaml
 from fairchem.core._cli import main
 from fairchem.core.common.flags import flags
 
-from fairchem_gdeq import scoring
+from fairchem_gdeq.evaluation import scoring
 from fairchem_gdeq.fairchem1 import GDEQTrainer
 from tests.device.checks import CPU, assert_on
 from tests.fairchem1 import small1

@@ -276,7 +276,7 @@ def test_a_base_with_averaged_weights_gives_those(inputs, trained, tmp_path):
     ("options", "expected"),
     [
         (
-            ["--task.base=none.pt", "--task.obtain_base=Get it."],
+            ["--task.base=none.pt", "--task.base_hint=Get it."],
             r"none\.pt: no such file.*Get it\.",
         ),
         (["--model.max_radius=5.0"], r"max_radius: 4\.0 in the checkpoint, 5\.0 in the config"),

@@ -3,9 +3,9 @@
 import torch
 from fairchem.core.trainers import OCPTrainer
 
-from fairchem_gdeq.adjoints import Adjoints
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
-from fairchem_gdeq.history import History
+from fairchem_gdeq.training.adjoints import Adjoints
+from fairchem_gdeq.training.history import History
 
 
 def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_path):

@@ -49,7 +49,7 @@ def test_structures_in_company_are_as_alone(name):
         alone = []
         for i, atoms in enumerate(mixed()):
             one = backbones.batch([atoms], double=True)
-            alone.append(OCPForceField.freeze(field.model, one, backbone_checks.denorm))
+            alone.append(OCPForceField.frozen(field.model, one, backbone_checks.denorm))
             found = alone[-1](moved.split(sizes)[i]).detach()
             torch.testing.assert_close(found, together.split(sizes)[i], rtol=1e-7, atol=1e-9)
 
@@ -79,7 +79,7 @@ def test_atoms_outside_the_cell(name):
         field = backbone_checks.field_of(name, data, double=True)
         cells = torch.randint(-2, 3, data.pos.shape, generator=torch.manual_seed(0)).double()
         outside = data.pos + torch.einsum("ni,nij->nj", cells, data.cell[data.batch])
-        fresh = field.refreeze(outside)
+        fresh = field.freeze(outside)
         assert fresh.graph.neighbors.tolist() == field.graph.neighbors.tolist()
         # Frames roll by which edge it is, images included, and forces hardly depend on them.
         expected = field(data.pos).detach()
@@ -97,8 +97,8 @@ def test_a_frozen_graph_stays_and_a_live_one_follows(name):
     changed = field.edges_changed(moved)
     assert changed[0] > 0 and changed[1] == 0
     assert field.edges_changed(data.pos).tolist() == [0, 0]
-    live = field.thaw()
-    fresh = field.refreeze(moved)
+    live = field.unfreeze()
+    fresh = field.freeze(moved)
     torch.testing.assert_close(live(moved), fresh(moved))
     assert not torch.allclose(field(moved), fresh(moved), rtol=1e-3)
     with pytest.raises(ValueError, match="holds no graph"):

@@ -42,7 +42,7 @@ def test_models_without_forces():
     config = copy.deepcopy(backbones.BACKBONES["EquiformerV2"])
     del config["heads"]["forces"]
     data = backbones.batch(backbones.slabs())
-    field = OCPForceField.freeze(backbones.build(config).float(), data, backbone_checks.denorm)
+    field = OCPForceField.frozen(backbones.build(config).float(), data, backbone_checks.denorm)
     with pytest.raises(ValueError, match=r"no output 'forces', only \['energy'\]"):
         field(data.pos)
     assert forces_of({"head": {"forces": torch.zeros(6)}}).shape == (2, 3)

@@ -22,7 +22,7 @@ def test_waits_of_an_evaluation(name):
     frozen = backbone_checks.field_of(name, data)
     keep = torch.tensor([True, False, True])
     chosen = torch.cat([data.pos, data.pos[keep[data.batch]]])
-    live = frozen.thaw()
+    live = frozen.unfreeze()
     cases = [(frozen, data.pos, 0), (live, data.pos, LIVE[name])]
     cases += [(f.join([f.select(keep)]), chosen, w) for f, _, w in cases]
     for field, positions, allowed in cases:

@@ -59,7 +59,7 @@ def test_two_training_steps_lower_the_loss(name):
 def test_selected_structures_have_the_same_forces(name):
     data = small.batch(backbones.structures(name, 4), double=False)
     built = backbones.model(name, False, data)
-    field = HydraForceField.freeze(built, backbones.tasks(name), data)
+    field = HydraForceField.frozen(built, backbones.tasks(name), data)
     keep = torch.tensor([False, True, False, True])
     atoms = keep[data.batch]
     moved = data.pos + 0.02 * torch.randn(data.pos.shape, generator=torch.manual_seed(0))
@@ -72,10 +72,10 @@ def test_selected_structures_have_the_same_forces(name):
 def test_whole_cells_and_rigid_shifts_change_nothing(name):
     with backbone_checks.double_precision():
         data = small.batch(backbones.structures(name))
-        field = HydraForceField.freeze(backbones.model(name, True), backbones.tasks(name), data)
+        field = HydraForceField.frozen(backbones.model(name, True), backbones.tasks(name), data)
         cells = torch.randint(-2, 3, data.pos.shape, generator=torch.Generator().manual_seed(0))
         outside = data.pos + cells * 5.463
-        fresh = field.refreeze(outside)
+        fresh = field.freeze(outside)
         torch.testing.assert_close(fresh(outside), field(data.pos), rtol=0, atol=1e-8)
         assert fresh.edges_changed(outside).sum() == 0
         torch.testing.assert_close(field(data.pos + 1.7), field(data.pos), rtol=0, atol=1e-8)
@@ -85,12 +85,12 @@ def test_whole_cells_and_rigid_shifts_change_nothing(name):
 def test_pairs_enter_and_leave_only_when_frozen_anew(name):
     data = small.batch(small.silicon(2), double=False)
     built, tasks = backbones.model(name, False), backbones.tasks(name)
-    field = HydraForceField.freeze(built, tasks, data)
+    field = HydraForceField.frozen(built, tasks, data)
     moved = data.pos.clone()
     moved[0] += 0.9
     changed = field.edges_changed(moved)
     assert changed[0] > 0 and changed[1] == 0
-    live = HydraForceField.freeze(built, tasks, data).thaw()
+    live = HydraForceField.frozen(built, tasks, data).unfreeze()
     again = data.clone()
     again.pos = moved
     plain = backbone_checks.unmodified_forces(built, tasks[0], again)
@@ -199,7 +199,7 @@ def test_table_too_narrow_is_named():
     model.backbone.data_preprocess.keywords["molecular_graph_cfg"].knn_pad_size = 5
     data = small.batch(small.silicon(1), double=False)
     with pytest.raises(ValueError, match=r"knn_pad_size: \d+ or more"):
-        HydraForceField.freeze(model, backbones.tasks(name), data)
+        HydraForceField.frozen(model, backbones.tasks(name), data)
 
 
 def test_data_set_of_another_head():
@@ -207,12 +207,12 @@ def test_data_set_of_another_head():
     data = small.batch(small.silicon(2), double=False)
     data.dataset = ["si", "oc20"]
     with pytest.raises(ValueError, match=r"'oc20', 'si'.* is for \['si'\]"):
-        HydraForceField.freeze(backbones.model(MOE, False), backbones.tasks(MOE), data)
+        HydraForceField.frozen(backbones.model(MOE, False), backbones.tasks(MOE), data)
     del data["dataset"]
     with pytest.raises(ValueError, match="no named data set"):
-        HydraForceField.freeze(backbones.model(MOE, False), backbones.tasks(MOE), data)
+        HydraForceField.frozen(backbones.model(MOE, False), backbones.tasks(MOE), data)
     data.dataset_name = ["si.train", "si.val"]  # as fairchem's concatenated data sets have it
-    field = HydraForceField.freeze(backbones.model(MOE, False), backbones.tasks(MOE), data)
+    field = HydraForceField.frozen(backbones.model(MOE, False), backbones.tasks(MOE), data)
     assert field.batch.dataset == ["si", "si"] and field(data.pos).abs().max() > 1e-3
 
 
@@ -222,4 +222,4 @@ def test_merged_mixture_is_for_one_composition():
     model = backbones.model(name, False, data)
     other = small.batch(small.silicon(1, seed=5)[:1] + small.silicon(2)[1:], double=False)
     with pytest.raises(ValueError, match="composition"):
-        HydraForceField.freeze(model, backbones.tasks(name), other)
+        HydraForceField.frozen(model, backbones.tasks(name), other)

@@ -11,7 +11,7 @@ import torch
 from fairchem.core.units.mlip_unit import load_predict_unit
 
 from fairchem_gdeq.fairchem2.base import load_base, load_tasks
-from fairchem_gdeq.gradients import average_over_ranks
+from fairchem_gdeq.training.gradients import average_over_ranks
 from tests import backbones, small
 from tests.fairchem2.test_run import fairchem
 
@@ -130,7 +130,7 @@ def test_tasks_of_a_data_set(base):
 def test_a_base_that_is_not_there(tmp_path):
     for load in (load_base, lambda *a, **k: load_tasks(*a, "si", **k)):
         with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file.*Get it there\."):
-            load(str(tmp_path / "none.pt"), obtain="Get it there.")
+            load(str(tmp_path / "none.pt"), hint="Get it there.")
 
 
 def test_energies_can_still_be_had_in_plain_fairchem(tuned, tmp_path):

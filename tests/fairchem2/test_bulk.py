@@ -11,12 +11,9 @@ from ase.build import molecule
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fairchem_gdeq.bulk import Bulk
+from fairchem_gdeq.batching.bulk import Bulk
 from fairchem_gdeq.data.is2rs import collate
-from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.loaders import atom_budget, row_count, rows_of
-from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
-from fairchem_gdeq.predictions import (
+from fairchem_gdeq.evaluation.predictions import (
     Journal,
     each_row_once,
     fingerprint,
@@ -24,6 +21,9 @@ from fairchem_gdeq.predictions import (
     start_of,
     write,
 )
+from fairchem_gdeq.fairchem2.fields import HydraForceField
+from fairchem_gdeq.fairchem2.loaders import atom_budget, row_count, rows_of
+from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 from tests import backbones, small
 from tests.fairchem2.test_structures import FAMILIES, boxed, slab
 
@@ -50,8 +50,8 @@ def test_joined_fields_have_the_forces_of_their_structures(name, live):
     fields, places = [], []
     for a in structures:
         data = small.batch([a], double=False)
-        field = HydraForceField.freeze(model, backbones.tasks(name), data)
-        fields.append(field.thaw() if live else field)
+        field = HydraForceField.frozen(model, backbones.tasks(name), data)
+        fields.append(field.unfreeze() if live else field)
         places.append(data.pos + (0.02 if live else 0.0))
     expected = torch.cat([f(x) for f, x in zip(fields, places, strict=True)])
     joined = fields[0].join(fields[1:])
@@ -66,7 +66,7 @@ def test_records_are_those_of_each_structure_alone(kind, budget):
     """Exactly as many force evaluations; ``IS2RS.relax`` knows nothing of streams."""
     model, tasks = small.model(kind), small.tasks()
     data = named(small.silicon(5, fixed=(1,)))
-    bulk = Bulk(TASK, partial(HydraForceField.follow, model, tasks), budget, "cpu")
+    bulk = Bulk(TASK, partial(HydraForceField.unfrozen, model, tasks), budget, "cpu")
     found = {r.record.sid: r for r in bulk.relax(data)}
     assert len(found) == bulk.done == 5
     for row in data:
@@ -75,7 +75,7 @@ def test_records_are_those_of_each_structure_alone(kind, budget):
         assert mine.record.evaluations == expected.evaluations
         assert mine.record.converged == expected.converged
         assert mine.record.delta_q == pytest.approx(expected.delta_q, abs=1e-7)
-        torch.testing.assert_close(mine.ending.positions, positions, rtol=0, atol=1e-8)
+        torch.testing.assert_close(mine.outcome.positions, positions, rtol=0, atol=1e-8)
         np.testing.assert_allclose(mine.to_ase().positions, positions.numpy(), atol=1e-8)
     assert bulk.evaluations == sum(r.record.evaluations for r in found.values())
 
@@ -100,7 +100,7 @@ def test_loader_gives_rows_and_budget():
 
 def everything(folder, data, model, task=TASK, stop=None):
     """Predict ``data`` through a journal in ``folder``; ``stop`` interrupts after so many."""
-    bulk = Bulk(task, partial(HydraForceField.follow, model, small.tasks()), 17, "cpu")
+    bulk = Bulk(task, partial(HydraForceField.unfrozen, model, small.tasks()), 17, "cpu")
     journal = Journal(folder, "test", fingerprint(model, task), 0)
     if stop is not None:
         show = bulk.show

@@ -7,11 +7,11 @@ import torch
 from fairchem.core.units.mlip_unit.mlip_unit import MLIPTrainEvalUnit
 from torchtnt.framework.unit import AppStateMixin
 
-from fairchem_gdeq.adjoints import Adjoints
 from fairchem_gdeq.fairchem2 import callbacks
 from fairchem_gdeq.fairchem2.callbacks import Checkpoints, KeepBest
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
-from fairchem_gdeq.history import History
+from fairchem_gdeq.training.adjoints import Adjoints
+from fairchem_gdeq.training.history import History
 
 
 def saved_steps(monkeypatch, folder, minutes, seconds, first=True):

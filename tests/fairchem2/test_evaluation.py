@@ -13,9 +13,10 @@ from fairchem.core import FAIRChemCalculator
 from fairchem.core.units.mlip_unit import load_predict_unit
 from fairchem.core.units.mlip_unit.api.inference import InferenceSettings
 
-from fairchem_gdeq import ase_relaxers
-from fairchem_gdeq.ase_relaxers import relax_with_ase
-from fairchem_gdeq.evaluation import (
+from fairchem_gdeq.evaluation import ase_baselines
+from fairchem_gdeq.evaluation.ase_baselines import relax_with_ase
+from fairchem_gdeq.evaluation.reference import ReferenceFile
+from fairchem_gdeq.evaluation.rows import (
     baseline_rows,
     file_row,
     open_reference,
@@ -25,7 +26,6 @@ from fairchem_gdeq.evaluation import (
 from fairchem_gdeq.fairchem2.base import load_base
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
-from fairchem_gdeq.reference import ReferenceFile
 from tests import small
 
 RELAXER = Relaxer(horizon=2, fmax=0.05, max_steps=10)
@@ -40,7 +40,7 @@ def example(double=False, fixed=(0, 2)):
 
 def on(data):
     """The small eSEN on a batch."""
-    return HydraForceField.follow(small.model("esen"), small.tasks(), data)
+    return HydraForceField.unfrozen(small.model("esen"), small.tasks(), data)
 
 
 class Plain(Calculator):
@@ -68,7 +68,7 @@ def test_ase_rows_are_ase_on_fairchems_calculator(tmp_path, name, optimizer):
     tasks[0].normalizer.rmsd.fill_(1.0)
     structures, data = example(double=True)
     records, positions = relax_with_ase(
-        name, IS2RS(relaxer=RELAXER), HydraForceField.follow(model, tasks, data), data
+        name, IS2RS(relaxer=RELAXER), HydraForceField.unfrozen(model, tasks, data), data
     )
     ends = positions.split(data.natoms.tolist())
     for atoms, end, record in zip(structures, ends, records, strict=True):
@@ -85,7 +85,7 @@ def test_ase_rows_are_ase_on_fairchems_calculator(tmp_path, name, optimizer):
 
 def test_ase_rows_mark_what_diverges(monkeypatch):
     _, data = example(double=True)
-    monkeypatch.setattr(ase_relaxers, "MAX_FORCE", 1e-9)
+    monkeypatch.setattr(ase_baselines, "MAX_FORCE", 1e-9)
     records, positions = relax_with_ase("ase_fire", IS2RS(relaxer=RELAXER), on(data), data)
     assert all(r.diverged and not r.converged and r.evaluations == 1 for r in records)
     torch.testing.assert_close(positions, data.pos)

@@ -61,11 +61,11 @@ def test_sweep_equals_stored_graph_through_a_real_model(kind):
 def test_forces_are_the_models_own(kind):
     data = small.batch(small.silicon(3))
     model, tasks = small.model(kind), small.tasks()
-    field = HydraForceField.freeze(model, tasks, data)
+    field = HydraForceField.frozen(model, tasks, data)
     plain = 1.5 * model(data.clone())["forces"]["forces"]
     torch.testing.assert_close(field(data.pos), plain, rtol=1e-10, atol=1e-12)
     moved = data.pos + 0.05 * torch.randn_like(data.pos)
-    live = HydraForceField.freeze(model, tasks, data).thaw()
+    live = HydraForceField.frozen(model, tasks, data).unfreeze()
     again = data.clone()
     again.pos = moved
     torch.testing.assert_close(
@@ -76,7 +76,7 @@ def test_forces_are_the_models_own(kind):
 @pytest.mark.parametrize("kind", small.MODELS)
 def test_selected_structures_have_the_same_forces(kind):
     data = small.batch(small.silicon(4))
-    field = HydraForceField.freeze(small.model(kind), small.tasks(), data)
+    field = HydraForceField.frozen(small.model(kind), small.tasks(), data)
     keep = torch.tensor([True, False, True, False])
     atoms = keep[data.batch]
     picked = field.select(keep)
@@ -88,15 +88,15 @@ def test_selected_structures_have_the_same_forces(kind):
 
 def test_graph_of_positions_outside_the_cell():
     data = small.batch(small.silicon(3))
-    field = HydraForceField.freeze(small.model("esen"), small.tasks(), data)
+    field = HydraForceField.frozen(small.model("esen"), small.tasks(), data)
     shifts = torch.randint(-2, 3, data.pos.shape, generator=torch.Generator().manual_seed(0))
     outside = data.pos + shifts.double() * 5.463
-    torch.testing.assert_close(field.refreeze(outside)(outside), field(data.pos), rtol=0, atol=1e-9)
+    torch.testing.assert_close(field.freeze(outside)(outside), field(data.pos), rtol=0, atol=1e-9)
 
 
 def test_changed_edges_are_counted():
     data = small.batch(small.silicon(2))
-    field = HydraForceField.freeze(small.model("esen"), small.tasks(), data)
+    field = HydraForceField.frozen(small.model("esen"), small.tasks(), data)
     assert field.edges_changed(data.pos).tolist() == [0, 0]
     moved = data.pos.clone()
     moved[0] += 0.9
@@ -104,7 +104,7 @@ def test_changed_edges_are_counted():
     assert changed[0] > 0 and changed[1] == 0
     small_move = data.pos + 0.2 * field.skin().min() * torch.randn_like(data.pos).clamp(-1, 1)
     assert field.edges_changed(small_move).sum() == 0
-    fresh = field.refreeze(data.pos).batch
+    fresh = field.freeze(data.pos).batch
     assert int(fresh.nedges.sum()) == fresh.edge_index.shape[1]
 
 
@@ -114,7 +114,7 @@ def test_conservative_model_is_refused_with_the_reason():
         "heads": {"efs": {"module": "fairchem.core.models.uma.escn_md.MLP_EFS_Head"}},
     }
     with pytest.raises(ValueError, match=r"gradient of its energy.*direct_forces: true"):
-        HydraForceField.freeze(
+        HydraForceField.frozen(
             HydraModel(**config), small.tasks(), small.batch(small.silicon(1), double=False)
         )
 
@@ -128,7 +128,7 @@ def test_force_task_must_be_unique():
 def test_every_evaluation_is_the_same_map(kind):
     """eSEN rolls its edge frames at random; bit-equal forces show that the field does not."""
     data = small.batch(small.silicon(3), double=False)
-    field = HydraForceField.freeze(small.model(kind, double=False), small.tasks(), data)
+    field = HydraForceField.frozen(small.model(kind, double=False), small.tasks(), data)
     before = torch.random.get_rng_state()
     first = field(data.pos)
     assert all(torch.equal(first, field(data.pos)) for _ in range(3))

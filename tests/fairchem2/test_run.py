@@ -342,7 +342,7 @@ np.save({str(tmp_path / "forces.npy")!r}, atoms.get_forces())
     tasks = small.tasks()
     tasks[0].normalizer.rmsd.fill_(1.0)
     data = small.batch([atoms], double=False)
-    ours = HydraForceField.freeze(model.eval(), tasks, data)(data.pos).detach().numpy()
+    ours = HydraForceField.frozen(model.eval(), tasks, data)(data.pos).detach().numpy()
     np.testing.assert_allclose(np.load(tmp_path / "forces.npy"), ours, atol=1e-6)
     assert np.abs(ours).max() > 1e-3
 

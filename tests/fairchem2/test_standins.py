@@ -10,7 +10,7 @@ from fairchem.core.models.uma import escn_md
 
 from fairchem_gdeq import versions
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.standins import NotCalled, called
+from fairchem_gdeq.frozen.patching import NotCalled, called
 from tests import backbones, small
 
 ESEN = escn_md.eSCNMDBackbone
@@ -82,7 +82,7 @@ CASES = {
 def test_a_replacement_that_is_not_called_is_an_error(case, monkeypatch):
     name, patch, message = CASES[case]
     data = small.batch(small.silicon(2), double=False)
-    field = HydraForceField.freeze(backbones.model(name, False), backbones.tasks(name), data)
+    field = HydraForceField.frozen(backbones.model(name, False), backbones.tasks(name), data)
     before = field(data.pos)
     backbone = field.model.backbone
     switch = vars(backbone).get("otf_graph")
@@ -98,12 +98,12 @@ def test_a_replacement_that_is_not_called_is_an_error(case, monkeypatch):
 def test_a_recorder_that_is_not_called_is_an_error(monkeypatch):
     _, patch, message = CASES["escaip"]
     data = small.batch(small.silicon(2), double=False)
-    field = HydraForceField.follow(
+    field = HydraForceField.unfrozen(
         backbones.model("EScAIP, soft kNN", False), backbones.tasks("EScAIP, soft kNN"), data
     )
     monkeypatch.setattr(*patch)
     with pytest.raises(NotCalled, match=message):
-        field.refreeze(data.pos)
+        field.freeze(data.pos)
 
 
 def test_a_batch_without_edges_is_no_error():
@@ -113,7 +113,7 @@ def test_a_batch_without_edges_is_no_error():
     far = [Atoms("Si2", positions=[[1, 1, 1], [1, 9, 1]], cell=[16] * 3, pbc=True)]
     data = small.batch(far, double=False)
     name = "eSEN direct (OC25)"
-    field = HydraForceField.freeze(backbones.model(name, False), backbones.tasks(name), data)
+    field = HydraForceField.frozen(backbones.model(name, False), backbones.tasks(name), data)
     assert field.batch.edge_index.shape == (2, 0)
     assert field(data.pos).isfinite().all()
 

@@ -64,7 +64,7 @@ def without_pbc(name: str) -> HydraModel:
 
 def freeze(name: str, model: HydraModel, structures: list[Atoms]):
     data = small.batch(structures, double=False)
-    return data, HydraForceField.freeze(model, backbones.tasks(name), data)
+    return data, HydraForceField.frozen(model, backbones.tasks(name), data)
 
 
 @every
@@ -119,7 +119,7 @@ def test_periodic_structure_without_volume_is_named(name):
     data = small.batch([boxed(molecule("H2O")), boxed(pair(1.2))], double=False)
     data.cell[1, 2] = 0
     with pytest.raises(ValueError, match=r"\['s1'\] are periodic.*no volume"):
-        HydraForceField.freeze(backbones.model(name, False), backbones.tasks(name), data)
+        HydraForceField.frozen(backbones.model(name, False), backbones.tasks(name), data)
 
 
 @every

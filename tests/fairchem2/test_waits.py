@@ -33,11 +33,11 @@ def plain_builder(monkeypatch, field):
 @torch.no_grad()
 def test_waits_of_an_evaluation(name, monkeypatch):
     data = small.batch(backbones.structures(name, 3), double=False)
-    frozen = HydraForceField.freeze(backbones.model(name, False), backbones.tasks(name), data)
+    frozen = HydraForceField.frozen(backbones.model(name, False), backbones.tasks(name), data)
     plain_builder(monkeypatch, frozen)
     keep = torch.tensor([True, False, True])
     chosen = torch.cat([data.pos, data.pos[keep[data.batch]]])
-    live = frozen.thaw()
+    live = frozen.unfreeze()
     cases = [(frozen, data.pos, 0), (live, data.pos, LIVE[name])]
     cases += [(f.join([f.select(keep)]), chosen, w) for f, _, w in cases]
     for field, positions, allowed in cases:
@@ -55,7 +55,7 @@ def test_waits_of_an_evaluation(name, monkeypatch):
 def test_selecting_and_joining_invert_nothing(name):
     """How they wait is counted where masks of the host are told from others: tests/device/fairchem2."""
     data = small.batch(backbones.structures(name, 3), double=False)
-    field = HydraForceField.freeze(backbones.model(name, False), backbones.tasks(name), data)
+    field = HydraForceField.frozen(backbones.model(name, False), backbones.tasks(name), data)
     with census() as counted:
         field.join([field.select(torch.tensor([True, False, True]))])
     assert not counted.algebra, counted.algebra
@@ -65,7 +65,7 @@ def test_the_cell_is_inverted_once_for_a_field():
     """With as many live evaluations, selections and joins as there may be."""
     data = small.batch(small.silicon(3))
     with census() as counted:
-        field = HydraForceField.follow(small.model("esen"), small.tasks(), data)
+        field = HydraForceField.unfrozen(small.model("esen"), small.tasks(), data)
     assert set(counted.algebra.values()) == {1}, counted.algebra
     first = field(data.pos)
     keep = torch.tensor([False, True, True])
@@ -89,11 +89,11 @@ def test_molecules_seen_through_their_boundaries_cost_one_wait():
     model = HydraModel(backbone=config, heads=small.ESEN["heads"]).eval()
     far = [Atoms("Si2", positions=[[3, 3, 3], [3, 5, 3]], cell=[12] * 3)]
     data = small.batch(far, double=False)
-    field = HydraForceField.follow(model, small.tasks(), data)
+    field = HydraForceField.unfrozen(model, small.tasks(), data)
     field(data.pos)
     with census() as counted:
         field(data.pos)
     assert counted.waits == {"_local_scalar_dense": 1}
     near = small.batch([Atoms("Si2", positions=[[1, 1, 1], [1, 3, 1]], cell=[4] * 3)], double=False)
     with pytest.raises(ValueError, match="not periodic in every direction"):
-        HydraForceField.follow(model, small.tasks(), near)(near.pos)
+        HydraForceField.unfrozen(model, small.tasks(), near)(near.pos)

@@ -83,10 +83,10 @@ class PairField(nn.Module):
         out.stiff, out.rest, out.soft = self.stiff, self.rest, self.soft
         return out
 
-    def refreeze(self, positions: Tensor) -> PairField:
+    def freeze(self, positions: Tensor) -> PairField:
         return self
 
-    def thaw(self) -> PairField:
+    def unfreeze(self) -> PairField:
         return self
 
 
@@ -129,10 +129,10 @@ class SiteField(nn.Module):
         out.batch = joined(parts)
         return out
 
-    def refreeze(self, positions: Tensor) -> SiteField:
+    def freeze(self, positions: Tensor) -> SiteField:
         return self
 
-    def thaw(self) -> SiteField:
+    def unfreeze(self) -> SiteField:
         return self
 
 

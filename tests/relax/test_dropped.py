@@ -7,8 +7,8 @@ from fairchem_gdeq.relax import SIGNALS, Course, Method, Operator, Stream, delta
 from fairchem_gdeq.relax.adjoint import _Cycle, gmres
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS, rollout
 from fairchem_gdeq.relax.solvers import solve
+from tests.batching.test_streams import requests
 from tests.relax.fields import SiteField, random_batch, structures
-from tests.relax.test_stream import arrivals
 
 
 class Springs(torch.nn.Module):
@@ -29,10 +29,10 @@ class Springs(torch.nn.Module):
         batch = (mask.long().cumsum(0) - 1)[self.batch[atoms]]
         return Springs(self.stiffness[atoms], batch, self.scale)
 
-    def refreeze(self, positions):
+    def freeze(self, positions):
         return self
 
-    def thaw(self):
+    def unfreeze(self):
         return self
 
 
@@ -140,7 +140,7 @@ def test_training_and_evaluation_hand_over_at_the_same_point():
     path = rollout(operator, x, 60, fmax)
     assert path.settled.any()
     way = Course(60, lambda: make_solver("picard"), fmax, 0)
-    for end in Stream(arrivals(operator, x), way, 100):
+    for end in Stream(requests(operator, x), way, 100):
         mine = operator.structures.batch == end.key
         torch.testing.assert_close(end.positions, path.positions[mine], rtol=0, atol=1e-12)
         assert end.evaluations == int(path.evaluations[end.key]) + 1

@@ -51,10 +51,10 @@ class Counting:
     def select(self, structures):
         return Counting(self.field.select(structures), self.log)
 
-    def refreeze(self, positions):
+    def freeze(self, positions):
         return self
 
-    def thaw(self):
+    def unfreeze(self):
         return self
 
 

@@ -58,16 +58,16 @@ class Neighbours(torch.nn.Module):
     def select(self, structures):
         return self
 
-    def refreeze(self, positions):
+    def freeze(self, positions):
         return Neighbours(self.stiff, bool((positions[0] - positions[1]).norm() < 1))
 
-    def thaw(self):
+    def unfreeze(self):
         return Neighbours(self.stiff, live=True)
 
     def forward(self, positions):
         apart = positions[0] - positions[1]
         if self.live:
-            return self.refreeze(positions)(positions)
+            return self.freeze(positions)(positions)
         push = 20 * self.near * (1 - apart.norm()).clamp_min(0) ** 2 * apart / apart.norm()
         return torch.stack([push, -push]) - self.stiff * (positions - self.sites)
 
@@ -81,7 +81,7 @@ def test_equilibrium_of_the_potential_itself_unless_the_graph_is_held(hold):
     method = replace(TIGHT, horizon=1, hold_graph=hold)
     report = SIGNALS["gdeq"](operator, start, field.sites, method)
     assert report.converged.all() and report.contributing.all()
-    residual = field.refreeze(report.positions)(report.positions).abs().max()
+    residual = field.freeze(report.positions)(report.positions).abs().max()
     assert residual > 1 if hold else residual < 1e-7
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from examples.toy_basins import Wells, final_error, problem, train
-from fairchem_gdeq.relax import Arrival, Course, ForceField, Stream, make_solver, solve
+from fairchem_gdeq.relax import Course, ForceField, Request, Stream, make_solver, solve
 
 
 def test_a_short_window_selects_the_basin_and_more_adds_nothing():
@@ -22,9 +22,9 @@ def test_its_field_is_complete():
     operator, start, _ = problem(0, count=6)
     together = solve(operator, start, make_solver("picard"), 1e-4, 500)
     masks = torch.eye(6, dtype=torch.bool)
-    arrivals = [Arrival(k, operator.select(m), start[m]) for k, m in enumerate(masks)]
+    requests = [Request(k, operator.select(m), start[m]) for k, m in enumerate(masks)]
     way = Course(0, lambda: make_solver("picard"), 1e-4, 500)
-    endings = {end.key: end for end in Stream(arrivals, way, 4)}
-    assert together.converged.all() and all(end.converged for end in endings.values())
+    outcomes = {end.key: end for end in Stream(requests, way, 4)}
+    assert together.converged.all() and all(end.converged for end in outcomes.values())
     for k, mask in enumerate(masks):
-        torch.testing.assert_close(endings[k].positions, together.positions[mask])
+        torch.testing.assert_close(outcomes[k].positions, together.positions[mask])

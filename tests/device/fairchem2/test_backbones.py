@@ -29,13 +29,13 @@ def evaluated(name, device):
         if parameter.grad is not None:
             out[f"gradient of {part}"] = parameter.grad
     with torch.no_grad():
-        out["thawed"] = field.thaw()(x)
+        out["unfrozen"] = field.unfreeze()(x)
         second = torch.tensor([False, True], device=device)
         one, atoms = field.select(second), operator.structures.atoms_of(second)
         out["selected"] = one(x[atoms])
         joined = one.join([field.select(~second)])
         out["joined"] = joined(torch.cat([x[atoms], x[~second[data.batch]]]))
-        out["frozen anew"] = field.refreeze(x)(x)
+        out["frozen anew"] = field.freeze(x)(x)
         if field.has_graph:
             out["skin"] = field.skin()
             out["changed"] = field.edges_changed(data.pos + 0.2 * torch.sin(5 * data.pos))
@@ -59,7 +59,7 @@ def test_structures_that_cannot_have_a_graph_are_named(device):
     data = small.batch(small.silicon(2), double=False).to(device)
     data.cell = torch.zeros_like(data.cell)
     with pytest.raises(ValueError, match=r"\['s0', 's1'\] are periodic"):
-        HydraForceField.freeze(small.model("esen", double=False).to(device), small.tasks(), data)
+        HydraForceField.frozen(small.model("esen", double=False).to(device), small.tasks(), data)
 
 
 @pytest.mark.parametrize("name", ["eSEN direct (OC25)", "EScAIP, soft kNN", "AllScAIP, soft kNN"])
@@ -70,10 +70,10 @@ def test_structures_leave_without_a_wait(device, name):
     from tests.device.fake import counted
 
     data = small.batch(backbones.structures(name, 4), double=False).to(device)
-    field = HydraForceField.freeze(
+    field = HydraForceField.frozen(
         backbones.model(name, False).to(device), backbones.tasks(name), data
     )
-    live = HydraForceField.follow(field.model, backbones.tasks(name), data)
+    live = HydraForceField.unfrozen(field.model, backbones.tasks(name), data)
     for whole, allowed in ((field, 1), (live, 0)):
         with counted() as first:
             part = whole.select(torch.tensor([True, False, True, True]))
@@ -98,8 +98,8 @@ def test_an_evaluation_copies_nothing_while_the_device_waits(device, name):
 
     data = small.batch(backbones.structures(name, 3), double=False).to(device)
     model = backbones.model(name, False).to(device)
-    field = HydraForceField.freeze(model, backbones.tasks(name), data)
-    for each in (field, field.thaw()):
+    field = HydraForceField.frozen(model, backbones.tasks(name), data)
+    for each in (field, field.unfreeze()):
         each(data.pos)  # fairchem's own caches
         with counted(is_ours) as counts:
             each(data.pos + 0.01)

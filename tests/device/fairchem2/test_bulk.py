@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fairchem_gdeq.bulk import Bulk
+from fairchem_gdeq.batching.bulk import Bulk
+from fairchem_gdeq.evaluation.task import RelaxationTask, Relaxer
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.task import RelaxationTask, Relaxer
 from tests import small
 
 
@@ -33,7 +33,7 @@ class Sites:
         sizes = [n for part in parts for n in part.sizes]
         return Sites(torch.cat([part.sites for part in parts]), sizes)
 
-    def thaw(self):
+    def unfreeze(self):
         return self
 
 
@@ -42,11 +42,11 @@ def rows(count):
 
 
 def on(device):
-    def follow(row):
+    def field_of(row):
         moved = row.pos + 0.02 * torch.arange(1.0, 1.0 + len(row.pos))[:, None]
         return Sites(moved.to(device, non_blocking=True), row.natoms.tolist())
 
-    return follow
+    return field_of
 
 
 @pytest.mark.parametrize("budget", [16, 100])
@@ -73,11 +73,11 @@ def test_records_are_those_of_the_cpu(device):
     for where in (device, torch.device("cpu")):
         there = model.to(where)
 
-        def follow(row, there=there, where=where):
-            return HydraForceField.follow(there, tasks, row).on(where)
+        def field_of(row, there=there, where=where):
+            return HydraForceField.unfrozen(there, tasks, row).on(where)
 
-        ends = sorted(Bulk(task, follow, 20, where).relax(rows(5)), key=lambda r: r.record.row)
-        assert all(r.ending.positions.device.type == "cpu" for r in ends)
+        ends = sorted(Bulk(task, field_of, 20, where).relax(rows(5)), key=lambda r: r.record.row)
+        assert all(r.outcome.positions.device.type == "cpu" for r in ends)
         assert all(r.row.pos.device.type == "cpu" for r in ends)
         records.append([(r.record.delta_q, r.record.residual, r.record.evaluations) for r in ends])
     for mine, other in zip(*records, strict=True):

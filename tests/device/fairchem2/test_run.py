@@ -19,7 +19,7 @@ from fairchem.core._cli import get_hydra_config_from_yaml
 from omegaconf import OmegaConf
 from torchtnt.framework.callback import Callback
 
-from fairchem_gdeq import scoring
+from fairchem_gdeq.evaluation import scoring
 from tests import small
 from tests.device.checks import CPU, assert_on, assert_same
 

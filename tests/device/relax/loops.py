@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax import Arrival, Course, Operator, Stream, make_solver, solve
+from fairchem_gdeq.relax import Course, Operator, Request, Stream, make_solver, solve
 from fairchem_gdeq.relax.adjoint import ADJOINTS
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.segments import to_device
@@ -49,10 +49,10 @@ class Springs:
         stiffness = torch.cat([part.stiffness for part in parts])
         return Springs(sites, stiffness, tuple(n for p in parts for n in p.sizes), self.calls)
 
-    def refreeze(self, positions: Tensor) -> Springs:
+    def freeze(self, positions: Tensor) -> Springs:
         return self
 
-    def thaw(self) -> Springs:
+    def unfreeze(self) -> Springs:
         return self
 
 
@@ -83,12 +83,12 @@ def _adjoint(name: str, operator: Operator, start: Tensor) -> list[int]:
 
 def _stream(horizon: int, operator: Operator, start: Tensor) -> list[int]:
     masks = torch.eye(operator.structures.count, dtype=torch.bool)
-    arrivals = [
-        Arrival(k, operator.select(mask), start[operator.structures.atoms_of(mask)])
+    requests = [
+        Request(k, operator.select(mask), start[operator.structures.atoms_of(mask)])
         for k, mask in enumerate(masks)
     ]
     way = Course(horizon, lambda: make_solver("lbfgs"), 1e-3, 200)
-    return [end.steps for end in Stream(arrivals, way, 14)]
+    return [end.steps for end in Stream(requests, way, 14)]
 
 
 LOOPS: dict[str, Callable[[Operator, Tensor], Any]] = {

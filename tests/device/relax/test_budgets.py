@@ -49,7 +49,7 @@ def spent(operator, run):
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_budget(springs, name):
-    """At most one wait an evaluation on average, departures and arrivals included."""
+    """At most one wait an evaluation on average, departures and requests included."""
     _, waits, kernels, ends = spent(springs[0], lambda: LOOPS[name](*springs))
     # The results of a loop are fetched once, at its end.
     assert waits - 1 <= MORE_WAITS.get(name, 0), waits

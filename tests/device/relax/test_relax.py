@@ -11,10 +11,10 @@ import torch
 
 from fairchem_gdeq.relax import (
     SIGNALS,
-    Arrival,
     Course,
     Method,
     Operator,
+    Request,
     Stream,
     make_solver,
     solve,
@@ -116,24 +116,24 @@ def test_adjoint(device, name, damping, guessed):
     assert answers[1].converged.all() or (name == "neumann" and not damping)
 
 
-def endings(device, budget):
+def outcomes(device, budget):
     """Structures that join while others leave; the third one diverges."""
     operator, x, _ = random_batch("site", [4, 1, 5, 3, 2, 4], device=device, alpha=0.2)
     s = operator.structures
     x = torch.where((s.batch == 2)[:, None], 1e6, x)
     course = Course(2, lambda: make_solver("lbfgs"), 1e-4, 30)
 
-    def arrivals():
+    def requests():
         for key in range(s.count):
             mask = torch.arange(s.count, device=device) == key
-            yield Arrival(key, operator.select(mask), x[s.atoms_of(mask)])
+            yield Request(key, operator.select(mask), x[s.atoms_of(mask)])
 
-    return {str(end.key): end for end in Stream(arrivals(), course, budget)}
+    return {str(end.key): end for end in Stream(requests(), course, budget)}
 
 
 @pytest.mark.parametrize("budget", [1, 9])
 def test_stream(device, budget):
-    found, expected = endings(device, budget), endings(CPU, budget)
+    found, expected = outcomes(device, budget), outcomes(CPU, budget)
     assert_on(CPU, found)  # the ends come to the host
     assert_same({key: found[key] for key in expected}, expected, **CLOSE)
     assert expected["2"].diverged and sum(end.diverged for end in expected.values()) == 1
@@ -166,7 +166,7 @@ def test_stream_splits_its_pack_when_memory_runs_out(device):
         s = operator.structures
         poor = replace(operator, field=Poor(operator.field))
         masks = [torch.arange(s.count, device=where) == k for k in range(s.count)]
-        starts = [Arrival(k, poor.select(m), x[s.atoms_of(m)]) for k, m in enumerate(masks)]
+        starts = [Request(k, poor.select(m), x[s.atoms_of(m)]) for k, m in enumerate(masks)]
         course = Course(2, lambda: make_solver("lbfgs"), 1e-4, 30)
         ends.append({str(end.key): end for end in Stream(starts, course, budget)})
     assert_same({key: ends[0][key] for key in ends[1]}, ends[1], **CLOSE)

@@ -1,0 +1,208 @@
+"""Scoring and predicting a split with a model and its base, whatever fairchem they are of."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import ase
+import torch
+from ase.calculators.calculator import Calculator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fairchem_gdeq.batching.bulk import Bulk
+from fairchem_gdeq.evaluation.metrics import Basin, Label, Record, each_once, summarise, to_rows
+from fairchem_gdeq.evaluation.predictions import (
+    Journal,
+    each_row_once,
+    fingerprint,
+    relax_all,
+    write,
+)
+from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces
+from fairchem_gdeq.evaluation.report import plot_all, print_table
+from fairchem_gdeq.evaluation.rows import (
+    Reference,
+    Score,
+    baseline_rows,
+    file_row,
+    unrelaxed_row,
+    with_reference,
+)
+from fairchem_gdeq.evaluation.task import Batch, RelaxationTask
+from fairchem_gdeq.relax import ForceField
+from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.ranks import gather, rank, synchronize
+
+UNRELAXED, BASE, TUNED = "unrelaxed X_0", "base", "tuned"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The structures of a split that this rank relaxes.
+
+    Attributes:
+        name: result files carry it.
+        rows: gives them anew, as batches of one structure.
+        count: how many they are.
+        budget: atoms evaluated together.
+        device: where.
+    """
+
+    name: str
+    rows: Callable[[], Iterator[Batch]]
+    count: int
+    budget: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model to score: its row in the table, and how structures are relaxed with it."""
+
+    name: str
+    model: nn.Module
+    is2rs: RelaxationTask
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A split, and ``field_of``: a model on a batch as an unfrozen force field."""
+
+    split: Split
+    field_of: Callable[[nn.Module, Batch], ForceField]
+
+    def bulk(self, chosen: EvaluatedModel) -> Bulk:
+        """What relaxes rows with a model, which goes to the device for it."""
+        field_of = partial(self.field_of, chosen.model.to(self.split.device).eval())
+        return Bulk(chosen.is2rs, field_of, self.split.budget, self.split.device)
+
+    def relaxed(self, chosen: EvaluatedModel, calculator: Calculator | None = None) -> list[Record]:
+        """Records of all ranks as a model relaxes them, with a calculator's forces if one is given."""
+        bulk = self.bulk(chosen)
+        found: list[Record] = []
+        with self._bar(chosen.name) as bar:
+            for relaxed in bulk.relax(self.split.rows()):
+                record = relaxed.record
+                if calculator is not None:
+                    (record,) = add_forces([record], [relaxed.to_ase()], calculator)
+                found.append(record)
+                bulk.show(bar)
+        if bulk.failed:
+            logging.warning(
+                f"{chosen.name} on {self.split.name}: memory did not suffice for {bulk.failed} structures"
+            )
+        return each_once(gather(found))
+
+    def scored(self, row: Score, chosen: EvaluatedModel, title: str) -> list[Record]:
+        """Records of all ranks in a row of the table that has a model and no flight."""
+        model = chosen.model.to(self.split.device).eval()
+        found: list[Record] = []
+        with self._bar(title) as bar:
+            for batch in self.split.rows():
+                batch = batch.to(self.split.device)
+                found += row(self.field_of(model, batch), batch)[0]
+                bar.update()
+        return each_once(gather(found))
+
+    def compare(
+        self,
+        base: EvaluatedModel,
+        tuned: EvaluatedModel | None,
+        baselines: Sequence[str] = (),
+        reference: Reference | None = None,
+    ) -> dict[str, list[Record]]:
+        """Records of every row of the table, by its title.
+
+        Raises:
+            ValueError: an unknown baseline, or a reference file that cannot tell rows of one name
+                apart.
+        """
+        file = reference if isinstance(reference, ReferenceFile) else None
+        calculator = None if isinstance(reference, ReferenceFile) else reference
+        rows = {UNRELAXED: unrelaxed_row(base.is2rs)} | baseline_rows(baselines, base.is2rs)
+        if file:
+            rows |= dict([file_row(base.is2rs, file)])
+        if calculator:
+            rows = {title: with_reference(row, calculator) for title, row in rows.items()}
+        records = {UNRELAXED: self.scored(rows.pop(UNRELAXED), base, UNRELAXED)}
+        if file:
+            file.require_own_frames(Label(r.sid, r.row) for r in records[UNRELAXED])
+        for chosen in (base, tuned):
+            if chosen is not None:
+                records[chosen.name] = self.relaxed(chosen, calculator)
+        return records | {title: self.scored(row, base, title) for title, row in rows.items()}
+
+    def report(
+        self,
+        folder: Path,
+        signal: str,
+        basin: Basin,
+        records: Mapping[str, list[Record]],
+        history: History,
+    ) -> dict[str, dict[str, float]]:
+        """Scores by row; on the first rank also the table, ``<split>.json`` and pictures."""
+        split = self.split.name
+        scores = {title: summarise(found, basin) for title, found in records.items()}
+        if rank() == 0:
+            stored = {
+                "split": split,
+                "signal": signal,
+                "scores": scores,
+                "records": {title: to_rows(found) for title, found in records.items()},
+                "history": {"steps": history.steps, **history.state()},
+                "best_epoch": history.best,
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{split}.json").write_text(json.dumps(stored, indent=1) + "\n")
+            print_table(split, scores, history, basin)
+            pictures = plot_all(folder, split, scores, records, history)
+            print(f"\nresults: {folder / f'{split}.json'}")
+            for picture in pictures:
+                print(f"picture: {picture}")
+        return scores
+
+    def predict(self, chosen: EvaluatedModel, folder: Path) -> list[ase.Atoms]:
+        """Write ``<split>.extxyz`` and ``<split>.npz``; an interrupted prediction goes on.
+
+        Returns:
+            The relaxed structures of all ranks, each row once.
+        """
+        bulk, split = self.bulk(chosen), self.split.name
+        journal = Journal(folder, split, fingerprint(chosen.model, chosen.is2rs), rank())
+        with tqdm(total=self.split.count, desc=f"predict {split}") as bar:
+            images = relax_all(journal, self.split.rows(), bulk, bar)
+        images = each_row_once(gather(images))
+        if rank() == 0:
+            write(folder, split, images)
+            missed = sum(not a.info["converged"] for a in images)
+            failed = sum(a.info["failed"] for a in images)
+            print(
+                f"{len(images)} structures ({missed} not converged"
+                + (f", {failed} of them for want of memory" if failed else "")
+                + f") in {folder}"
+            )
+        synchronize()
+        journal.remove()
+        return images
+
+    def records_of(self, chosen: EvaluatedModel, images: Iterable[ase.Atoms]) -> list[Record]:
+        """Records of all ranks for structures that ``predict`` with that model has returned."""
+        known = {atoms.info["row"]: atoms for atoms in images}
+
+        def score(field: ForceField, row: Batch) -> tuple[list[Record], Tensor]:
+            atoms = known[int(row.row)]
+            ends = torch.as_tensor(atoms.positions).to(row.pos)
+            (record,) = chosen.is2rs.score_with(field, row, ends)
+            how = {key: atoms.info[key] for key in ("converged", "diverged", "evaluations")}
+            return [replace(record, residual=atoms.info["max_force"], **how)], ends
+
+        return self.scored(score, chosen, chosen.name)
+
+    def _bar(self, title: str) -> tqdm:
+        return tqdm(total=self.split.count, desc=f"{title} on {self.split.name}", leave=False)

@@ -1,0 +1,1 @@
+"""What a training run keeps, logs and shares between its processes."""
