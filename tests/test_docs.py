@@ -1,4 +1,4 @@
-"""The documentation names what is there: every key of the shared configs, and files that links lead to."""
+"""The documentation names what is there: every key of the shared configs, files that links lead to."""
 
 import re
 from collections.abc import Iterator
