@@ -10,6 +10,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 # Built from the keys above them; what they may be given is explained by group, not key by key.
 COMPOSED = ("tasks", "collate", "train_loader", "val_loader", "test_loader", "runner", "callbacks")
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
 def leaves(node: object, path: str = "") -> Iterator[str]:
@@ -51,6 +52,16 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)", file.read_text())
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (file.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page):
+    """Paths from the root of the repository, of which only sources and configs are sure to be there."""
+    named = re.findall(
+        r"\b((?:benchmarks|configs|examples|fairchem_gdeq|tests)/[\w/.]*\.(?:py|ya?ml))\b",
+        page.read_text(),
+    )
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 def test_readme_is_short():
