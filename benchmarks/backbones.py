@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.tables import print_rows
-from tests import backbone_checks, backbones
+from fairchem_gdeq.testing.fairchem2 import backbone_checks, backbones
 
 HEADER = ("backbone", "frozen", "forces at X_0", "own spread", "VJP error", "VJP / forward")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.tables import print_rows
-from tests.fairchem1 import backbone_checks, backbones
+from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
 
 HEADER = (
     *("backbone", "forces at X_0", "forces 0.15 Angstrom on", "own spread"),

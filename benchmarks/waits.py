@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from tests.device.fake import counted, using
-from tests.device.relax.loops import LOOPS, problem
+from fairchem_gdeq.testing.device.fake import counted, using
+from fairchem_gdeq.testing.loops import LOOPS, problem
 
 
 def main() -> None:

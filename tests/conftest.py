@@ -1,7 +1,8 @@
 """What every test gets: a floating-point default of its own, and the device that it asks for.
 
-A test that takes ``device`` runs on ``fake`` (``tests/device/fake.py``), and on ``cuda`` where there is
-one. ``pytest --device NAME``, which may be repeated, chooses: ``cpu``, ``fake`` or ``cuda``.
+A test that takes ``device`` runs on ``fake`` (``fairchem_gdeq.testing.device.fake``), and on ``cuda``
+where there is one. ``pytest --device NAME``, which may be repeated, chooses: ``cpu``, ``fake`` or
+``cuda``.
 """
 
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Load the pretended device, if any test asks for it, before autograd starts its threads."""
     asked = (getattr(item, "callspec", None) for item in session.items)
     if any(spec is not None and spec.params.get("device") == "fake" for spec in asked):
-        import tests.device.fake  # noqa: F401
+        import fairchem_gdeq.testing.device.fake  # noqa: F401
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     if request.param != "fake":
         yield torch.device(request.param)
         return
-    from tests.device import fake
+    from fairchem_gdeq.testing.device import fake
 
     with fake.using() as pretended:
         yield pretended

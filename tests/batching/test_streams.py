@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fairchem_gdeq.relax import Course, Operator, Request, Stream, make_solver, solve
 from fairchem_gdeq.relax.guidance import rollout
-from tests.relax.fields import SiteField, calm, random_batch, structures
+from fairchem_gdeq.testing.fields import SiteField, calm, random_batch, structures
 from tests.relax.test_solvers import ATOL, Broken
 
 

@@ -24,8 +24,8 @@ from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.data.summary import summarise, text
 from fairchem_gdeq.relax import Operator, Structures
 from fairchem_gdeq.relax.objective import delta_q
-from tests import small
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
+from fairchem_gdeq.testing.fairchem2 import small
 from tests.data.test_formats import relaxation
 from tests.data.test_legacy import Hostile, changed
 

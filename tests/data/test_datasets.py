@@ -12,7 +12,7 @@ from ase.geometry import find_mic
 from fairchem_gdeq.data.adapt_pt import convert, read_adapt_file, split_trajectories
 from fairchem_gdeq.data.is2rs import IS2RSDataset, collate
 from fairchem_gdeq.data.symmetry import SiteSymmetricDataset, tetrahedral_group
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 
 
 def test_is2rs_rows(tmp_path):

@@ -23,8 +23,8 @@ from fairchem_gdeq.data.lmdb_file import DamagedFile
 from fairchem_gdeq.data.rows import BadRow, BadRows, check
 from fairchem_gdeq.data.trajectories import TrajectorySource
 from fairchem_gdeq.fairchem2.loaders import open_split
-from tests import small
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
+from fairchem_gdeq.testing.fairchem2 import small
 
 
 def relaxation(index=0, frames=3):

@@ -14,7 +14,7 @@ from fairchem_gdeq.data.legacy import LegacySource
 from fairchem_gdeq.data.lmdb_file import DamagedFile
 from fairchem_gdeq.data.rows import BadRow, BadRows, free_atoms, read_row
 from fairchem_gdeq.data.safe_pickle import RefusedPickle
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
 
 
 @pytest.mark.parametrize("pack", [pyg.pyg1, pyg.pyg2])

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from fairchem_gdeq.data import safe_pickle
 from fairchem_gdeq.data.safe_pickle import RefusedPickle, load
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
 
 HONEST = {
     "pos": torch.arange(12.0).reshape(4, 3),

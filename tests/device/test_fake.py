@@ -23,7 +23,7 @@ def device(device):
 
 
 def counted():
-    from tests.device.fake import counted
+    from fairchem_gdeq.testing.device.fake import counted
 
     return counted()
 
@@ -160,7 +160,7 @@ def test_deterministic_mode_refuses_what_it_refuses_on_cuda(device, operation):
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_a_mistake_in_a_backward_pass_is_raised(device, monkeypatch, checkpointed):
     """Below C++ nodes, in autograd's own thread, where PyTorch would end the process."""
-    from tests.device import rules
+    from fairchem_gdeq.testing.device import rules
 
     x, mask = numbers(4, 3).to(device).requires_grad_(True), torch.tensor([True, False, True, True])
 
@@ -289,7 +289,7 @@ def test_saved_tensors_come_back_on_the_device_if_there_is_one(device):
         file.seek(0)
         return torch.load(file, weights_only=True, **where)["x"]
 
-    from tests.device.fake import absent
+    from fairchem_gdeq.testing.device.fake import absent
 
     assert load().device == device and torch.equal(load().cpu(), numbers(2, 2))
     assert torch.equal(load(map_location="cpu"), numbers(2, 2))
@@ -302,7 +302,7 @@ def test_saved_tensors_come_back_on_the_device_if_there_is_one(device):
 def test_nothing_but_the_backend_stays():
     """Outside of ``using`` PyTorch is itself: in a process of its own, where no test has been before."""
     code = """if True:
-        import torch, tests.device.fake as fake
+        import torch, fairchem_gdeq.testing.device.fake as fake
         before = torch.autograd._engine_run_backward, torch.nn.Module._apply
         now = lambda: (torch.autograd._engine_run_backward, torch.nn.Module._apply)
         with fake.using():
@@ -320,7 +320,8 @@ def test_nothing_but_the_backend_stays():
 
 def test_it_is_loaded_only_where_a_test_asks_for_it(tmp_path):
     (tmp_path / "test_it.py").write_text(
-        "import sys\n\n\ndef test_it():\n    assert 'tests.device.fake' not in sys.modules\n"
+        "import sys\n\n\ndef test_it():\n"
+        "    assert 'fairchem_gdeq.testing.device.fake' not in sys.modules\n"
         "def test_that(device):\n    assert device.type == 'cpu'\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml")]

@@ -10,8 +10,8 @@ from fairchem.core.models.base import HydraModel
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.relax import SIGNALS, Method
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep
-from tests.fairchem1 import backbone_checks, backbones
-from tests.precision import double_precision
+from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
+from fairchem_gdeq.testing.precision import double_precision
 
 ALL = pytest.mark.parametrize("name", backbones.BACKBONES)
 FAMILIES = pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import fairchem_gdeq.fairchem1  # noqa: F401  registers the formats
 from fairchem_gdeq.data.rows import BadRows
 from fairchem_gdeq.fairchem1.batches import plain, select_structures
 from fairchem_gdeq.fairchem1.splits import rows_of
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
 
 
 @pytest.mark.parametrize("oc22", [False, True])

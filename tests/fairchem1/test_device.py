@@ -9,9 +9,9 @@ import re
 import pytest
 import torch
 
+from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
 from tests.census import is_ours
 from tests.device.checks import CPU, assert_on, assert_same
-from tests.fairchem1 import backbone_checks, backbones
 from tests.fairchem1.test_waits import LIVE
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
@@ -23,7 +23,7 @@ def device(device):
     if device.type != "fake":
         yield device
         return
-    from tests.device.compiled import carry
+    from fairchem_gdeq.testing.device.compiled import carry
 
     names = [schema.name for schema in torch._C._jit_get_all_schemas()]
     scatter = [n for n in names if re.match(r"torch_scatter::(scatter|segment|gather)_", n)]
@@ -72,7 +72,7 @@ def test_waits_of_an_evaluation(device, name):
     """Ours, copies and the indices of the host among them, which the CPU cannot tell from others."""
     if device.type != "fake":
         pytest.skip("waits are counted on the pretended device only")
-    from tests.device.fake import counted
+    from fairchem_gdeq.testing.device.fake import counted
 
     data = backbones.batch(backbones.slabs(3)).to(device)
     field = backbone_checks.OCPForceField.frozen(

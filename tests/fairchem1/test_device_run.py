@@ -17,8 +17,8 @@ from fairchem.core.common.flags import flags
 
 from fairchem_gdeq.evaluation import scoring
 from fairchem_gdeq.fairchem1 import GDEQTrainer
+from fairchem_gdeq.testing.fairchem1 import small1
 from tests.device.checks import CPU, assert_on
-from tests.fairchem1 import small1
 from tests.fairchem1.test_device import device  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ from fairchem.core.common.utils import build_config, load_config, new_trainer_co
 from fairchem.core.trainers import OCPTrainer
 
 from fairchem_gdeq.fairchem1 import GDEQTrainer
-from tests.data import pyg
-from tests.fairchem1 import small1
+from fairchem_gdeq.testing import pyg
+from fairchem_gdeq.testing.fairchem1 import small1
 
 ROOT = Path(__file__).parents[2]
 KIND = "equiformer_v2"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairchem_gdeq.frozen.patching import NotCalled
-from tests.fairchem1 import backbone_checks, backbones
+from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
 
 # What each family's forward pass must call, on the backbone or, after a dot, on a part of it.
 CALLED = {

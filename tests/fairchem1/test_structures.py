@@ -9,8 +9,8 @@ from ase.build import bulk, fcc100
 
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.graphs import join_graphs
-from tests.fairchem1 import backbone_checks, backbones
-from tests.precision import double_precision
+from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
+from fairchem_gdeq.testing.precision import double_precision
 
 FAMILIES = pytest.mark.parametrize(
     "name", ["EquiformerV2", "eSCN", "eSEN", "SCN", "GemNet-OC", "GemNet-dT", "PaiNN"]

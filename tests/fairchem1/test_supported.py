@@ -9,7 +9,7 @@ from torch import nn
 from fairchem_gdeq import versions
 from fairchem_gdeq.fairchem1 import supported
 from fairchem_gdeq.fairchem1.fields import OCPForceField, forces_of
-from tests.fairchem1 import backbone_checks, backbones
+from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
 
 GRADIENT = "gradient of its energy.*direct_forces: true"
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fairchem_gdeq.fairchem1 import frames
+from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
 from tests.census import census
-from tests.fairchem1 import backbone_checks, backbones
 
 # At a live evaluation the device is asked whether a structure has no neighbours, which most of these
 # models cannot evaluate; SCN also for the number of edges in its message blocks.

@@ -12,7 +12,7 @@ from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.graphs import swapped
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
-from tests import backbone_checks, backbones, small
+from fairchem_gdeq.testing.fairchem2 import backbone_checks, backbones, small
 
 ALL = pytest.mark.parametrize("name", backbones.BACKBONES)
 ESEN, MOE, ESCAIP, ALLSCAIP = (

@@ -11,8 +11,8 @@ import torch
 from fairchem.core.units.mlip_unit import load_predict_unit
 
 from fairchem_gdeq.fairchem2.base import load_base, load_tasks
+from fairchem_gdeq.testing.fairchem2 import backbones, small
 from fairchem_gdeq.training.gradients import average_over_ranks
-from tests import backbones, small
 from tests.fairchem2.test_run import fairchem
 
 CONFIG = backbones.BACKBONES["eSEN direct (OC25)"].config

@@ -24,7 +24,7 @@ from fairchem_gdeq.evaluation.predictions import (
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.loaders import atom_budget, row_count, rows_of
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
-from tests import backbones, small
+from fairchem_gdeq.testing.fairchem2 import backbones, small
 from tests.fairchem2.test_structures import FAMILIES, boxed, slab
 
 TASK = IS2RS(alpha=0.05, relaxer=Relaxer(horizon=3, fmax=0.01, max_steps=15))

@@ -26,7 +26,7 @@ from fairchem_gdeq.evaluation.rows import (
 from fairchem_gdeq.fairchem2.base import load_base
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 
 RELAXER = Relaxer(horizon=2, fmax=0.05, max_steps=10)
 

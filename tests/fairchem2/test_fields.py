@@ -8,7 +8,7 @@ from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep
 from fairchem_gdeq.relax.objective import delta_q
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 
 
 @pytest.mark.parametrize("kind", small.MODELS)

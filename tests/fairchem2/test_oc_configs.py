@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fairchem_gdeq.data import convert
-from tests import backbones, small
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
+from fairchem_gdeq.testing.fairchem2 import backbones, small
 from tests.fairchem2.test_run import FAIRCHEM, ROOT
 
 CHEAP = [

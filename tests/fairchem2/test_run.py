@@ -16,8 +16,8 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from tests import small
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
+from fairchem_gdeq.testing.fairchem2 import small
 
 ROOT = Path(__file__).parents[2]
 FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))

@@ -11,7 +11,7 @@ from fairchem.core.models.uma import escn_md
 from fairchem_gdeq import versions
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.frozen.patching import NotCalled, called
-from tests import backbones, small
+from fairchem_gdeq.testing.fairchem2 import backbones, small
 
 ESEN = escn_md.eSCNMDBackbone
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 from fairchem_gdeq.relax import SIGNALS, Method
-from tests import backbone_checks, backbones, small
+from fairchem_gdeq.testing.fairchem2 import backbone_checks, backbones, small
 
 FAMILIES = [
     "eSEN direct (OC25)",

@@ -11,7 +11,7 @@ import torch
 from fairchem_gdeq.fairchem2.base import load_base, load_tasks
 from fairchem_gdeq.fairchem2.runner import GDEQRunner
 from fairchem_gdeq.fairchem2.task import IS2RS
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 from tests.fairchem2.test_run import fairchem, inputs  # noqa: F401 (a fixture)
 from tests.payloads import Payload, calling
 

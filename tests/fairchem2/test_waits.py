@@ -5,7 +5,7 @@ import torch
 
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.graphs import EdgeList
-from tests import backbones, small
+from fairchem_gdeq.testing.fairchem2 import backbones, small
 from tests.census import census
 
 # Waits of ours at a live evaluation. EScAIP's table has a fixed width, which one number is asked for.

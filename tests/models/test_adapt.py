@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fairchem_gdeq.models import coordinates
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 
 
 def forces(model, data):

@@ -5,7 +5,7 @@ import torch
 from fairchem.core.common.registry import registry
 
 from fairchem_gdeq.models.descriptors import PROPERTIES, descriptor_table
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 
 
 def forces(model, structures):

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from fairchem_gdeq.models.resmlp import ResMLPBackbone
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 from tests.models.test_adapt import forces, plain_fairchem_forces, vjp_error
 
 MAX_ATOMS = small.RESMLP["backbone"]["max_atoms"]

@@ -7,8 +7,8 @@ from fairchem_gdeq.relax import SIGNALS, Course, Method, Operator, Stream, delta
 from fairchem_gdeq.relax.adjoint import _Cycle, gmres
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS, rollout
 from fairchem_gdeq.relax.solvers import solve
+from fairchem_gdeq.testing.fields import SiteField, random_batch, structures
 from tests.batching.test_streams import requests
-from tests.relax.fields import SiteField, random_batch, structures
 
 
 class Springs(torch.nn.Module):

@@ -8,7 +8,13 @@ from fairchem_gdeq.relax.adjoint import gmres, identity, neumann
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep, rollout
 from fairchem_gdeq.relax.segments import segment_max_norm
 from fairchem_gdeq.relax.step import SIGNALS
-from tests.relax.fields import central_differences, dense_jacobian, grads, random_batch, zero
+from fairchem_gdeq.testing.fields import (
+    central_differences,
+    dense_jacobian,
+    grads,
+    random_batch,
+    zero,
+)
 
 CASES = [
     ("site", {}),

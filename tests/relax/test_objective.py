@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairchem_gdeq.relax import Structures, delta_q, max_displacement
-from tests.relax.fields import structures
+from fairchem_gdeq.testing.fields import structures
 
 CELLS = {
     "cubic": np.eye(3) * 5.4,

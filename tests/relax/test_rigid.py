@@ -16,7 +16,7 @@ from fairchem_gdeq.relax.adjoint import gmres
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph
 from fairchem_gdeq.relax.objective import rigid_shift
 from fairchem_gdeq.relax.rigid import FREE, SHIFT, SHIFT_AND_TURN
-from tests.relax.fields import (
+from fairchem_gdeq.testing.fields import (
     PairField,
     central_differences,
     dense_jacobian,

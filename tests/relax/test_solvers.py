@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairchem_gdeq.relax import Operator, make_solver, solve
-from tests.relax.fields import SiteField, calm, random_batch, structures
+from fairchem_gdeq.testing.fields import SiteField, calm, random_batch, structures
 
 SOLVERS = ["picard", "anderson", "fire", "lbfgs"]
 # Anderson's least-squares problem amplifies the last digits that another order of summation changes,

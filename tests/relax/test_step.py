@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairchem_gdeq.relax import SIGNALS, Method, Operator
-from tests.relax.fields import SiteField, grads, random_batch, structures, zero
+from fairchem_gdeq.testing.fields import SiteField, grads, random_batch, structures, zero
 from tests.relax.test_solvers import Broken
 
 TIGHT = Method(horizon=4, fmax=1e-8, max_steps=2000, adjoint_tol=1e-9, max_vjps=200)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
 from tests.fairchem2.test_oc_configs import fairchem
 from tests.fairchem2.test_run import ROOT
 

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch.multiprocessing import spawn
 
 from fairchem_gdeq.relax import SIGNALS, Method, Operator
+from fairchem_gdeq.testing.fields import SiteField, structures
 from fairchem_gdeq.training.gradients import average_over_ranks
-from tests.relax.fields import SiteField, structures
 
 SIZES = [3, 4, 2, 5, 3]
 METHOD = Method(horizon=3, fmax=1e-8, max_steps=2000, adjoint_tol=1e-10, max_vjps=200)

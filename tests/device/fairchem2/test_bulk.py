@@ -6,7 +6,7 @@ import torch
 from fairchem_gdeq.batching.bulk import Bulk
 from fairchem_gdeq.evaluation.task import RelaxationTask, Relaxer
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 
 
 class Sites:
@@ -53,7 +53,7 @@ def on(device):
 def test_waits(device, budget):
     if device.type != "fake":
         pytest.skip("waits are counted on the pretended device only")
-    from tests.device.fake import counted
+    from fairchem_gdeq.testing.device.fake import counted
 
     task = RelaxationTask(alpha=0.02, relaxer=Relaxer(horizon=3, fmax=1e-3))
     given, Sites.calls = rows(30), 0

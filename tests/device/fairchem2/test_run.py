@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from torchtnt.framework.callback import Callback
 
 from fairchem_gdeq.evaluation import scoring
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 from tests.device.checks import CPU, assert_on, assert_same
 
 ROOT = Path(__file__).parents[3]
@@ -156,7 +156,7 @@ def without(device):
     """A machine on which the device is not there; a real one cannot be taken away."""
     if device.type != "fake":
         return nullcontext()
-    from tests.device.fake import absent
+    from fairchem_gdeq.testing.device.fake import absent
 
     return absent()
 

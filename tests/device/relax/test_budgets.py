@@ -11,7 +11,7 @@ import pytest
 
 from fairchem_gdeq.relax import make_solver, solve
 from fairchem_gdeq.relax.guidance import rollout
-from tests.device.relax.loops import LOOPS, SIZES, problem
+from fairchem_gdeq.testing.loops import LOOPS, SIZES, problem
 
 KERNELS = {  # for each evaluation, some 5% above what was counted
     "solve, picard": 33,
@@ -37,7 +37,7 @@ def springs(device):
 
 def spent(operator, run):
     """Evaluations, waits beyond one for each, kernels for each, and what ``run`` returns."""
-    from tests.device.fake import counted
+    from fairchem_gdeq.testing.device.fake import counted
 
     operator.field.calls.clear()
     with counted() as counts:

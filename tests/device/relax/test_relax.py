@@ -22,8 +22,8 @@ from fairchem_gdeq.relax import (
 from fairchem_gdeq.relax.adjoint import ADJOINTS
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
 from fairchem_gdeq.relax.objective import delta_q, max_displacement
+from fairchem_gdeq.testing.fields import random_batch, structures
 from tests.device.checks import CPU, assert_on, assert_same
-from tests.relax.fields import random_batch, structures
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}
 SIZES = [4, 2, 3]

@@ -17,9 +17,9 @@ from fairchem_gdeq.fairchem1.installing import installed
 from fairchem_gdeq.fairchem1.scn import SCN
 from fairchem_gdeq.fairchem1.supported import backbone_of
 from fairchem_gdeq.relax import Operator, Structures
-from tests.fairchem1 import backbones
-from tests.precision import double_precision
-from tests.relax.fields import central_differences
+from fairchem_gdeq.testing.fairchem1 import backbones
+from fairchem_gdeq.testing.fields import central_differences
+from fairchem_gdeq.testing.precision import double_precision
 
 SCALE = 2.0  # what ``denorm`` does in these checks, so that forgetting it shows
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from tests.device.rules import late, refuse, tensors, waits
+from fairchem_gdeq.testing.device.rules import late, refuse, tensors, waits
 
 NAME = "fake"
 BELOW = {"_to_copy", "_copy_from", "copy_", "_local_scalar_dense"}

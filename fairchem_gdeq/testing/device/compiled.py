@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.device import fake
+from fairchem_gdeq.testing.device import fake
 
 
 class _OnMemory(torch.autograd.Function):

@@ -17,7 +17,7 @@ from fairchem_gdeq.relax import Course, Operator, Request, Stream, make_solver, 
 from fairchem_gdeq.relax.adjoint import ADJOINTS
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.segments import to_device
-from tests.relax.fields import structures
+from fairchem_gdeq.testing.fields import structures
 
 SIZES = (4, 3, 5, 2, 6, 4, 3, 5)
 

@@ -1,6 +1,6 @@
 """Small random models of every direct-force family of fairchem 2.
 
-Used by ``tests/fairchem2`` and, with ``tests/backbone_checks.py``, by ``python -m benchmarks.backbones``.
+Used by ``tests/fairchem2`` and, with ``backbone_checks``, by ``python -m benchmarks.backbones``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.api.inference import InferenceSettings
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 
-from tests import small
+from fairchem_gdeq.testing.fairchem2 import small
 
 UMA = "fairchem.core.models.uma."
 ESEN = small.ESEN["backbone"] | {"lmax": 2, "mmax": 2, "num_layers": 2}

@@ -17,10 +17,10 @@ from fairchem_gdeq.fairchem2.graphs import EdgeList
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax.guidance import guidance_by_sweep
 from fairchem_gdeq.relax.objective import delta_q
-from tests import small
-from tests.backbones import model, structures, tasks
-from tests.precision import double_precision
-from tests.relax.fields import central_differences
+from fairchem_gdeq.testing.fairchem2 import small
+from fairchem_gdeq.testing.fairchem2.backbones import model, structures, tasks
+from fairchem_gdeq.testing.fields import central_differences
+from fairchem_gdeq.testing.precision import double_precision
 
 
 @dataclass(frozen=True)

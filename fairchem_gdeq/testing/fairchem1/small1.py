@@ -18,7 +18,7 @@ from fairchem.core.preprocessing import AtomsToGraphs
 from numpy.typing import NDArray
 from torch import nn
 
-from tests.data import pyg
+from fairchem_gdeq.testing import pyg
 
 EQUIFORMER = {
     "name": "equiformer_v2",

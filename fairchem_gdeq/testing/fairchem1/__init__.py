@@ -1,0 +1,1 @@
+"""Of ``testing``: what needs fairchem-core 1.10."""
