@@ -1,7 +1,8 @@
 """Both fairchem lines, each in an environment of its own: ``nox -s fairchem2``, ``nox -s fairchem1``.
 
 The tests of fairchem-core 1.10 run on the same PyTorch as those of 2.24. Its own pin (torch~=2.4.0) is
-for users and their GPUs (README); so it is installed without its dependencies, which are listed here.
+for users and their GPUs (docs/fairchem1.md); so it is installed without its dependencies, which are
+listed here.
 """
 
 from __future__ import annotations

@@ -43,12 +43,13 @@ class SourceDataset(AseAtomsDataset):
     """Rows of a source as fairchem's data objects; all of them are checked before the first is used.
 
     An item is fairchem 2's ``AtomicData`` or fairchem 1's PyG ``Data``. Besides what their ASE datasets
-    give it has
-        pos: [n, 3], Angstrom, as they are in the file, not wrapped into the cell;
-        pos_relaxed: [n, 3] target positions, Angstrom;
-        mass: [n] amu, from the row's ``masses`` where given, else the standard masses;
-        fixed: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes;
-        row: [1] int64, the row's place in the source, which tells it from others of the same name.
+    give it has:
+
+    - ``pos``: [n, 3], Angstrom, as they are in the file, not wrapped into the cell;
+    - ``pos_relaxed``: [n, 3] target positions, Angstrom;
+    - ``mass``: [n] amu, from the row's ``masses`` where given, else the standard masses;
+    - ``fixed``: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes;
+    - ``row``: [1] int64, the row's place in the source, which tells it from others of the same name.
 
     Config keys of all formats: ``src``; ``target_key`` (default ``pos_relaxed``; null for starts
     without targets); ``skip_bad`` (default false: a data set with bad rows stops the run with the

@@ -19,12 +19,16 @@ def tetrahedral_group() -> NDArray[np.float64]:
 
     They are the signed permutations with an even number of minus signs.
     """
-    out = []
-    for order in itertools.permutations(range(3)):
-        for signs in itertools.product((1.0, -1.0), repeat=3):
-            if np.prod(signs) > 0:
-                out.append(np.eye(3)[list(order)] * np.array(signs)[:, None])
-    return np.array(out)
+    signed = itertools.product(
+        itertools.permutations(range(3)), itertools.product((1.0, -1.0), repeat=3)
+    )
+    return np.array(
+        [
+            np.eye(3)[list(order)] * np.array(signs)[:, None]
+            for order, signs in signed
+            if np.prod(signs) > 0
+        ]
+    )
 
 
 def turn(atoms: ase.Atoms, operation: NDArray[np.float64], site: NDArray[np.float64]) -> ase.Atoms:

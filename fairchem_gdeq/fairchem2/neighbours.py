@@ -189,8 +189,11 @@ class NeighbourLists:
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
-        """Without torch.compile, which would compile anew for every number of atoms; without the
-        imaginary atoms that serve it alone, and in EScAIP can give NaN gradients; on one device."""
+        """Without torch.compile, on one device.
+
+        It would compile anew for every number of atoms. The imaginary atoms that serve it alone are
+        left out as well: in EScAIP they can give NaN gradients.
+        """
         config, graph = self.backbone.global_cfg, self.backbone.molecular_graph_cfg
         with ExitStack() as stack:
             stack.enter_context(swapped(config, "use_compile", False))

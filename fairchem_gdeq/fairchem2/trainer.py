@@ -73,9 +73,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     ) -> None:
         """
         Args:
-            job_config, model, optimizer_fn, cosine_lr_scheduler_fn, tasks, print_every,
-            clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``; ``tasks`` must hold one task
-                with property forces.
+            job_config, model, optimizer_fn, cosine_lr_scheduler_fn: as ``MLIPTrainEvalUnit``.
+            tasks: as there; they must hold one task with property forces.
             is2rs: operator, relaxation and scoring.
             signal: the training signal, or its name for one with its default settings.
             alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed. A learnt
@@ -83,6 +82,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             warm_start: begin a structure's adjoint solve from its last answer, where there is more
                 than one epoch: no structure is seen again in a single one.
             method: settings of a signal that is given by its name, as in version 0.1.
+            print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
             ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
