@@ -28,7 +28,8 @@ FAIRCHEM1 = (
     *("tensorboard", "torch-geometric", "torchtnt", "tqdm", "wandb"),
 )
 OURS = ("ase-db-backends", "mendeleev>=1.0", "matplotlib", "rich", "omegaconf")
-TESTS = ("pytest", "hypothesis")
+PARALLEL = ("-n", "2", "--dist", "loadfile")
+TESTS = ("pytest", "pytest-xdist", "hypothesis")
 SHARED = ("relax", "batching", "evaluation", "training")  # what needs neither line of fairchem
 
 
@@ -74,7 +75,7 @@ def fairchem2(session: nox.Session) -> None:
     """fairchem-core 2.24: all tests but those of fairchem 1."""
     session.install(f"torch=={TORCH}")
     session.install("-e", ".[dev]")
-    session.run("python", "-m", "pytest", "-q", *session.posargs)
+    session.run("python", "-m", "pytest", "-q", *PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -85,4 +86,4 @@ def fairchem1(session: nox.Session) -> None:
     session.install(*FAIRCHEM1, *OURS, *TESTS)
     session.install("--no-deps", "fairchem-core==1.10.0", "-e", ".")
     tests = ("tests/fairchem1", *(f"tests/{name}" for name in SHARED))
-    session.run("python", "-m", "pytest", "-q", *(session.posargs or tests))
+    session.run("python", "-m", "pytest", "-q", *PARALLEL, *(session.posargs or tests))

@@ -1,4 +1,4 @@
-"""What a metric is, and the list of them: the scores and the results table are made from it.
+r"""What a metric is, and the list of them: the scores and the results table are made from it.
 
 Another metric is an entry more, in any module that is imported before a split is scored::
 

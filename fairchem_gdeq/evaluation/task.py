@@ -55,7 +55,9 @@ class Batch(Protocol):
 
     def __getitem__(self, key: str) -> Tensor: ...
 
-    def to(self, device: torch.device) -> Self: ...
+    def to(self, device: torch.device) -> Self:
+        """The batch on another device."""
+        ...
 
 
 def labels_of(batch: Batch) -> list[Label]:
