@@ -21,17 +21,22 @@ from fairchem_gdeq.fairchem1.graphs import EdgeList
 from fairchem_gdeq.fairchem1.scn import SCN
 from fairchem_gdeq.frozen.refusals import unknown_neighbours
 
-FAMILIES: tuple[tuple[type[nn.Module], type[EdgeList]], ...] = (
-    (EquiformerV2Backbone, EquiformerV2),
-    (OldEqV2, EquiformerV2),
-    (eSCN, ESCN),
-    (eSEN_Backbone, ESEN),
-    (eSEN_DeNS_Backbone, ESEN),
-    (SphericalChannelNetwork, SCN),
-    (LibraryGemNetOC, GemNetOC),
-    (GemNetT, EdgeList),
-    (PaiNN, EdgeList),
-)
+FAMILIES: dict[type[nn.Module], type[EdgeList]] = {
+    EquiformerV2Backbone: EquiformerV2,
+    OldEqV2: EquiformerV2,
+    eSCN: ESCN,
+    eSEN_Backbone: ESEN,
+    eSEN_DeNS_Backbone: ESEN,
+    SphericalChannelNetwork: SCN,
+    LibraryGemNetOC: GemNetOC,
+    GemNetT: EdgeList,
+    PaiNN: EdgeList,
+}
+
+
+def register_family(backbone: type[nn.Module], family: type[EdgeList]) -> None:
+    """Say how the neighbours of a class of backbones, and of its subclasses, are frozen."""
+    FAMILIES[backbone] = family
 
 
 def graphs_of(backbone: nn.Module) -> EdgeList:
@@ -40,8 +45,8 @@ def graphs_of(backbone: nn.Module) -> EdgeList:
     Raises:
         ValueError: a backbone about whose neighbours nothing is known.
     """
-    for library, family in FAMILIES:
-        if isinstance(backbone, library):
-            return family(backbone)
-    known = ", ".join(library.__name__ for library, _ in FAMILIES)
+    for kind in type(backbone).__mro__:  # the nearest of its classes
+        if kind in FAMILIES:
+            return FAMILIES[kind](backbone)
+    known = ", ".join(library.__name__ for library in FAMILIES)
     raise unknown_neighbours(backbone, f"Supported are {known}.")

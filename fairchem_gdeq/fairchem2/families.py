@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fairchem.core.models.allscaip.AllScAIP import AllScAIPBackbone
 from fairchem.core.models.escaip.EScAIP import EScAIPBackbone
 from fairchem.core.models.uma.escn_md import eSCNMDBackbone
@@ -11,6 +13,24 @@ from fairchem_gdeq.fairchem2.graphs import EdgeList, Graphs
 from fairchem_gdeq.fairchem2.neighbours import NeighbourLists
 from fairchem_gdeq.frozen.refusals import unknown_neighbours
 
+Family = Callable[[nn.Module], Graphs]
+FAMILIES: dict[type[nn.Module], Family] = {
+    EScAIPBackbone: NeighbourLists,
+    AllScAIPBackbone: NeighbourLists,
+    eSCNMDBackbone: EdgeList,
+}
+
+
+def register_family(backbone: type[nn.Module], family: Family) -> None:
+    """Say how the neighbours of a class of backbones, and of its subclasses, are frozen.
+
+    Args:
+        backbone: the class.
+        family: makes a ``Graphs`` of a backbone; ``EdgeList`` for those that take their edges from
+            the batch as eSCN-MD does.
+    """
+    FAMILIES[backbone] = family
+
 
 def graphs_of(backbone: nn.Module) -> Graphs | None:
     """How this backbone's neighbours are frozen; None if it has none.
@@ -18,13 +38,13 @@ def graphs_of(backbone: nn.Module) -> Graphs | None:
     Raises:
         ValueError: a backbone about whose neighbours nothing is known.
     """
-    if isinstance(backbone, EScAIPBackbone | AllScAIPBackbone):
-        return NeighbourLists(backbone)
-    if isinstance(backbone, eSCNMDBackbone):
-        return EdgeList(backbone)
+    for kind in type(backbone).__mro__:  # the nearest of its classes
+        if kind in FAMILIES:
+            return FAMILIES[kind](backbone)
     if getattr(backbone, "neighbour_free", False):
         return None
     raise unknown_neighbours(
         backbone,
-        "A backbone without neighbours says so with the attribute neighbour_free = True.",
+        "A backbone without neighbours says so with the attribute neighbour_free = True; how those of "
+        "another class are frozen is said by fairchem_gdeq.fairchem2.families.register_family.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -12,8 +13,8 @@ C = TypeVar("C", bound=Callable[..., Any])
 class Registry(Generic[T]):
     """Classes of one kind of part, by name.
 
-    A part from outside this package registers itself where its module is imported, with the
-    decorator ``@SOLVERS.register("name")``; a config that gives its path (``_target_``) needs none.
+    A part from outside this package is named by its path, ``package.module.Class``; or by a name of
+    its own, which the decorator ``@SOLVERS.register("name")`` gives it where its module is imported.
     """
 
     def __init__(self, kind: str) -> None:
@@ -40,16 +41,26 @@ class Registry(Generic[T]):
         return iter(self._known)
 
     def __getitem__(self, name: str) -> Callable[..., T]:
-        """The class of that name.
+        """The class of that name or path.
 
         Raises:
             ValueError: there is none.
         """
+        if "." in name:
+            return self._at(name)
         if name not in self._known:
             raise ValueError(
                 f"unknown {self.kind} {name!r}: choose one of {', '.join(self._known)}"
             )
         return self._known[name]
+
+    def _at(self, path: str) -> Callable[..., T]:
+        module, _, name = path.rpartition(".")
+        try:
+            made: Callable[..., T] = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{self.kind} {path!r}: no such class ({error})") from error
+        return made
 
     def name_of(self, part: T) -> str:
         """The name of a part; that of its class where it is not registered."""

@@ -82,13 +82,14 @@ def make_signal(name: str, **settings: Any) -> Signal:
         ValueError: no such signal, or a setting that no registered signal has.
     """
     kind = SIGNALS[name]
-    known = {each: _settings_of(SIGNALS[each]) for each in SIGNALS}
-    if unknown := settings.keys() - set().union(*known.values()):
+    own = _settings_of(kind)
+    known = own.union(*(_settings_of(SIGNALS[each]) for each in SIGNALS))
+    if unknown := settings.keys() - known:
         raise ValueError(
             f"unknown settings {', '.join(sorted(unknown))} of the signal {name}; there are "
-            + ", ".join(sorted(set().union(*known.values())))
+            + ", ".join(sorted(known))
         )
-    return kind(**{key: value for key, value in settings.items() if key in known[name]})
+    return kind(**{key: value for key, value in settings.items() if key in own})
 
 
 def _settings_of(signal: Any) -> set[str]:
