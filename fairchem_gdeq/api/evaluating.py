@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 from ase import Atoms
+from rich.console import Console
 
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.api.structures import as_list, require_pairs
@@ -79,8 +79,9 @@ def evaluate(
         records[title] = _in_order(scoring.relaxed(chosen))
     scores = {title: summarise(found, task.basin) for title, found in records.items()}
     text = io.StringIO()
-    with redirect_stdout(text):
-        print_table(name, scores, History(), task.basin)
+    # In a notebook rich would show it by itself, and nothing would be left for ``table``.
+    console = Console(file=text, width=120, force_jupyter=False, force_terminal=False)
+    print_table(name, scores, History(), task.basin, console)
     table = text.getvalue()
     if show:
         print(table)

@@ -18,9 +18,13 @@ import matplotlib.pyplot as plt
 
 
 def print_table(
-    split: str, scores: Mapping[str, dict[str, float]], history: History, basin: Basin
+    split: str,
+    scores: Mapping[str, dict[str, float]],
+    history: History,
+    basin: Basin,
+    console: Console | None = None,
 ) -> None:
-    """One row a model; the training cost below."""
+    """One row a model; the training cost below. ``console``: where to, if not to the terminal."""
     count = int(next(iter(scores.values()))["structures"])
     referenced = any("fbt" in row for row in scores.values())
     table = Table(title=f"{split} split, {count} structures", title_justify="left")
@@ -46,7 +50,7 @@ def print_table(
         if row["evaluations"] == 0:  # nothing was relaxed: convergence does not apply
             cells[-3:-1] = ["-", "-"]
         table.add_row(name, *cells)
-    console = Console(width=max(120, Console().width))
+    console = console or Console(width=max(120, Console().width))
     console.print(table)
     console.print(
         "Delta Q in amu^0.5 Angstrom. MAE, MSE, ADwT as fairchem's IS2RS metrics: free atoms, rigid "
