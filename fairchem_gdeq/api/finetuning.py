@@ -101,8 +101,9 @@ def finetune(
 ) -> Run:
     """Train a copy of a potential so that the starts relax to the targets.
 
-    Batches, optimizer (AdamW), schedule and averages (EMA) are those of the configs: the same data,
-    settings and seed give the numbers of ``fairchem -c``.
+    Batches, optimizer (AdamW), schedule and averages (EMA) are those of the configs: the same data in
+    the same order (fairchem's data sets shuffle theirs), settings and seed give the numbers of
+    ``fairchem -c``.
 
     Args:
         potential: the base; it is not changed.

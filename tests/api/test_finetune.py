@@ -12,8 +12,10 @@ import torch
 from ase.db import connect
 from fairchem.core import FAIRChemCalculator
 from fairchem.core.units.mlip_unit import load_predict_unit
+from omegaconf import OmegaConf
 
 import fairchem_gdeq as gdeq
+from fairchem_gdeq.fairchem2.loaders import open_split
 from fairchem_gdeq.testing.fairchem2 import small
 
 ROOT = Path(__file__).parents[2]
@@ -48,11 +50,22 @@ def pairs(path):
     return starts, targets
 
 
-def tune(base, folder, **settings):
+def as_fairchem_orders(path):
+    """Rows of a data set in the order in which fairchem's data set has them."""
+    configs = {"is2rs": {"splits": {"train": {"src": str(path)}}, "format": "is2rs"}}
+    sampling = {"sampling": {"type": "explicit", "ratios": {"is2rs.train": 1.0}}}
+    dataset = open_split(OmegaConf.create(configs), OmegaConf.create(sampling))
+    return [int(dataset[i].row) for i in range(len(dataset))]
+
+
+def tune(base, folder, order=None, **settings):
     chosen = {"epochs": 1, "lr": 1e-3, "signal": SIGNAL, "relaxer": QUICK, "max_atoms": 16}
+    starts, targets = pairs(folder / "train")
+    order = order or range(len(starts))
     return gdeq.finetune(
         base,
-        *pairs(folder / "train"),
+        [starts[i] for i in order],
+        [targets[i] for i in order],
         validation=pairs(folder / "val"),
         progress=False,
         **chosen | settings,
@@ -74,7 +87,8 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, capture_output=True, env=environment)
     history = json.loads((tmp_path / "gdeq/results/test.json").read_text())["history"]
-    run = tune(base, folder, epochs=2, warm_start=True, eval_max_atoms=64)
+    order = as_fairchem_orders(folder / "train")
+    run = tune(base, folder, order, epochs=2, warm_start=True, eval_max_atoms=64)
     assert len(run.steps) == len(history["steps"]) > 4
     keys = ("loss", "grad_norm", "lr", "vjps", "evaluations", "equilibrium_used")
     for mine, its in zip(run.steps, history["steps"], strict=True):
