@@ -29,10 +29,12 @@ from fairchem.core.units.mlip_unit.api.inference import guess_inference_settings
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from fairchem.core.units.mlip_unit.utils import load_inference_model
 
+from fairchem_gdeq import relax
 from fairchem_gdeq.batching.bulk import Bulk
 from fairchem_gdeq.data.is2rs import IS2RSDataset, collate
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
-from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
+from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.relax import LBFGS, Relaxer
 
 SOFTEST = 10.0  # eV/Angstrom^2, see ``fairchem_gdeq.relax.lbfgs``
 
@@ -137,13 +139,13 @@ def main() -> None:
         load_inference_model(args.checkpoint, use_ema=True, return_checkpoint=False)
     )
     model.to(args.device).eval()
-    ase_way = Relaxer(0, "fire", fmax=args.fmax, max_steps=args.max_steps)
+    ase_way = Relaxer(0, relax.FIRE(), fmax=args.fmax, max_steps=args.max_steps)
     ways = {
         f"in flight, {args.horizon} plain steps + L-BFGS": Relaxer(
-            args.horizon, "lbfgs", fmax=args.fmax, max_steps=args.max_steps
+            args.horizon, fmax=args.fmax, max_steps=args.max_steps
         ),
         f"in flight, L-BFGS that softens to {SOFTEST:g} eV/A^2": Relaxer(
-            0, "lbfgs", {"softest": SOFTEST}, args.fmax, args.max_steps
+            0, LBFGS(softest=SOFTEST), args.fmax, args.max_steps
         ),
         "in flight, FIRE": ase_way,
     }

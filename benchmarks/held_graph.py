@@ -16,7 +16,7 @@ from fairchem.core.units.mlip_unit.utils import load_inference_model, load_tasks
 from fairchem_gdeq.data.is2rs import IS2RSDataset
 from fairchem_gdeq.fairchem2.fields import hydra_model
 from fairchem_gdeq.fairchem2.task import IS2RS
-from fairchem_gdeq.relax import Operator, Structures, delta_q, make_solver, solve
+from fairchem_gdeq.relax import LBFGS, Operator, Structures, delta_q, solve
 from fairchem_gdeq.relax.guidance import rollout
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def compare(base: str, split: str, horizon: int, alpha: float, chunk: int = 15) 
         handoff = rollout(operator, batch.pos, horizon).positions
 
         def end(start: Operator, x: torch.Tensor = handoff) -> torch.Tensor:
-            return solve(start, x, make_solver("lbfgs"), fmax=0.02, max_steps=300).positions
+            return solve(start, x, LBFGS(), fmax=0.02, max_steps=300).positions
 
         held, fresh = end(operator.freeze(handoff)), end(operator.unfreeze())
         structures: Structures = operator.structures

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fairchem_gdeq.relax import SIGNALS, Method, Operator, Structures, make_solver, solve
+from fairchem_gdeq.relax import GDEQ, GMRES, Implicit, Operator, Picard, Structures, solve
 
 HORIZONS = (0, 1, 2, 5, 10, 20)
 PUSH = 0.1  # the wells' own force is at most 0.19 between them
@@ -81,7 +81,7 @@ def problem(seed: int, count: int = 32) -> tuple[Operator, Tensor, Tensor]:
 
 def final_error(operator: Operator, start: Tensor, target: Tensor) -> float:
     """Mean distance from the target after a plain relaxation from X_0, no guidance."""
-    end = solve(operator, start, make_solver("picard"), fmax=1e-4, max_steps=2000)
+    end = solve(operator, start, Picard(), fmax=1e-4, max_steps=2000)
     return float((end.positions - target).norm(dim=-1).mean())
 
 
@@ -89,11 +89,11 @@ def train(horizon: int, seed: int, steps: int = 150) -> float:
     """Final error after training with Algorithm 1 at this horizon (0: implicit only)."""
     operator, start, target = problem(seed)
     optimizer = torch.optim.Adam([operator.field.weights], lr=0.05)  # type: ignore[attr-defined]
-    method = Method(horizon=horizon, solver="picard", fmax=1e-3, max_steps=500, adjoint_tol=1e-4)
-    signal = SIGNALS["gdeq" if horizon else "implicit"]
+    settings = {"solver": Picard(), "fmax": 1e-3, "max_steps": 500, "adjoint": GMRES(tol=1e-4)}
+    signal = GDEQ(horizon=horizon, **settings) if horizon else Implicit(**settings)
     for _ in range(steps):
         optimizer.zero_grad()
-        signal(operator, start, target, method)
+        signal(operator, start, target)
         optimizer.step()
     return final_error(operator, start, target)
 

@@ -17,23 +17,28 @@ from importlib import import_module
 from typing import Any
 
 API = "fairchem_gdeq.api"
-SIGNALS = "fairchem_gdeq.api.signals"
+METHOD = "fairchem_gdeq.relax"
 # Where a name comes from, once it is used.
 _PLACES = {
     "Code": API,
     "Evaluation": API,
     "Potential": API,
     "Relaxations": API,
-    "Relaxer": "fairchem_gdeq.evaluation.task",
     "Run": API,
     "evaluate": API,
     "finetune": API,
     "from_callable": API,
     "load_potential": API,
-    "BPTT": SIGNALS,
-    "GDEQ": SIGNALS,
-    "Implicit": SIGNALS,
-    "TruncatedBPTT": SIGNALS,
+    "Anderson": METHOD,
+    "BPTT": METHOD,
+    "FIRE": METHOD,
+    "GDEQ": METHOD,
+    "GMRES": METHOD,
+    "Implicit": METHOD,
+    "LBFGS": METHOD,
+    "Picard": METHOD,
+    "Relaxer": METHOD,
+    "TruncatedBPTT": METHOD,
 }
 
 __all__ = [*_PLACES, "__version__", "relax"]

@@ -129,7 +129,7 @@ from fairchem.core._cli import get_hydra_config_from_yaml
 options = ["--mode", "predict", "job.run_dir={tmp_path}", "data={ROOT}/data/si"]
 options += ["base={ROOT}/data/si/base/esen.pt"]
 config = get_hydra_config_from_yaml({str(file)!r}, options)
-print("COMPOSED", config.runner.mode, config.runner.train_eval_unit.method.horizon)
+print("COMPOSED", config.runner.mode, config.runner.train_eval_unit.signal.horizon)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path

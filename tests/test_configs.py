@@ -30,9 +30,9 @@ def baseline(path: Path) -> tuple[float, int]:
     """alpha and the steps of the full unroll."""
     config = merged(path)
     if "task" in config:
-        return config["task"]["alpha"], config["task"]["method"]["max_unroll"]
-    method = config["runner"]["train_eval_unit"]["method"]
-    assert method["max_unroll"] == "${max_unroll}"
+        return config["task"]["alpha"], config["task"]["settings"]["max_unroll"]
+    signal = config["runner"]["train_eval_unit"]["signal"]
+    assert signal["max_unroll"] == "${max_unroll}"
     return config["alpha"], config["max_unroll"]
 
 

@@ -31,7 +31,7 @@ from systems import System, build
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.task import IS2RS
-from fairchem_gdeq.relax import make_solver, solve
+from fairchem_gdeq.relax import LBFGS, solve
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -74,7 +74,7 @@ def visited(start: Atoms, path: str) -> list[Atoms]:
     def keep(positions: torch.Tensor, _step: int) -> None:
         way.append(positions.clone())
 
-    solver = make_solver("lbfgs", softest=10.0)
+    solver = LBFGS(softest=10.0)
     solve(operator, batch.pos, solver, fmax=0.02, max_steps=STEPS, observe=keep)
     wanted = torch.linspace(0, len(way) - 1, FRAMES).round().long().unique()
     out = []

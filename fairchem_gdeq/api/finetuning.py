@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +24,19 @@ from tqdm import tqdm
 
 from fairchem_gdeq.api.evaluating import scoring_of
 from fairchem_gdeq.api.potential import Potential
-from fairchem_gdeq.api.signals import GDEQ
 from fairchem_gdeq.api.structures import as_list, require_pairs
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.evaluation.metrics import summarise
-from fairchem_gdeq.evaluation.task import Relaxer
 from fairchem_gdeq.fairchem2.base import train_only, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
+from fairchem_gdeq.relax import GDEQ, GMRES, Relaxer, Signal
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.steplog import describe
-from fairchem_gdeq.training.steps import Signal, differentiate, update
+from fairchem_gdeq.training.steps import differentiate, update
 
+# As the configs have it: loose and damped, since exactly, a soft mode outweighs the rest of the gradient.
+DEFAULT = GDEQ(horizon=20, fmax=0.02, adjoint=GMRES(tol=0.05, max_vjps=60, damping=0.03))
 Pairs = tuple[Iterable[Atoms], Iterable[Atoms]]
 
 
@@ -112,7 +112,7 @@ def finetune(
         validation: starts and targets that select the epoch.
         epochs: passes over the starts.
         lr: learning rate at its highest.
-        signal: the training signal; None is ``GDEQ()``.
+        signal: the training signal; None is ``DEFAULT``, that of the configs.
         max_atoms: atoms of a training batch; None is four times the largest start.
         eval_max_atoms: atoms evaluated together in validation.
         train: patterns of the names of the parameters that learn; None is all.
@@ -130,7 +130,7 @@ def finetune(
     """
     given, wanted = as_list(starts), as_list(targets)
     require_pairs("training", given, wanted)
-    signal = signal or GDEQ()
+    signal = signal or DEFAULT
     largest = max(len(atoms) for atoms in given)
     max_atoms = max_atoms or 4 * largest
     if max_atoms < largest:
@@ -181,8 +181,7 @@ def finetune(
 
 def _relaxer_for(signal: Signal, potential: Potential) -> Relaxer:
     """The potential's, beginning with the plain steps that the signal trains."""
-    settings: Any = getattr(signal, "method", signal)
-    horizon = getattr(settings, "horizon", potential.task.relaxer.horizon)
+    horizon = getattr(signal, "horizon", potential.task.relaxer.horizon)
     return replace(potential.task.relaxer, horizon=horizon)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -85,7 +85,6 @@ def relax(
     fmax: float | None = None,
     max_steps: int | None = None,
     solver: Any = None,
-    solver_options: Mapping[str, Any] | None = None,
     horizon: int | None = None,
     max_atoms: int | None = None,
     forces: bool = False,
@@ -102,8 +101,7 @@ def relax(
         potential: of ``load_potential`` or ``finetune``, or a field of ``from_callable``.
         fmax: largest force on a free atom at the end, eV/Angstrom.
         max_steps: displacements allowed to the solver.
-        solver: ``picard``, ``anderson``, ``fire`` or ``lbfgs``.
-        solver_options: of the solver.
+        solver: such as ``gdeq.LBFGS()``, or a name: ``picard``, ``anderson``, ``fire``, ``lbfgs``.
         horizon: plain steps X + alpha F before it.
         max_atoms: atoms evaluated together; halved where memory runs out.
         forces: evaluate once more at the end, for ``atoms.get_forces()`` of the answers.
@@ -119,7 +117,6 @@ def relax(
         "fmax": fmax,
         "max_steps": max_steps,
         "solver": solver,
-        "solver_options": {} if solver is not None and solver_options is None else solver_options,
         "horizon": horizon,
     }
     chosen = {key: value for key, value in wanted.items() if value is not None}

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fairchem_gdeq.batching.streams import Outcome, Request, Stream
 from fairchem_gdeq.evaluation.metrics import Record, measure
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of, to_ase
-from fairchem_gdeq.relax import ForceField, Outcome, Request, Stream
+from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.relax.segments import to_device
 
 
@@ -87,11 +88,11 @@ class Bulk:
         self.done = self.converged = self.failed = self.evaluations = 0
         self._requested: dict[int, tuple[Batch, Request]] = {}
         self._alpha: Tensor | None = None
-        self._stream = Stream((), is2rs.relaxer.course, budget)
+        self._stream = Stream((), is2rs.relaxer, budget)
 
     def relax(self, rows: Iterable[Batch]) -> Iterator[Relaxed]:
         """Rows (batches of one structure) as they end; pulled when there is room for them."""
-        self._stream = Stream(self._requests(rows), self.is2rs.relaxer.course, self._stream.budget)
+        self._stream = Stream(self._requests(rows), self.is2rs.relaxer, self._stream.budget)
         for outcome in self._stream:
             row, request = self._requested.pop(outcome.key)
             record = score(self.is2rs, row, request, outcome)

@@ -14,11 +14,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.flight import Course, Flight, Outcome
 from fairchem_gdeq.relax.operator import Operator
+from fairchem_gdeq.relax.packs import Ended, Evaluation, Pack
+from fairchem_gdeq.relax.settings import Relaxer
 
 # What torch says on a GPU and, in two wordings, on a CPU.
 MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one structure ended; errors are values here, as in ``Solution``.
+
+    Attributes:
+        key: what its request was called.
+        positions: [n, 3] X*, Angstrom, on the host; the best finite ones if it diverged. From another
+            device they are there when the host has next waited for it.
+        converged: max|F_free| < fmax, and it did not diverge on the way.
+        diverged: forces or positions left the finite world.
+        fitted: False if memory did not suffice for this structure alone: it is not relaxed.
+        steps: displacements by the solver.
+        evaluations: force evaluations.
+        residual: max|F_free| at ``positions``, eV/Angstrom; infinite where never known.
+    """
+
+    key: int
+    positions: Tensor
+    converged: bool
+    diverged: bool
+    fitted: bool
+    steps: int
+    evaluations: int
+    residual: float
 
 
 @dataclass(frozen=True)
@@ -52,11 +79,11 @@ class Stream:
     fit alone ends with ``fitted`` False.
     """
 
-    def __init__(self, requests: Iterable[Request], course: Course, budget: int) -> None:
+    def __init__(self, requests: Iterable[Request], relaxer: Relaxer, budget: int) -> None:
         """
         Args:
             requests: pulled one at a time, when there is room.
-            course: how each is relaxed.
+            relaxer: how each is relaxed.
             budget: atoms evaluated together; a larger structure is evaluated alone.
 
         Raises:
@@ -64,15 +91,15 @@ class Stream:
         """
         if budget < 1:
             raise ValueError(f"budget of {budget} atoms: expected at least 1")
-        self.course, self.budget = course, budget
+        self.relaxer, self.budget = relaxer, budget
         self._requests = iter(requests)
-        self._waiting: deque[Flight] = deque()  # each of one structure
-        self._flight: Flight | None = None
+        self._waiting: deque[Pack] = deque()  # each of one structure
+        self._pack: Pack | None = None
 
     @property
     def in_flight(self) -> int:
         """Structures in the pack now."""
-        return 0 if self._flight is None else len(self._flight.keys)
+        return 0 if self._pack is None else len(self._pack.keys)
 
     def __iter__(self) -> Iterator[Outcome]:
         """Outcomes as they come; an error of a request or a field is raised as it is.
@@ -81,29 +108,29 @@ class Stream:
         the host waits anyway.
         """
         underway: list[Outcome] = []
-        while (flight := self._fill()) is not None:
-            forces = self._evaluate(flight)
-            if forces is not None:
+        while (pack := self._fill()) is not None:
+            found = self._evaluate(pack)
+            if found is not None:
                 with torch.no_grad():
-                    outcomes, self._flight = flight.advance(forces, self.course)
+                    ended, self._pack = pack.advance(found, self.relaxer)
                 yield from underway
-                underway = []
-            elif len(flight.keys) == 1:
-                outcomes, self._flight = flight.unfitted(), None
+                underway, outcomes = [], _outcomes(ended)
+            elif len(pack.keys) == 1:
+                outcomes, self._pack = [_unfitted(pack)], None
             else:
-                outcomes, self._flight = [], self._part(flight)
-            if flight.positions.device.type == "cpu":
+                outcomes, self._pack = [], self._part(pack)
+            if pack.positions.device.type == "cpu":
                 yield from outcomes
             else:
                 underway += outcomes
-            latest = flight.positions
+            latest = pack.positions
         if underway:
             latest[:1].cpu()  # waits
         yield from underway
 
-    def _fill(self) -> Flight | None:
+    def _fill(self) -> Pack | None:
         """The pack with as many newcomers as fit; None when all is done."""
-        parts = [] if self._flight is None else [self._flight]
+        parts = [] if self._pack is None else [self._pack]
         room = self.budget - sum(sum(part.sizes) for part in parts)
         while room > 0 and (newcomer := self._next()) is not None:
             size = sum(newcomer.sizes)
@@ -112,22 +139,22 @@ class Stream:
                 break
             parts.append(newcomer)
             room -= size
-        self._flight = parts[0].join(parts[1:]) if parts else None
-        return self._flight
+        self._pack = parts[0].join(parts[1:]) if parts else None
+        return self._pack
 
-    def _next(self) -> Flight | None:
-        """The next structure to enter: those that were taken out before those that never flew."""
+    def _next(self) -> Pack | None:
+        """The next structure to enter: those that were taken out before those that never were in it."""
         if self._waiting:
             return self._waiting.popleft()
         for request in self._requests:
-            return Flight.begin(request.key, request.operator, request.start, self.course)
+            return Pack.begin([request.key], request.operator, request.start, self.relaxer)
         return None
 
-    def _evaluate(self, flight: Flight) -> Tensor | None:
-        """Forces [n, 3] of the pack, or None if memory ran out."""
+    def _evaluate(self, pack: Pack) -> Evaluation | None:
+        """Forces of the pack, or None if memory ran out."""
         try:
             with torch.no_grad():
-                return flight.operator.forces(flight.positions)
+                return pack.evaluate()
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -136,17 +163,60 @@ class Stream:
             torch.cuda.empty_cache()
         return None
 
-    def _part(self, flight: Flight) -> Flight:
+    def _part(self, pack: Pack) -> Pack:
         """What stays when the pack does not fit: half of it, at least one structure."""
-        sizes = torch.tensor(flight.sizes)
+        sizes = torch.tensor(pack.sizes)
         self.budget = max(int(sizes.sum()) // 2, 1)
         stays = sizes.cumsum(0) <= self.budget
         stays[0] = True
         logging.warning(
-            f"out of memory with {int(sizes.sum())} atoms in {len(flight.keys)} structures: "
+            f"out of memory with {int(sizes.sum())} atoms in {len(pack.keys)} structures: "
             f"from here on at most {self.budget} atoms together"
         )
         one = torch.eye(len(stays), dtype=torch.bool)
-        parked = [flight.select(one[i]) for i in (~stays).nonzero().flatten().tolist()]
+        parked = [pack.select(one[i]) for i in (~stays).nonzero().flatten().tolist()]
         self._waiting.extendleft(reversed(parked))
-        return flight.select(stays)
+        return pack.select(stays)
+
+
+def _outcomes(ended: Ended | None) -> list[Outcome]:
+    """Of each structure that left a pack by itself."""
+    if ended is None:
+        return []
+    columns = (
+        ended.converged.tolist(),
+        ended.diverged.tolist(),
+        ended.steps.tolist(),
+        ended.evaluations.tolist(),
+        ended.residual.tolist(),
+    )
+    return [
+        Outcome(
+            key=key,
+            positions=positions.to("cpu", non_blocking=True),
+            converged=converged,
+            diverged=diverged,
+            fitted=True,
+            steps=steps,
+            evaluations=evaluations,
+            residual=residual,
+        )
+        for key, positions, converged, diverged, steps, evaluations, residual in zip(
+            ended.keys, ended.positions.split(ended.sizes), *columns, strict=True
+        )
+    ]
+
+
+def _unfitted(pack: Pack) -> Outcome:
+    """The one structure of a pack for which memory does not suffice, as far as it came."""
+    place = pack.before if int(pack.steps) else pack.origin
+    return Outcome(
+        key=pack.keys[0],
+        positions=place.to("cpu", non_blocking=True),
+        converged=False,
+        diverged=bool(pack.guidance_diverged),
+        fitted=False,
+        steps=int(pack.steps),
+        evaluations=int(pack.evaluations),
+        residual=float(pack.residual),
+    )

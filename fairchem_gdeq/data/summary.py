@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fairchem_gdeq.data.rows import BadRow, Source, free_atoms, listed, masses, read_row
 from fairchem_gdeq.relax import Structures
-from fairchem_gdeq.relax.objective import delta_q, max_displacement
+from fairchem_gdeq.relax.loss import delta_q, max_displacement
 from fairchem_gdeq.relax.rigid import FREE, pinned_motions
 
 CHUNK = 128  # structures measured at once

@@ -14,7 +14,7 @@ from torch import Tensor
 from fairchem_gdeq.evaluation.metrics import Record, measure
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of
 from fairchem_gdeq.relax import ForceField
-from fairchem_gdeq.relax.solvers import MAX_FORCE, MAX_TRAVEL
+from fairchem_gdeq.relax.packs import MAX_FORCE, MAX_TRAVEL
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"ase_fire": FIRE, "ase_lbfgs": LBFGS}
 

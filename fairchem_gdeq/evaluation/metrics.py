@@ -17,7 +17,7 @@ from fairchem_gdeq.evaluation.leaderboard import (
     position_errors,
     share_below,
 )
-from fairchem_gdeq.relax.objective import free_displacement, rigid_shift
+from fairchem_gdeq.relax.loss import free_displacement, rigid_shift
 from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum, to_host
 from fairchem_gdeq.relax.structures import Structures
 

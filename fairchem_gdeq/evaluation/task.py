@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import ase
 import torch
 from ase.constraints import FixAtoms
 from torch import Tensor
 
+from fairchem_gdeq.batching.streams import Request
 from fairchem_gdeq.evaluation.metrics import Basin, Label, Record, measure
-from fairchem_gdeq.relax import (
-    Course,
-    ForceField,
-    Operator,
-    Request,
-    Structures,
-    make_solver,
-    solve,
-)
+from fairchem_gdeq.relax import ForceField, Operator, Relaxer, Structures, solve
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.segments import to_device
 
@@ -68,35 +61,6 @@ def labels_of(batch: Batch) -> list[Label]:
             "is2rs_trajectories, which give them"
         )
     return [Label(str(sid), row) for sid, row in zip(batch.sid, batch.row.tolist(), strict=True)]
-
-
-@dataclass(frozen=True)
-class Relaxer:
-    """How a relaxed structure is obtained from X_0 at evaluation and prediction.
-
-    Attributes:
-        horizon: plain steps X + alpha F first; as many as the training window, so that what is
-            evaluated is what was trained. 0 hands X_0 to the solver.
-        solver: ``picard``, ``anderson``, ``fire`` or ``lbfgs``, then; and its options.
-        fmax: eV/Angstrom; a structure that falls below it has enough of plain steps, as in training.
-        max_steps: displacements allowed to the solver.
-    """
-
-    horizon: int = 0
-    solver: str = "lbfgs"
-    solver_options: dict[str, Any] = field(default_factory=dict)
-    fmax: float = 0.02
-    max_steps: int = 300
-
-    @property
-    def course(self) -> Course:
-        """The same for a ``Stream``."""
-        return Course(
-            self.horizon,
-            lambda: make_solver(self.solver, **self.solver_options),
-            self.fmax,
-            self.max_steps,
-        )
 
 
 @dataclass(frozen=True)
@@ -164,8 +128,8 @@ class RelaxationTask:
         """
         operator = self.operator_of(field, batch, alpha)
         path = rollout(operator, batch.pos, self.relaxer.horizon, self.relaxer.fmax)
-        solver = make_solver(self.relaxer.solver, **self.relaxer.solver_options)
-        end = solve(operator, path.positions, solver, self.relaxer.fmax, self.relaxer.max_steps)
+        how = self.relaxer
+        end = solve(operator, path.positions, how.solver, how.fmax, how.max_steps)
         records = measure(
             labels_of(batch),
             end.positions,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hydra.utils import instantiate
+
 from fairchem_gdeq.evaluation.metrics import Basin
-from fairchem_gdeq.evaluation.task import RelaxationTask, Relaxer
-from fairchem_gdeq.relax import SIGNALS, Method
+from fairchem_gdeq.evaluation.task import RelaxationTask
+from fairchem_gdeq.relax import Relaxer, Signal, make_signal
+from fairchem_gdeq.relax.deprecated import current_settings
 
 FAIRCHEMS = ("strict_load",)  # keys of ``task`` that fairchem itself reads
 
@@ -26,7 +29,7 @@ class Settings:
         signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
         horizon: K, in training and, if ``relaxer`` says no other, before the solver in evaluation.
         alpha, cap: of the operator, Angstrom per (eV/Angstrom) and Angstrom.
-        method: all of ``relax.Method`` but its horizon.
+        settings: of the signal, but its horizon; those that another signal has are left out.
         relaxer: of ``task.Relaxer``; its horizon is K where it has none.
         basin: of ``metrics.Basin``.
         warm_start: begin a structure's adjoint solve from its last answer, where there is more than
@@ -47,7 +50,7 @@ class Settings:
     horizon: int = 20
     alpha: float = 0.03
     cap: float | None = 0.1
-    method: Method = field(default_factory=Method)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
     warm_start: bool = False
@@ -66,17 +69,32 @@ class Settings:
         values = {key: value for key, value in task.items() if key not in FAIRCHEMS}
         horizon = values.get("horizon", cls.horizon)
         values["relaxer"] = {"horizon": horizon} | (values.get("relaxer") or {})
-        for key, kind in (("method", Method), ("relaxer", Relaxer), ("basin", Basin)):
-            if key in values:
-                values[key] = _built(f"task.{key}", kind, values[key])
+        values["relaxer"] = _built("task.relaxer", Relaxer, _parts(values["relaxer"]))
+        if "basin" in values:
+            values["basin"] = _built("task.basin", Basin, values["basin"])
+        if "method" in values:  # as it was called in version 0.1
+            values["settings"] = values.pop("method")
+        values["settings"] = _parts(values.get("settings") or {})
+        if "horizon" in values["settings"]:
+            raise ValueError("task.settings: unknown key horizon; it is task.horizon")
         if "baselines" in values:
             values["baselines"] = tuple(values["baselines"])
         settings: Settings = _built("task", cls, values)
-        if settings.signal not in SIGNALS:
-            raise ValueError(f"task.signal={settings.signal!r}: choose one of {', '.join(SIGNALS)}")
+        try:
+            settings.make_signal()
+        except ValueError as error:
+            raise ValueError(f"task: {error}") from error
         if settings.split not in ("train", "val", "test"):
             raise ValueError(f"task.split={settings.split!r}: choose one of train, val, test")
-        return replace(settings, method=replace(settings.method, horizon=settings.horizon))
+        return settings
+
+    def make_signal(self) -> Signal:
+        """The training signal.
+
+        Raises:
+            ValueError: a name or setting that cannot be meant.
+        """
+        return make_signal(self.signal, **{**self.settings, "horizon": self.horizon})
 
     @property
     def is2rs(self) -> RelaxationTask:
@@ -88,8 +106,6 @@ class Settings:
 
 def _built(where: str, kind: type, values: Mapping[str, Any]) -> Any:
     known = {f.name for f in fields(kind)}
-    if kind is Method:
-        known -= {"horizon"}  # it stands in ``task``
     if unknown := set(values) - known:
         raise ValueError(
             f"{where}: unknown keys {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
@@ -98,3 +114,12 @@ def _built(where: str, kind: type, values: Mapping[str, Any]) -> Any:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _parts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which a part that is given by its path (``_target_``) is made."""
+    made = {
+        key: instantiate(value) if isinstance(value, Mapping) and "_target_" in value else value
+        for key, value in settings.items()
+    }
+    return current_settings(made)

@@ -31,7 +31,6 @@ from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.steplog import describe
-from fairchem_gdeq.training.steps import NamedSignal
 
 STATE = "gdeq_state.pt"  # beside checkpoint.pt: what fairchem's checkpoint has no place for
 PRIMARY = "delta_q_mean"
@@ -44,7 +43,7 @@ class GDEQTrainer(OCPTrainer):
     """Fine-tunes a direct-force model through its own relaxations.
 
     The loop, logging, checkpoints, resume, EMA and ``--submit`` are fairchem's; the gradient is one
-    of ``fairchem_gdeq.relax.SIGNALS``. What is saved names fairchem's own trainer ``ocp``.
+    of ``fairchem_gdeq.relax.signals``. What is saved names fairchem's own trainer ``ocp``.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class GDEQTrainer(OCPTrainer):
             FileNotFoundError: there is no such base.
         """
         self.settings = Settings.read(task)
-        self.is2rs, self.method = self.settings.is2rs, self.settings.method
+        self.is2rs, self.signal = self.settings.is2rs, self.settings.make_signal()
         self.history, self.adjoints = History(), Adjoints()
         if amp:
             logging.warning("amp: true is not used: relaxations are computed in float32")
@@ -138,10 +137,9 @@ class GDEQTrainer(OCPTrainer):
         batch = batch.to(self.device)
         field = OCPForceField.frozen(self._unwrapped_model, batch, self._denorm)
         operator = self.is2rs.operator_of(field, batch)
-        signal = NamedSignal(self.settings.signal, self.method)
         adjoints = self.adjoints if self.warm_start else None
         with full_precision(self.device):
-            report = steps.differentiate(signal, operator, batch, adjoints)
+            report = steps.differentiate(self.signal, operator, batch, adjoints)
         self._structures = batch.num_graphs
         self._log = describe(report, operator)
         return self._log

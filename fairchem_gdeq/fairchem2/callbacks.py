@@ -31,7 +31,7 @@ class Progress(Callback):
         steps = len(state.train_state.dataloader)
         total = steps * state.train_state.max_epochs if state.train_state.max_epochs else None
         done = unit.train_progress.num_steps_completed
-        self._bar = tqdm(total=total, initial=done, desc=unit.signal, unit="step")
+        self._bar = tqdm(total=total, initial=done, desc=unit.signal_name, unit="step")
 
     def on_train_step_end(self, state: State, unit: GDEQTrainer) -> None:
         """Delta Q and convergence of the step, memory, and the last validation."""

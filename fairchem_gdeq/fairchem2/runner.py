@@ -169,7 +169,7 @@ class GDEQRunner(TrainEvalRunner):
         """Score a split, a row for each model and baseline; table, JSON and plots."""
         unit, scoring = self.train_eval_unit, self._scoring(split)
         records = scoring.compare(self.base, self.tuned(), self.baselines, self.reference)
-        return scoring.report(folder, unit.signal, unit.is2rs.basin, records, unit.history)
+        return scoring.report(folder, unit.signal_name, unit.is2rs.basin, records, unit.history)
 
     def _scoring(self, split: str) -> Scoring:
         """A split with the unit's force task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets.atomic_data import AtomicData
@@ -11,11 +12,18 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import Tensor
 
 from fairchem_gdeq.evaluation.metrics import Record
-from fairchem_gdeq.evaluation.task import RelaxationTask, Relaxer
+from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.relax import Operator
+from fairchem_gdeq.relax import Relaxer as CurrentRelaxer
+from fairchem_gdeq.relax.deprecated import current_settings
 
 __all__ = ["IS2RS", "Relaxer"]
+
+
+def Relaxer(**settings: Any) -> CurrentRelaxer:
+    """``fairchem_gdeq.relax.Relaxer``, with its settings as configs of version 0.1 give them."""
+    return CurrentRelaxer(**current_settings(settings))
 
 
 @registry.register_task("is2rs")

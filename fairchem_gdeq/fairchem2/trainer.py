@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from fairchem.core.common import distutils
@@ -29,7 +31,8 @@ from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
-from fairchem_gdeq.relax import SIGNALS, Method, Operator, SignalReport
+from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_signal
+from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
@@ -37,7 +40,7 @@ from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.steplog import describe
-from fairchem_gdeq.training.steps import LearntStep, NamedSignal
+from fairchem_gdeq.training.steps import LearntStep
 
 UNIT_STATE = "gdeq_state.pt"  # what fairchem's checkpoint does not hold, beside it
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
@@ -48,7 +51,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     """Fine-tunes a direct-force model through its own relaxations.
 
     EMA, clipping, schedule, DCP checkpoints, resume and the exported inference checkpoint are
-    fairchem's; the gradient is one of ``fairchem_gdeq.relax.SIGNALS``.
+    fairchem's; the gradient is one of ``fairchem_gdeq.relax.signals``.
     """
 
     def __init__(
@@ -59,14 +62,14 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         cosine_lr_scheduler_fn: partial,
         tasks: list[Task],
         is2rs: IS2RS,
-        signal: str = "gdeq",
-        method: Method | None = None,
+        signal: Signal | str = "gdeq",
         alpha_lr: float = 0.0,
         warm_start: bool = False,
         print_every: int = 10,
         clip_grad_norm: float | None = 1.0,
         ema_decay: float | None = 0.99,
         tf32: bool = False,
+        method: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -74,21 +77,19 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``; ``tasks`` must hold one task
                 with property forces.
             is2rs: operator, relaxation and scoring.
-            signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
-            method: horizon, weights, solver, adjoint.
+            signal: the training signal, or its name for one with its default settings.
             alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed. A learnt
                 alpha stays above a hundredth of that of ``is2rs``.
             warm_start: begin a structure's adjoint solve from its last answer, where there is more
                 than one epoch: no structure is seen again in a single one.
+            method: settings of a signal that is given by its name, as in version 0.1.
 
         Raises:
             ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
                 force task.
         """
-        if signal not in SIGNALS:
-            raise ValueError(
-                f"unknown training signal {signal!r}: choose one of {', '.join(SIGNALS)}"
-            )
+        if isinstance(signal, str):
+            signal = make_signal(signal, **current_settings(method or {}))
         require_exact(hydra_model(model))
         self.force_task = force_task(list(tasks))
         warn_of_other_heads(hydra_model(model), self.force_task)
@@ -109,8 +110,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             folder = os.path.join(job_config.metadata.log_dir, "tensorboard")
             self.tensorboard = TensorBoardLogger(folder, flush_secs=10)
         self.is2rs = is2rs
-        self.signal = signal
-        self.method = method or Method()
+        self.signal, self.signal_name = signal, SIGNALS.name_of(signal)
         self.history = History()
         device = get_device_for_local_rank()
         self.force_task.normalizer.to(device)
@@ -142,9 +142,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
         model = hydra_model(self.model)
         operator = self.is2rs.operator(model, self.tasks, batch, self.alpha)
-        signal = NamedSignal(self.signal, self.method)
         adjoints = self.adjoints if self.warm_start else None
-        report = steps.differentiate(signal, operator, batch, adjoints)
+        report = steps.differentiate(self.signal, operator, batch, adjoints)
         return report, operator
 
     def train_step(self, state: State, data: AtomicData) -> dict[str, float]:

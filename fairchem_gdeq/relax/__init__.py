@@ -1,38 +1,101 @@
 """The G-DEQ method in plain torch; read it beside the paper, in the order of Algorithm 1.
 
-operator (eq. 1), objective (eq. 2), guidance (eq. 3), solvers, adjoint (eq. 4), step (eq. 5).
+operator (eq. 1), loss (eq. 2), guidance (eq. 3), equilibrium and solvers, adjoints (eq. 4), signals
+(eq. 5). Solvers, adjoints, losses and signals are parts that a config names, or gives by their path.
 """
 
 import sys
 from types import ModuleType
 from typing import Any
 
-from fairchem_gdeq.batching.streams import Request, Stream
-from fairchem_gdeq.relax.flight import Course, Outcome
-from fairchem_gdeq.relax.objective import delta_q, free_displacement, max_displacement
+from fairchem_gdeq.relax.adjoints import (
+    ADJOINTS,
+    GMRES,
+    Adjoint,
+    AdjointSolution,
+    Identity,
+    Neumann,
+)
+from fairchem_gdeq.relax.equilibrium import Solution, solve
+from fairchem_gdeq.relax.loss import (
+    LOSSES,
+    DeltaQ,
+    Loss,
+    delta_q,
+    free_displacement,
+    max_displacement,
+)
 from fairchem_gdeq.relax.operator import ForceField, Operator
-from fairchem_gdeq.relax.solvers import Solution, make_solver, solve
-from fairchem_gdeq.relax.step import SIGNALS, Method, SignalReport
+from fairchem_gdeq.relax.settings import Relaxer
+from fairchem_gdeq.relax.signals import (
+    BPTT,
+    GDEQ,
+    SIGNALS,
+    Implicit,
+    Signal,
+    SignalReport,
+    TruncatedBPTT,
+    make_signal,
+)
+from fairchem_gdeq.relax.solvers import (
+    FIRE,
+    LBFGS,
+    SOLVERS,
+    Anderson,
+    Picard,
+    Solver,
+    SolverState,
+    per_atom,
+    per_structure,
+)
 from fairchem_gdeq.relax.structures import Structures
 
 __all__ = [
+    "ADJOINTS",
+    "BPTT",
+    "FIRE",
+    "GDEQ",
+    "GMRES",
+    "LBFGS",
+    "LOSSES",
     "SIGNALS",
-    "Course",
+    "SOLVERS",
+    "Adjoint",
+    "AdjointSolution",
+    "Anderson",
+    "DeltaQ",
     "ForceField",
-    "Method",
+    "Identity",
+    "Implicit",
+    "Loss",
+    "Neumann",
     "Operator",
-    "Outcome",
-    "Request",
+    "Picard",
+    "Relaxer",
+    "Signal",
     "SignalReport",
     "Solution",
-    "Stream",
+    "Solver",
+    "SolverState",
     "Structures",
+    "TruncatedBPTT",
     "delta_q",
     "free_displacement",
-    "make_solver",
+    "make_signal",
     "max_displacement",
+    "per_atom",
+    "per_structure",
     "solve",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``Method`` of version 0.1, which configs may name for one more release."""
+    if name == "Method":
+        from fairchem_gdeq.relax.deprecated import Method
+
+        return Method
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _Callable(ModuleType):

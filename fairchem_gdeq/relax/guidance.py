@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.loss import weighted_mean
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import segment_max_norm, to_device, to_host
 
@@ -15,7 +16,7 @@ LONGEST_STEP = 10.0  # Angstrom: a plain step that moves an atom further is no r
 
 
 @dataclass(frozen=True)
-class Step:
+class Application:
     """One application of G: the structures that still moved, and where they were.
 
     Attributes:
@@ -44,7 +45,7 @@ class Rollout:
         gone: the same as ``diverged``, on the host.
     """
 
-    steps: list[Step]
+    steps: list[Application]
     positions: Tensor
     settled: Tensor
     diverged: Tensor
@@ -52,7 +53,7 @@ class Rollout:
     gone: Tensor
 
 
-def lost(longest: Tensor) -> Tensor:
+def out_of_bounds(longest: Tensor) -> Tensor:
     """Where the longest step of an atom [s] (Angstrom) is not finite or absurdly long."""
     return ~(longest < LONGEST_STEP)
 
@@ -78,20 +79,20 @@ def _roll(
     evaluations = torch.zeros(s.count, dtype=torch.long)
     moving = torch.arange(s.count)
     active, atoms = operator, torch.arange(len(start), device=start.device)
-    steps: list[Step] = []
+    steps: list[Application] = []
     x = start.detach()
     with torch.set_grad_enabled(graph):
         for _ in range(horizon):
             here = x if len(atoms) == len(x) else x[atoms]
             forces = active.forces(here)
-            move = active.step(forces)
+            move = active.displacement(forces)
             evaluations[moving] += 1
             part = active.structures
             longest, force = to_host(
                 segment_max_norm(move.detach(), part.batch, part.count),
                 segment_max_norm(forces.detach(), part.batch, part.count),
             )
-            bad = lost(longest)
+            bad = out_of_bounds(longest)
             if bool(bad.any()):
                 diverged[moving[bad]] = True
                 moving, force = moving[~bad], force[~bad]
@@ -99,7 +100,7 @@ def _roll(
                     break
                 keep = part.atoms_of(~bad)
                 active, atoms, here, move = active.select(~bad), atoms[keep], here[keep], move[keep]
-            steps.append(Step(active, moving, atoms, here.detach()))
+            steps.append(Application(active, moving, atoms, here.detach()))
             x = here + move if len(atoms) == len(x) else x.index_copy(0, atoms, here + move)
             still = force >= fmax
             if not bool(still.all()):
@@ -141,11 +142,11 @@ def sweep(path: Rollout, adjoint: Tensor) -> Tensor:
     return lam
 
 
-def _survivors(path: Rollout) -> list[Step]:
+def _survivors(path: Rollout) -> list[Application]:
     """The steps without the structures that diverged later on."""
     if not bool(path.gone.any()):
         return path.steps
-    out: list[Step] = []
+    out: list[Application] = []
     before: tuple[Operator | None, Operator | None] = (None, None)
     for step in path.steps:
         stays = ~path.gone[step.structures]
@@ -155,17 +156,14 @@ def _survivors(path: Rollout) -> list[Step]:
         if step.operator is not before[0]:  # consecutive steps share theirs
             before = step.operator, step.operator.select(stays)
         assert before[1] is not None
-        out.append(Step(before[1], step.structures[stays], step.atoms[keep], step.positions[keep]))
+        out.append(
+            Application(before[1], step.structures[stays], step.atoms[keep], step.positions[keep])
+        )
     return out
 
 
 StructureLoss = Callable[[Tensor], Tensor]
 """Maps positions [n, 3] to one loss per structure [s]."""
-
-
-def _weighted(losses: Tensor, diverged: Tensor, weight: float) -> Tensor:
-    """``weight`` times the batch mean of losses [s], where diverged structures count as zero."""
-    return weight * torch.where(diverged, torch.zeros_like(losses), losses).mean()
 
 
 def guidance_by_sweep(
@@ -185,7 +183,7 @@ def guidance_by_sweep(
     with torch.enable_grad():
         x = path.positions.detach().requires_grad_(True)
         losses = loss(x)
-        total = _weighted(losses, path.diverged, weight)
+        total = weighted_mean(losses, ~path.diverged, weight, operator.structures.count)
         (lam,) = torch.autograd.grad(total, x)
     sweep(path, lam)
     return path, losses.detach(), float(total.detach())
@@ -209,7 +207,7 @@ def guidance_by_stored_graph(
         x = path.positions.index_copy(0, atoms, again)
     with torch.enable_grad():
         losses = loss(x)
-        total = _weighted(losses, path.diverged, weight)
+        total = weighted_mean(losses, ~path.diverged, weight, operator.structures.count)
         if total.requires_grad:
             torch.autograd.backward(total)
     return path, losses.detach(), float(total.detach())

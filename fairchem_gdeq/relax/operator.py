@@ -125,7 +125,7 @@ class Operator:
         """F(X) [n, 3]: zero on fixed atoms, net force (and torque) removed where pinned."""
         return self.project(self.field(positions), positions)
 
-    def step(self, forces: Tensor) -> Tensor:
+    def displacement(self, forces: Tensor) -> Tensor:
         """The displacement [n, 3] (Angstrom) that the forces cause: alpha F, capped per atom."""
         move = self.alpha * forces
         if self.cap is None:
@@ -135,7 +135,7 @@ class Operator:
 
     def __call__(self, positions: Tensor) -> Tensor:
         """G(X) [n, 3]."""
-        return positions + self.step(self.forces(positions))
+        return positions + self.displacement(self.forces(positions))
 
     def vjp(self, positions: Tensor, vector: Tensor, accumulate: bool = False) -> Tensor:
         """lam^T dG/dX at X [n, 3] for lam [n, 3]; the one primitive of every gradient here.

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax import Course, Operator, Request, Stream, make_solver, solve
-from fairchem_gdeq.relax.adjoint import ADJOINTS
+from fairchem_gdeq.batching.streams import Request, Stream
+from fairchem_gdeq.relax import ADJOINTS, LBFGS, SOLVERS, Operator, Relaxer, solve
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.segments import to_device
 from fairchem_gdeq.testing.fields import structures
@@ -69,7 +69,7 @@ def problem(device: torch.device) -> tuple[Operator, Tensor]:
 
 
 def _solve(name: str, operator: Operator, start: Tensor) -> list[int]:
-    return solve(operator, start, make_solver(name), 1e-3, 250).steps.tolist()
+    return solve(operator, start, SOLVERS[name](), 1e-3, 250).steps.tolist()
 
 
 def _rollout(operator: Operator, start: Tensor) -> list[int]:
@@ -78,7 +78,8 @@ def _rollout(operator: Operator, start: Tensor) -> list[int]:
 
 def _adjoint(name: str, operator: Operator, start: Tensor) -> list[int]:
     g = start * torch.linspace(0.5, 2.0, len(start)).to(start.device)[:, None]
-    return ADJOINTS[name](operator, start, g, tol=1e-6, damping=0.05).vjps.tolist()
+    adjoint = ADJOINTS[name](tol=1e-6, max_vjps=100, damping=0.05)
+    return adjoint(operator, start, g).vjps.tolist()
 
 
 def _stream(horizon: int, operator: Operator, start: Tensor) -> list[int]:
@@ -87,7 +88,7 @@ def _stream(horizon: int, operator: Operator, start: Tensor) -> list[int]:
         Request(k, operator.select(mask), start[operator.structures.atoms_of(mask)])
         for k, mask in enumerate(masks)
     ]
-    way = Course(horizon, lambda: make_solver("lbfgs"), 1e-3, 200)
+    way = Relaxer(horizon, LBFGS(), 1e-3, 200)
     return [end.steps for end in Stream(requests, way, 14)]
 
 

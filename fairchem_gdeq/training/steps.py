@@ -8,37 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fairchem_gdeq.evaluation.task import Batch, labels_of
-from fairchem_gdeq.relax import SIGNALS, Method, Operator, SignalReport
+from fairchem_gdeq.relax import Operator, Signal, SignalReport
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.gradients import average_over_ranks
-
-
-class Signal(Protocol):
-    """A training signal with its settings: adds a gradient to the parameters' ``.grad``."""
-
-    def __call__(
-        self, operator: Operator, start: Tensor, target: Tensor, guess: Tensor | None = None
-    ) -> SignalReport: ...
-
-
-@dataclass(frozen=True)
-class NamedSignal:
-    """One of ``fairchem_gdeq.relax.SIGNALS`` with its settings."""
-
-    name: str
-    method: Method
-
-    def __call__(
-        self, operator: Operator, start: Tensor, target: Tensor, guess: Tensor | None = None
-    ) -> SignalReport:
-        """As ``Signal``."""
-        return SIGNALS[self.name](operator, start, target, self.method, guess)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from fairchem_gdeq.fairchem2.loaders import open_split
 from fairchem_gdeq.testing.fairchem2 import small
 
 ROOT = Path(__file__).parents[2]
-LOOSE = {"fmax": 0.5, "max_steps": 25, "max_vjps": 10, "adjoint_tol": 0.5}
-SIGNAL = gdeq.GDEQ(horizon=3, **LOOSE)
+ADJOINT = {"tol": 0.5, "max_vjps": 10, "damping": 0.03}
+SIGNAL = gdeq.GDEQ(horizon=3, fmax=0.5, max_steps=25, adjoint=gdeq.GMRES(**ADJOINT))
 QUICK = gdeq.Relaxer(horizon=3, fmax=0.5, max_steps=25)
 
 
@@ -74,7 +74,7 @@ def tune(base, folder, order=None, **settings):
 
 def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
     """The same batches, gradients, updates and averages, two epochs long, with warm starts."""
-    method = "runner.train_eval_unit.method."
+    signal = "runner.train_eval_unit.signal."
     command = [
         str(Path(sys.executable).with_name("fairchem")),
         *("-c", str(ROOT / "configs/si/gdeq.yml"), "--mode", "train"),
@@ -82,7 +82,8 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
         *("train_structures=1.0", "test_structures=1.0", "epochs=2", "max_atoms=16"),
         *("eval_max_atoms=64", "horizon=3", "relaxer.max_steps=25", "relaxer.fmax=0.5"),
         *("lr=1e-3", "warm_start=true"),
-        *(f"{method}{key}={value}" for key, value in LOOSE.items()),
+        *(f"{signal}fmax=0.5", f"{signal}max_steps=25"),
+        *(f"{signal}adjoint.{key}={value}" for key, value in ADJOINT.items()),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, capture_output=True, env=environment)

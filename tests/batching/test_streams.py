@@ -5,14 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairchem_gdeq.relax import Course, Operator, Request, Stream, make_solver, solve
+from fairchem_gdeq.batching.streams import Request, Stream
+from fairchem_gdeq.relax import LBFGS, SOLVERS, Operator, Relaxer, solve
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.testing.fields import SiteField, calm, random_batch, structures
 from tests.relax.test_solvers import ATOL, Broken
 
 
 def course(name="lbfgs", horizon=3, fmax=1e-6, max_steps=1000):
-    return Course(horizon, lambda: make_solver(name), fmax, max_steps)
+    return Relaxer(horizon, SOLVERS[name](), fmax, max_steps)
 
 
 def requests(operator, x):
@@ -25,7 +26,7 @@ def requests(operator, x):
 def alone(request, way):
     """(positions, converged, diverged, evaluations, steps) without any stream."""
     path = rollout(request.operator, request.start, way.horizon, way.fmax)
-    end = solve(request.operator, path.positions, way.solver(), way.fmax, way.max_steps)
+    end = solve(request.operator, path.positions, way.solver, way.fmax, way.max_steps)
     return (
         end.positions,
         bool(end.converged & ~path.diverged),
@@ -75,7 +76,7 @@ def test_companions_change_little_for_anderson():
 
 def test_companions_change_nothing_for_an_adaptive_lbfgs():
     operator, x, _ = random_batch("site", [4, 1, 5, 3, 2, 4], alpha=0.2, conservative=True)
-    way = Course(3, lambda: make_solver("lbfgs", softest=5.0), 1e-6, 1000)
+    way = Relaxer(3, LBFGS(softest=5.0), 1e-6, 1000)
     assert_as_alone(operator, x, way, 9, ATOL["lbfgs"])
 
 

@@ -23,7 +23,7 @@ from fairchem_gdeq.data.rows import BadRow, BadRows, Scan, free_atoms, scan
 from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.data.summary import summarise, text
 from fairchem_gdeq.relax import Operator, Structures
-from fairchem_gdeq.relax.objective import delta_q
+from fairchem_gdeq.relax.loss import delta_q
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.data.test_formats import relaxation

@@ -8,7 +8,7 @@ import torch
 from fairchem.core.models.base import HydraModel
 
 from fairchem_gdeq.fairchem1.fields import OCPForceField
-from fairchem_gdeq.relax import SIGNALS, Method
+from fairchem_gdeq.relax import GMRES, make_signal
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep
 from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
 from fairchem_gdeq.testing.precision import double_precision
@@ -84,12 +84,12 @@ def test_two_steps_of_algorithm_1(name):
     field = backbone_checks.field_of(name, data)
     operator = backbone_checks.operator_of(field, alpha=0.01)
     target = data.pos + 0.05 * torch.randn(data.pos.shape, generator=torch.manual_seed(1))
-    method = Method(horizon=3, max_steps=8, max_vjps=5, fmax=0.05)
+    method = dict(horizon=3, max_steps=8, fmax=0.05, adjoint=GMRES(max_vjps=5))
     optimizer = torch.optim.Adam(field.model.parameters(), lr=3e-4)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
-        report = SIGNALS["gdeq"](operator, data.pos, target, method)
+        report = make_signal("gdeq", **method)(operator, data.pos, target)
         losses.append(report.loss)
         grads = [p.grad for p in field.model.parameters() if p.grad is not None]
         assert grads and all(torch.isfinite(g).all() for g in grads)

@@ -281,7 +281,7 @@ def test_a_base_with_averaged_weights_gives_those(inputs, trained, tmp_path):
         ),
         (["--model.max_radius=5.0"], r"max_radius: 4\.0 in the checkpoint, 5\.0 in the config"),
         (["--task.horizn=3"], "task: unknown keys horizn"),
-        (["--task.method.horizon=3"], r"task\.method: unknown keys horizon"),
+        (["--task.settings.horizon=3"], r"task\.settings: unknown keys horizon"),
         (["--task.signal=newton"], r"task\.signal='newton': choose one of gdeq"),
         (["--checkpoint", "BASE"], r"not of a run of this trainer.*--task\.base=PATH"),
     ],
@@ -337,7 +337,12 @@ def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
     path = ROOT / "configs" / f"{config}.yml"
     small1.checkpoint(tmp_path / "base.pt", kind, config=load_config(path)[0]["model"])
     fairchem = [str(Path(sys.executable).with_name("fairchem")), "--mode", "train", "--cpu"]
-    options = ["horizon=1", "relaxer.max_steps=2", "method.max_steps=2", "method.max_vjps=2"]
+    options = [
+        "horizon=1",
+        "relaxer.max_steps=2",
+        "settings.max_steps=2",
+        "settings.adjoint.max_vjps=2",
+    ]
     sources = [f"--dataset.{split}.src={inputs / split}" for split in ("train", "val", "test")]
     done = subprocess.run(
         [

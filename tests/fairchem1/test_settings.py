@@ -18,5 +18,5 @@ TASK = {"base": "base.pt", "eval_max_atoms": 100}
 )
 def test_plain_steps_of_training_and_evaluation(task, in_training, in_evaluation):
     settings = Settings.read(TASK | task)
-    assert settings.method.horizon == in_training
+    assert settings.make_signal().horizon == in_training
     assert settings.is2rs.relaxer.horizon == in_evaluation

@@ -7,7 +7,7 @@ from fairchem.core.models.base import HydraModel
 from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep
-from fairchem_gdeq.relax.objective import delta_q
+from fairchem_gdeq.relax.loss import delta_q
 from fairchem_gdeq.testing.fairchem2 import small
 
 

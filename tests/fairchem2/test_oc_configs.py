@@ -17,7 +17,7 @@ CHEAP = [
     "epochs=1",
     "horizon=2",
     "relaxer.max_steps=4",
-    "runner.train_eval_unit.method.max_steps=4",
+    "runner.train_eval_unit.signal.max_steps=4",
 ]
 CPU = "job.device_type=CPU"
 

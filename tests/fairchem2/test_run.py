@@ -28,9 +28,9 @@ CHEAP = [
     "horizon=3",
     "relaxer.max_steps=25",
     "relaxer.fmax=0.05",
-    "runner.train_eval_unit.method.max_steps=25",
-    "runner.train_eval_unit.method.max_vjps=10",
-    "runner.train_eval_unit.method.adjoint_tol=0.5",
+    "runner.train_eval_unit.signal.max_steps=25",
+    "runner.train_eval_unit.signal.adjoint.max_vjps=10",
+    "runner.train_eval_unit.signal.adjoint.tol=0.5",
     "warm_start=true",
     "checkpoint_minutes=0",  # before every step
 ]
@@ -135,7 +135,7 @@ def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
         small.write_is2rs(tmp_path / split, small.silicon(len(names), seed), sids=names)
     small.checkpoint(tmp_path / "esen.pt")
     # Loose, so that a random potential's equilibria and adjoints count.
-    method = "runner.train_eval_unit.method."
+    method = "runner.train_eval_unit.signal."
     loose = [method + "fmax=0.5", method + "adjoint_tol=0.5", method + "adjoint_damping=0.0"]
     run, warm = tmp_path / "run", ["eval_max_atoms=9", "alpha_lr=1e-4", *loose]
     checkpoint = run / "gdeq" / "checkpoints" / "final"

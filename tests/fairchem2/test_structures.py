@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
-from fairchem_gdeq.relax import SIGNALS, Method
+from fairchem_gdeq.relax import GMRES, make_signal
 from fairchem_gdeq.testing.fairchem2 import backbone_checks, backbones, small
 
 FAMILIES = [
@@ -133,8 +133,8 @@ def test_atoms_without_neighbours_go_through_algorithm_1(name):
     forces = operator.forces(data.pos)
     assert forces[0].abs().max() == 0 and torch.isfinite(forces).all()
     target = data.pos + 0.05 * torch.randn(data.pos.shape, generator=torch.manual_seed(0))
-    method = Method(horizon=3, max_steps=10, max_vjps=5, fmax=0.05)
-    report = SIGNALS["gdeq"](operator, data.pos, target, method)
+    method = dict(horizon=3, max_steps=10, fmax=0.05, adjoint=GMRES(max_vjps=5))
+    report = make_signal("gdeq", **method)(operator, data.pos, target)
     assert np.isfinite(report.loss) and report.converged[0] and not report.diverged.any()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert grads and all(torch.isfinite(g).all() for g in grads)

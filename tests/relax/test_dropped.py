@@ -3,10 +3,20 @@
 import pytest
 import torch
 
-from fairchem_gdeq.relax import SIGNALS, Course, Method, Operator, Stream, delta_q, make_solver
-from fairchem_gdeq.relax.adjoint import _Cycle, gmres
+from fairchem_gdeq.batching.streams import Stream
+from fairchem_gdeq.relax import (
+    GMRES,
+    LBFGS,
+    Anderson,
+    Operator,
+    Picard,
+    Relaxer,
+    delta_q,
+    make_signal,
+    solve,
+)
+from fairchem_gdeq.relax.adjoints.gmres import _Cycle
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS, rollout
-from fairchem_gdeq.relax.solvers import solve
 from fairchem_gdeq.testing.fields import SiteField, random_batch, structures
 from tests.batching.test_streams import requests
 
@@ -50,7 +60,7 @@ def test_damping_promises_nothing_beside_a_saddle_and_says_so(curvature):
     """alpha h + mu vanishes at h = -0.6: u would be thousands of g, where 1 / mu = 33 is promised."""
     operator = springs([[curvature, 2.0, 3.0], [0.01, 2.0, 3.0]], alpha=0.05)
     g = torch.ones(2, 3)
-    answer = gmres(operator, torch.zeros(2, 3), g, tol=1e-9, damping=0.03)
+    answer = GMRES(tol=1e-9, max_vjps=100, damping=0.03)(operator, torch.zeros(2, 3), g)
     assert answer.unbounded.tolist() == [True, False]
     assert answer.converged.tolist() == [False, True]
     assert answer.u[0].norm() > g[0].norm() / 0.03 >= answer.u[1].norm()
@@ -61,8 +71,8 @@ def test_a_step_leaves_out_a_structure_whose_adjoint_is_unbounded():
     stiffness = [[-0.599, 2.0, 3.0], [1.0, 2.0, 3.0]]
     operator = springs(stiffness, alpha=0.05)
     start, target = torch.zeros(2, 3), torch.full((2, 3), 0.1)
-    method = Method(horizon=0, adjoint_damping=0.03, adjoint_tol=1e-9, fmax=1e-6)
-    report = SIGNALS["implicit"](operator, start, target, method)
+    method = dict(horizon=0, fmax=1e-6, adjoint=GMRES(tol=1e-9, damping=0.03))
+    report = make_signal("implicit", **method)(operator, start, target)
     assert report.converged.all()
     assert report.unbounded.tolist() == [True, False]
     assert report.contributing.tolist() == [False, True]
@@ -91,7 +101,7 @@ def test_a_singular_system_fails_alone_and_stays_finite():
     """Curvature 0 in one structure: I - J_G has a null vector, and g has a part along it."""
     operator = springs([[0.0, 2.0, 3.0], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], alpha=0.1)
     g = torch.ones(3, 3)
-    answer = gmres(operator, torch.zeros(3, 3), g, tol=1e-8, max_vjps=30)
+    answer = GMRES(tol=1e-8, max_vjps=30)(operator, torch.zeros(3, 3), g)
     assert answer.converged.tolist() == [False, True, False]
     assert torch.isfinite(answer.u).all()
     assert float(answer.residual[0]) > 0.1 and float(answer.residual[2]) == pytest.approx(1.0)
@@ -100,19 +110,19 @@ def test_a_singular_system_fails_alone_and_stays_finite():
 
 def test_a_guess_costs_nothing_where_it_is_zero_and_is_dropped_where_it_is_worse():
     operator, x, _ = random_batch("site", [4, 3, 5])
-    x = solve(operator, x, make_solver("lbfgs", stiffness=3.0), 1e-10, 2000).positions
+    x = solve(operator, x, LBFGS(stiffness=3.0), 1e-10, 2000).positions
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
-    cold = gmres(operator, x, g, tol=1e-8, max_vjps=100)
-    zero = gmres(operator, x, g, tol=1e-8, max_vjps=100, guess=torch.zeros_like(x))
+    cold = GMRES(tol=1e-8, max_vjps=100)(operator, x, g)
+    zero = GMRES(tol=1e-8, max_vjps=100)(operator, x, g, guess=torch.zeros_like(x))
     assert torch.equal(zero.vjps, cold.vjps) and torch.equal(zero.u, cold.u)
     mixed = 1e4 * torch.ones_like(
         x
     )  # far off for the first, nothing for the second, right for the third
     mixed[operator.structures.batch == 1] = 0.0
     mixed[operator.structures.batch == 2] = cold.u[operator.structures.batch == 2]
-    warm = gmres(operator, x, g, tol=1e-7, max_vjps=100, guess=mixed)
+    warm = GMRES(tol=1e-7, max_vjps=100)(operator, x, g, guess=mixed)
     assert warm.converged.all()
-    less = gmres(operator, x, g, tol=1e-7, max_vjps=100)
+    less = GMRES(tol=1e-7, max_vjps=100)(operator, x, g)
     assert (warm.vjps - less.vjps)[:2].tolist() == [1, 0] and int(warm.vjps[2]) == 1
 
 
@@ -139,7 +149,7 @@ def test_training_and_evaluation_hand_over_at_the_same_point():
     fmax = 0.3
     path = rollout(operator, x, 60, fmax)
     assert path.settled.any()
-    way = Course(60, lambda: make_solver("picard"), fmax, 0)
+    way = Relaxer(60, Picard(), fmax, 0)
     for end in Stream(requests(operator, x), way, 100):
         mine = operator.structures.batch == end.key
         torch.testing.assert_close(end.positions, path.positions[mine], rtol=0, atol=1e-12)
@@ -202,23 +212,23 @@ def test_the_past_of_a_diverged_structure_is_not_differentiated(way):
 def test_a_restart_of_anderson_empties_its_window():
     """The ridge is relative to the mean over the columns that a structure has."""
     operator, x, _ = random_batch("site", [4, 3], alpha=0.2)
-    solver = make_solver("anderson", growth=1.0)  # restarts whenever the residual grows
-    solver.start(operator, x)
+    solver = Anderson(growth=1.0)  # restarts whenever the residual grows
+    state = solver.start(operator, x)
     restarts = 0
     for _ in range(60):
-        x = x + solver.propose(operator, x, operator.forces(x).detach())
-        used = (solver._dr.abs().amax(-1) > 0).long()
-        first = [0, 4]
-        columns = torch.stack([used[:, k].sum() for k in first]) if len(used) else torch.zeros(2)
-        assert torch.equal(columns.to(solver._length), solver._length)
-        restarts += int((solver._length == 0).sum())
+        move, state = solver.propose(operator, x, operator.forces(x).detach(), state)
+        x = x + move
+        used = (state.dr.abs().amax(-1) > 0).long()
+        columns = torch.stack([used[:, first].sum() for first in (0, 4)])
+        assert torch.equal(columns.to(state.length), state.length)
+        restarts += int((state.length == 0).sum())
     assert restarts > 2, "no structure restarted: the test shows nothing"
 
 
 def test_a_singular_system_is_given_up_when_its_space_is_exhausted():
     """Curvatures 0, 2, 3 span three vectors, and no more VJPs find anything else."""
     operator = springs([[0.0, 2.0, 3.0], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0]], alpha=0.1)
-    answer = gmres(operator, torch.zeros(3, 3), torch.ones(3, 3), tol=1e-8, max_vjps=60)
+    answer = GMRES(tol=1e-8, max_vjps=60)(operator, torch.zeros(3, 3), torch.ones(3, 3))
     assert answer.converged.tolist() == [False, False, True]
     assert answer.vjps.tolist()[:2] == [3, 1] and int(answer.vjps[2]) <= 4
 
@@ -226,6 +236,8 @@ def test_a_singular_system_is_given_up_when_its_space_is_exhausted():
 def test_a_guess_that_is_not_a_number_is_dropped():
     operator = springs([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]], alpha=0.1)
     guess = torch.tensor([[torch.nan, 0.0, 0.0], [0.0, torch.inf, 0.0]])
-    plain = gmres(operator, torch.zeros(2, 3), torch.ones(2, 3), tol=1e-9)
-    found = gmres(operator, torch.zeros(2, 3), torch.ones(2, 3), tol=1e-9, guess=guess)
+    plain = GMRES(tol=1e-9, max_vjps=100)(operator, torch.zeros(2, 3), torch.ones(2, 3))
+    found = GMRES(tol=1e-9, max_vjps=100)(
+        operator, torch.zeros(2, 3), torch.ones(2, 3), guess=guess
+    )
     assert found.converged.all() and torch.equal(found.u, plain.u)

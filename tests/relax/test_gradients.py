@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from fairchem_gdeq.relax import Method, delta_q, make_solver, solve
-from fairchem_gdeq.relax.adjoint import gmres, identity, neumann
+from fairchem_gdeq.relax import GMRES, LBFGS, Identity, Neumann, delta_q, make_signal, solve
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep, rollout
 from fairchem_gdeq.relax.segments import segment_max_norm
-from fairchem_gdeq.relax.step import SIGNALS
 from fairchem_gdeq.testing.fields import (
     central_differences,
     dense_jacobian,
@@ -112,7 +110,7 @@ def test_learnable_alpha_gets_its_gradient():
 
 def relaxed(kind, sizes, **options):
     operator, x, target = random_batch(kind, sizes, **options)
-    found = solve(operator, x, make_solver("lbfgs", stiffness=3.0), fmax=1e-10, max_steps=2000)
+    found = solve(operator, x, LBFGS(stiffness=3.0), fmax=1e-10, max_steps=2000)
     assert found.converged.all()
     return operator, found.positions, target
 
@@ -133,8 +131,8 @@ def test_adjoint_matches_dense_solve(kind, options, damping):
     jacobian = dense_jacobian(operator, x)[free][:, free]
     matrix = (1 + damping) * torch.eye(len(jacobian)) - jacobian.T
     dense = torch.linalg.solve(matrix, g.flatten()[free])
-    for method in (gmres, neumann):
-        answer = method(operator, x, g, tol=1e-12, max_vjps=2000, damping=damping)
+    for kind_of in (GMRES, Neumann):
+        answer = kind_of(tol=1e-12, max_vjps=2000, damping=damping)(operator, x, g)
         assert answer.converged.all()
         assert relative(answer.u.flatten()[free], dense) < 1e-8
         assert (answer.u[~s.free] == 0).all()
@@ -143,12 +141,12 @@ def test_adjoint_matches_dense_solve(kind, options, damping):
 def test_damping_bounds_what_a_soft_mode_does_to_the_adjoint():
     """A site held by almost nothing: alpha k = 1e-6. Exact u = g / 1e-6; damped, g / (mu + 1e-6)."""
     operator, x, _ = random_batch("site", [1], alpha=1e-6)
-    x = solve(operator, x, make_solver("lbfgs", stiffness=3.0), 1e-12, 2000).positions
+    x = solve(operator, x, LBFGS(stiffness=3.0), 1e-12, 2000).positions
     jacobian = dense_jacobian(operator, x)
     assert torch.linalg.eigvals(jacobian).real.max() > 1 - 1e-4
     g = torch.ones_like(x)
-    exact = gmres(operator, x, g, tol=1e-9, max_vjps=50)
-    damped = gmres(operator, x, g, tol=1e-9, max_vjps=50, damping=0.1)
+    exact = GMRES(tol=1e-9, max_vjps=50)(operator, x, g)
+    damped = GMRES(tol=1e-9, max_vjps=50, damping=0.1)(operator, x, g)
     assert exact.u.norm() > 1e3 * g.norm()
     assert damped.u.norm() <= g.norm() / 0.1 * 1.01
 
@@ -161,7 +159,7 @@ def test_adjoint_in_the_complement_of_rigid_shifts():
     matrix = torch.eye(3 * len(x)) - dense_jacobian(operator, x)
     seed = torch.randn(3 * len(x), generator=torch.Generator().manual_seed(5))
     g = (matrix.T @ seed).view(-1, 3)
-    answer = gmres(operator, x, g, tol=1e-11, max_vjps=300)
+    answer = GMRES(tol=1e-11, max_vjps=300)(operator, x, g)
     assert answer.converged.all()
     assert relative(matrix.T @ answer.u.flatten(), g.flatten()) < 1e-8
     sums = torch.zeros(s.count, 3).index_add(0, s.batch, answer.u)
@@ -171,16 +169,16 @@ def test_adjoint_in_the_complement_of_rigid_shifts():
 def test_adjoint_warm_start_costs_nothing_at_the_answer():
     operator, x, target = relaxed("site", [4, 3, 5])
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
-    cold = gmres(operator, x, g, tol=1e-8, max_vjps=100)
-    warm = gmres(operator, x, g, tol=1e-7, max_vjps=100, guess=cold.u)
+    cold = GMRES(tol=1e-8, max_vjps=100)(operator, x, g)
+    warm = GMRES(tol=1e-7, max_vjps=100)(operator, x, g, guess=cold.u)
     assert warm.converged.all() and (warm.vjps == 1).all() and (cold.vjps > 3).all()
 
 
 def test_restarted_gmres_still_converges():
     operator, x, _ = relaxed("site", [4, 3, 5])
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
-    full = gmres(operator, x, g, tol=1e-10, max_vjps=200)
-    short = gmres(operator, x, g, tol=1e-10, max_vjps=400, restart=6)
+    full = GMRES(tol=1e-10, max_vjps=200)(operator, x, g)
+    short = GMRES(tol=1e-10, max_vjps=400, restart=6)(operator, x, g)
     assert short.converged.all() and relative(short.u, full.u) < 1e-8
     assert (short.vjps > full.vjps).any()
 
@@ -188,7 +186,7 @@ def test_restarted_gmres_still_converges():
 def test_failed_adjoint_is_reported_and_isolated():
     operator, x, _ = relaxed("site", [4, 3, 5])
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
-    answer = gmres(operator, x, g, tol=1e-10, max_vjps=3)
+    answer = GMRES(tol=1e-10, max_vjps=3)(operator, x, g)
     assert not answer.converged.any() and (answer.vjps == 3).all()
     assert (answer.residual > 1e-10).all()
 
@@ -196,14 +194,14 @@ def test_failed_adjoint_is_reported_and_isolated():
 def test_neumann_and_identity():
     operator, x, _ = relaxed("site", [4, 3], alpha=0.3)
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
-    exact = gmres(operator, x, g, tol=1e-12)
-    series = neumann(operator, x, g, tol=1e-10, max_vjps=2000)
+    exact = GMRES(tol=1e-12, max_vjps=100)(operator, x, g)
+    series = Neumann(tol=1e-10, max_vjps=2000)(operator, x, g)
     assert series.converged.all() and relative(series.u, exact.u) < 1e-8
-    assert torch.equal(identity(operator, x, g).u, g)
+    assert torch.equal(Identity()(operator, x, g).u, g)
     # The same equilibrium with a step that does not contract: the series fails and says so.
     operator, x, _ = relaxed("site", [4, 3], alpha=5.0)
-    assert not neumann(operator, x, g, tol=1e-10, max_vjps=200).converged.any()
-    assert gmres(operator, x, g, tol=1e-10).converged.all()
+    assert not Neumann(tol=1e-10, max_vjps=200)(operator, x, g).converged.any()
+    assert GMRES(tol=1e-10, max_vjps=100)(operator, x, g).converged.all()
 
 
 @pytest.mark.parametrize("kind", ["site", "pair"])
@@ -211,34 +209,37 @@ def test_implicit_gradient_is_the_limit_of_bptt(kind):
     options = {"fixed": PAIR_FIXED} if kind == "pair" else {}
     operator, x, target = random_batch(kind, [4, 5, 6], alpha=0.2, **options)
     # Picard follows the very path that BPTT unrolls, so both end at one fixed point of several.
-    method = Method(solver="picard", fmax=1e-9, max_steps=3000, adjoint_tol=1e-10, max_vjps=300)
+    method = dict(
+        solver="picard", fmax=1e-9, max_steps=3000, adjoint=GMRES(tol=1e-10, max_vjps=300)
+    )
     zero(operator)
-    report = SIGNALS["implicit"](operator, x, target, method)
+    report = make_signal("implicit", **method)(operator, x, target)
     assert report.contributing.all()
     at_equilibrium = grads(operator)
     zero(operator)
-    unrolled = Method(max_unroll=3000, fmax=0.0)
-    long = SIGNALS["bptt"](operator, x, target, unrolled)
+    unrolled = dict(max_unroll=3000, fmax=0.0)
+    long = make_signal("bptt", **unrolled)(operator, x, target)
     assert torch.allclose(long.guided, report.relaxed, rtol=1e-7)
     assert relative(at_equilibrium, grads(operator)) < 1e-5
 
 
 def test_gdeq_gradient_is_the_sum_of_its_decoupled_parts():
     operator, x, target = random_batch("site", [4, 3, 2])
-    method = Method(
-        horizon=5, lambda_guide=0.4, lambda_eq=0.9, fmax=1e-9, adjoint_tol=1e-10, max_steps=2000
+    method = dict(
+        horizon=5,
+        lambda_guide=0.4,
+        lambda_eq=0.9,
+        fmax=1e-9,
+        max_steps=2000,
+        adjoint=GMRES(tol=1e-10),
     )
     total = {}
-    for name, changes in (
-        ("gdeq", {}),
-        ("truncated_bptt", {}),
-        ("implicit", {}),
-    ):
+    for name in ("gdeq", "truncated_bptt", "implicit"):
         zero(operator)
         start = x
         if name == "implicit":  # from the hand-off state, to reach the same equilibrium
             start = total["handoff"]
-        report = SIGNALS[name](operator, start, target, method, **changes)
+        report = make_signal(name, **method)(operator, start, target)
         total[name] = grads(operator)
         if name == "gdeq":
             total["handoff"], total["loss"] = report.handoff, report.loss

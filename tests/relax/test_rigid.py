@@ -1,7 +1,6 @@
 """Rigid motions of structures that nothing holds: taken out of forces, Delta Q and the adjoint."""
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from fairchem_gdeq.relax import SIGNALS, Method, Operator, delta_q, make_solver, solve
-from fairchem_gdeq.relax.adjoint import gmres
+from fairchem_gdeq.relax import GMRES, LBFGS, Operator, Picard, delta_q, make_signal, solve
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph
-from fairchem_gdeq.relax.objective import rigid_shift
+from fairchem_gdeq.relax.loss import rigid_shift
 from fairchem_gdeq.relax.rigid import FREE, SHIFT, SHIFT_AND_TURN
 from fairchem_gdeq.testing.fields import (
     PairField,
@@ -87,7 +85,7 @@ def test_three_atoms_in_line_have_two_rotations():
 def test_a_relaxation_neither_drifts_nor_spins():
     operator, x, _ = random_batch("pair", [5, 6], alpha=0.02)
     path = [x]
-    solve(operator, x, make_solver("picard"), 1e-9, 150, observe=lambda z, _: path.append(z))
+    solve(operator, x, Picard(), 1e-9, 150, observe=lambda z, _: path.append(z))
     for before, after in pairwise(path):
         for mine in (operator.structures.batch == k for k in range(2)):
             step, arms = after[mine] - before[mine], before[mine] - before[mine].mean(0)
@@ -97,7 +95,7 @@ def test_a_relaxation_neither_drifts_nor_spins():
 
 def relaxed():
     operator, x, _ = random_batch("pair", [5, 6])
-    found = solve(operator, x, make_solver("lbfgs", stiffness=3.0), 1e-11, 3000)
+    found = solve(operator, x, LBFGS(stiffness=3.0), 1e-11, 3000)
     assert found.converged.all()
     generator = torch.Generator().manual_seed(5)
     return operator, found.positions, x + 0.3 * torch.randn(x.shape, generator=generator)
@@ -113,16 +111,18 @@ def test_adjoint_of_free_molecules_against_a_dense_solve():
     assert (values[-12:] < 1e-8).all() and values[-13] > 1e-3
     dense = torch.linalg.pinv(matrix.T, rtol=1e-6) @ g.flatten()
     assert (matrix.T @ dense - g.flatten()).norm() < 1e-8 * g.norm(), "the system is consistent"
-    answer = gmres(operator, x, g, tol=1e-11, max_vjps=300)
+    answer = GMRES(tol=1e-11, max_vjps=300)(operator, x, g)
     assert answer.converged.all()
     assert (answer.u.flatten() - dense).norm() / dense.norm() < 1e-7
 
 
 def test_implicit_gradient_of_free_molecules_is_the_limit_of_bptt():
     operator, x, target = random_batch("pair", [4, 5], alpha=0.1)
-    method = Method(solver="picard", fmax=1e-10, max_steps=6000, adjoint_tol=1e-10, max_vjps=300)
+    method = dict(
+        solver="picard", fmax=1e-10, max_steps=6000, adjoint=GMRES(tol=1e-10, max_vjps=300)
+    )
     zero(operator)
-    report = SIGNALS["implicit"](operator, x, target, method)
+    report = make_signal("implicit", **method)(operator, x, target)
     assert report.contributing.all()
     implicit = grads(operator)
     zero(operator)
@@ -194,12 +194,12 @@ def test_what_the_projection_took_out_is_reported():
             return out
 
     operator.field.__class__ = Pushed
-    found = solve(operator, x, make_solver("lbfgs", stiffness=5.0), 1e-8, 2000)
+    found = solve(operator, x, LBFGS(stiffness=5.0), 1e-8, 2000)
     raw = operator.field(found.positions) - operator.forces(found.positions)
     for k in range(2):
         longest = raw[operator.structures.batch == k].norm(dim=-1).max()
         assert float(found.removed[k]) == pytest.approx(float(longest), rel=1e-9)
         assert float(found.removed[k]) > 0.1
-    method = replace(Method(horizon=3, max_steps=2000), solver_options={"stiffness": 5.0})
-    report = SIGNALS["gdeq"](operator, x, target, method)
+    method = dict(horizon=3, max_steps=2000, solver=LBFGS(stiffness=5.0))
+    report = make_signal("gdeq", **method)(operator, x, target)
     assert (report.removed > 0.1).all() and (report.shift > 0).all()

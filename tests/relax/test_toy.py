@@ -3,7 +3,8 @@
 import torch
 
 from examples.toy_basins import Wells, final_error, problem, train
-from fairchem_gdeq.relax import Course, ForceField, Request, Stream, make_solver, solve
+from fairchem_gdeq.batching.streams import Request, Stream
+from fairchem_gdeq.relax import ForceField, Picard, Relaxer, solve
 
 
 def test_a_short_window_selects_the_basin_and_more_adds_nothing():
@@ -20,10 +21,10 @@ def test_its_field_is_complete():
     wanted = {name for name in vars(ForceField) if not name.startswith("_")} | {"__call__"}
     assert all(hasattr(Wells, name) for name in wanted), wanted
     operator, start, _ = problem(0, count=6)
-    together = solve(operator, start, make_solver("picard"), 1e-4, 500)
+    together = solve(operator, start, Picard(), 1e-4, 500)
     masks = torch.eye(6, dtype=torch.bool)
     requests = [Request(k, operator.select(m), start[m]) for k, m in enumerate(masks)]
-    way = Course(0, lambda: make_solver("picard"), 1e-4, 500)
+    way = Relaxer(0, Picard(), 1e-4, 500)
     outcomes = {end.key: end for end in Stream(requests, way, 4)}
     assert together.converged.all() and all(end.converged for end in outcomes.values())
     for k, mask in enumerate(masks):

@@ -33,7 +33,7 @@ OPTIONS = (
     "val_structures=1.0",
     "horizon=1",
     "relaxer.max_steps=1",
-    "runner.train_eval_unit.method.max_steps=3",
+    "runner.train_eval_unit.signal.max_steps=3",
 )
 
 

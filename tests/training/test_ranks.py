@@ -7,12 +7,12 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import spawn
 
-from fairchem_gdeq.relax import SIGNALS, Method, Operator
+from fairchem_gdeq.relax import GMRES, Operator, make_signal
 from fairchem_gdeq.testing.fields import SiteField, structures
 from fairchem_gdeq.training.gradients import average_over_ranks
 
 SIZES = [3, 4, 2, 5, 3]
-METHOD = Method(horizon=3, fmax=1e-8, max_steps=2000, adjoint_tol=1e-10, max_vjps=200)
+METHOD = dict(horizon=3, fmax=1e-8, max_steps=2000, adjoint=GMRES(tol=1e-10, max_vjps=200))
 # Structures of each rank, and those that diverge.
 CASES = {
     "equal": ([[0, 1], [2, 3]], []),
@@ -39,8 +39,8 @@ def gradients(case: str, rank: int | None) -> tuple[list[torch.Tensor | None], i
     operator = Operator.build(field, s, alpha)
     mask = torch.isin(torch.arange(len(SIZES)), torch.tensor(chosen))
     atoms = s.atoms_of(mask)
-    mine = (operator.select(mask), x[atoms], (x + 0.3 * move)[atoms], METHOD)
-    report = SIGNALS["gdeq"](*mine)
+    mine = (operator.select(mask), x[atoms], (x + 0.3 * move)[atoms])
+    report = make_signal("gdeq", **METHOD)(*mine)
     parameters = [*field.parameters(), alpha, unused]
     if rank == 1 and case == "all of a rank diverge":
         assert all(p.grad is None for p in parameters)

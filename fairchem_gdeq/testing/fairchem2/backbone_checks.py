@@ -16,7 +16,7 @@ from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.graphs import EdgeList
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax.guidance import guidance_by_sweep
-from fairchem_gdeq.relax.objective import delta_q
+from fairchem_gdeq.relax.loss import delta_q
 from fairchem_gdeq.testing.fairchem2 import small
 from fairchem_gdeq.testing.fairchem2.backbones import model, structures, tasks
 from fairchem_gdeq.testing.fields import central_differences

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from fairchem_gdeq.relax import make_solver, solve
+from fairchem_gdeq.relax import Picard, solve
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.testing.loops import LOOPS, SIZES, problem
 
@@ -60,7 +60,7 @@ def test_budget(springs, name):
 def test_a_wait_that_creeps_in_is_seen(springs):
     """A solver that asks for a number at every step breaks the budget."""
     operator, start = springs
-    solver = make_solver("picard")
+    solver = Picard()
     plain = solver.propose
 
     def asks(*args):

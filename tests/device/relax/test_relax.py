@@ -9,32 +9,29 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fairchem_gdeq.batching.streams import Request, Stream
 from fairchem_gdeq.relax import (
+    ADJOINTS,
+    GMRES,
+    LBFGS,
     SIGNALS,
-    Course,
-    Method,
+    SOLVERS,
     Operator,
-    Request,
-    Stream,
-    make_solver,
+    Relaxer,
+    make_signal,
     solve,
 )
-from fairchem_gdeq.relax.adjoint import ADJOINTS
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
-from fairchem_gdeq.relax.objective import delta_q, max_displacement
+from fairchem_gdeq.relax.loss import delta_q, max_displacement
 from fairchem_gdeq.testing.fields import random_batch, structures
 from tests.device.checks import CPU, assert_on, assert_same
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}
 SIZES = [4, 2, 3]
-TIGHT = Method(horizon=4, fmax=1e-6, max_steps=200, adjoint_tol=1e-8, max_vjps=80, max_unroll=8)
-SOLVERS = {
-    "picard": {},
-    "anderson": {},
-    "fire": {},
-    "lbfgs": {},
-    "adaptive lbfgs": {"softest": 5.0},
-}
+TIGHT = dict(
+    horizon=4, fmax=1e-6, max_steps=200, max_unroll=8, adjoint=GMRES(tol=1e-8, max_vjps=80)
+)
+WAYS = {name: SOLVERS[name]() for name in SOLVERS} | {"adaptive lbfgs": LBFGS(softest=5.0)}
 
 
 def step(signal, method, device, lost=None, **batch):
@@ -44,7 +41,7 @@ def step(signal, method, device, lost=None, **batch):
     operator, x, target = random_batch("site", SIZES, device=device, **batch)
     if lost is not None:
         x = torch.where((operator.structures.batch == lost)[:, None], 1e6, x)
-    report = SIGNALS[signal](operator, x, target, method)
+    report = make_signal(signal, **method)(operator, x, target)
     gradients = {name: p.grad for name, p in operator.field.named_parameters()}
     return report, gradients | {"alpha": learnt.grad}
 
@@ -53,7 +50,7 @@ def step(signal, method, device, lost=None, **batch):
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_training_step(device, signal, gradient):
     """With fixed atoms, and a step that is learnt."""
-    method = replace(TIGHT, guidance_gradient=gradient)
+    method = TIGHT | ({} if signal == "implicit" else {"guidance_gradient": gradient})
     found, expected = step(signal, method, device), step(signal, method, CPU)
     assert_on(device, found)
     assert_same(found, expected, **CLOSE)
@@ -71,14 +68,15 @@ def test_a_structure_that_diverges_is_left_out(device, signal):
 
 
 @pytest.mark.parametrize(
-    "options", [{"hold_graph": True}, {"adjoint_damping": 0.05}, {"fmax": 0.02}]
+    "options",
+    [{"hold_graph": True}, {"adjoint": GMRES(tol=1e-8, damping=0.05)}, {"fmax": 0.02}],
 )
 def test_other_settings_of_a_step(device, options):
-    method = replace(TIGHT, **options)
+    method = TIGHT | options
     assert_same(step("gdeq", method, device), step("gdeq", method, CPU), **CLOSE)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize("kind", ["site", "pair"])
 def test_solver(device, name, kind):
     """Every number, those of the steps exactly.
@@ -90,8 +88,7 @@ def test_solver(device, name, kind):
     for where in (device, CPU):
         batch = {"device": where, "alpha": 0.3, "cap": 0.2, "fixed": [1], "conservative": True}
         operator, x, _ = random_batch(kind, SIZES, **batch)
-        solver = make_solver(name.split()[-1], **SOLVERS[name])
-        ends.append(solve(operator, x, solver, 1e-3, max_steps=8 if name == "anderson" else 60))
+        ends.append(solve(operator, x, WAYS[name], 1e-3, max_steps=8 if name == "anderson" else 60))
         assert_on(where, ends[-1])
     assert_same(*ends, **CLOSE)
     assert ends[1].steps.max() > 5
@@ -104,12 +101,12 @@ def test_solver(device, name, kind):
 @pytest.mark.parametrize("name", ADJOINTS)
 def test_adjoint(device, name, damping, guessed):
     answers = []
+    settings = {} if name == "identity" else {"tol": 1e-6, "max_vjps": 100, "damping": damping}
+    adjoint = ADJOINTS[name](**settings)
     for where in (device, CPU):
         operator, x, target = random_batch("site", SIZES, device=where, alpha=0.2, fixed=[1])
         guess = 0.1 * target if guessed else None
-        answers.append(
-            ADJOINTS[name](operator, x, target - x, tol=1e-6, guess=guess, damping=damping)
-        )
+        answers.append(adjoint(operator, x, target - x, guess))
         assert_on(where, answers[-1])
     assert_same(*answers, **CLOSE)
     # The series of eq. 4 would need more than the hundred VJPs that it has.
@@ -121,7 +118,7 @@ def outcomes(device, budget):
     operator, x, _ = random_batch("site", [4, 1, 5, 3, 2, 4], device=device, alpha=0.2)
     s = operator.structures
     x = torch.where((s.batch == 2)[:, None], 1e6, x)
-    course = Course(2, lambda: make_solver("lbfgs"), 1e-4, 30)
+    course = Relaxer(2, LBFGS(), 1e-4, 30)
 
     def requests():
         for key in range(s.count):
@@ -167,7 +164,7 @@ def test_stream_splits_its_pack_when_memory_runs_out(device):
         poor = replace(operator, field=Poor(operator.field))
         masks = [torch.arange(s.count, device=where) == k for k in range(s.count)]
         starts = [Request(k, poor.select(m), x[s.atoms_of(m)]) for k, m in enumerate(masks)]
-        course = Course(2, lambda: make_solver("lbfgs"), 1e-4, 30)
+        course = Relaxer(2, LBFGS(), 1e-4, 30)
         ends.append({str(end.key): end for end in Stream(starts, course, budget)})
     assert_same({key: ends[0][key] for key in ends[1]}, ends[1], **CLOSE)
     assert all(end.fitted for end in ends[0].values())

@@ -1,22 +1,21 @@
 """Training signals as a whole: what is dropped, what is counted, what may never leak."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from fairchem_gdeq.relax import SIGNALS, Method, Operator
+from fairchem_gdeq.relax import GMRES, SIGNALS, Operator, make_signal
 from fairchem_gdeq.testing.fields import SiteField, grads, random_batch, structures, zero
 from tests.relax.test_solvers import Broken
 
-TIGHT = Method(horizon=4, fmax=1e-8, max_steps=2000, adjoint_tol=1e-9, max_vjps=200)
+TIGHT = dict(horizon=4, fmax=1e-8, max_steps=2000, adjoint=GMRES(tol=1e-9, max_vjps=200))
 
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("solver", "newton", "picard"),
-        ("adjoint", "cg", "gmres, neumann, identity"),
+        ("solver", "newton", "lbfgs, picard"),
+        ("loss", "mae", "delta_q"),
+        ("adjoint", "cg", "gmres, identity, neumann"),
         ("guidance_gradient", "checkpoint", "sweep, stored_graph"),
         ("horizon", -1, ">= 0"),
         ("fmax", -0.1, ">= 0"),
@@ -24,7 +23,7 @@ TIGHT = Method(horizon=4, fmax=1e-8, max_steps=2000, adjoint_tol=1e-9, max_vjps=
 )
 def test_bad_settings_are_named(key, value, expected):
     with pytest.raises(ValueError, match=expected) as error:
-        Method(**{key: value})
+        make_signal("gdeq", **{key: value})
     assert str(value) in str(error.value)
 
 
@@ -32,14 +31,14 @@ def test_bad_settings_are_named(key, value, expected):
 def test_batch_gradient_is_the_mean_of_single_ones(signal):
     operator, x, target = random_batch("site", [4, 2, 3], conservative=True)
     zero(operator)
-    report = SIGNALS[signal](operator, x, target, TIGHT)
+    report = make_signal(signal, **TIGHT)(operator, x, target)
     together, losses = grads(operator), report.loss
     total, single = torch.zeros_like(together), 0.0
     for k in range(3):
         mask = torch.arange(3) == k
         atoms = operator.structures.atoms_of(mask)
         zero(operator)
-        single += SIGNALS[signal](operator.select(mask), x[atoms], target[atoms], TIGHT).loss
+        single += make_signal(signal, **TIGHT)(operator.select(mask), x[atoms], target[atoms]).loss
         total += grads(operator)
     torch.testing.assert_close(together, total / 3, rtol=1e-6, atol=1e-9)
     assert losses == pytest.approx(single / 3, rel=1e-6)
@@ -78,8 +77,8 @@ def test_equilibrium_of_the_potential_itself_unless_the_graph_is_held(hold):
     start = torch.tensor([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     field = Neighbours(torch.nn.Parameter(torch.ones(3)))
     operator = Operator.build(field, structures([2]), 0.1)
-    method = replace(TIGHT, horizon=1, hold_graph=hold)
-    report = SIGNALS["gdeq"](operator, start, field.sites, method)
+    method = TIGHT | {"horizon": 1, "hold_graph": hold}
+    report = make_signal("gdeq", **method)(operator, start, field.sites)
     assert report.converged.all() and report.contributing.all()
     residual = field.freeze(report.positions)(report.positions).abs().max()
     assert residual > 1 if hold else residual < 1e-7
@@ -102,7 +101,7 @@ def broken_batch(value, everything=False):
 def test_divergence_never_reaches_the_others_gradient(signal, value):
     operator, x, target = broken_batch(value)
     zero(operator)
-    report = SIGNALS[signal](operator, x, target, TIGHT)
+    report = make_signal(signal, **TIGHT)(operator, x, target)
     assert report.diverged.tolist() == [True, False, False]
     assert not report.contributing[0]
     gradient = grads(operator)
@@ -110,7 +109,7 @@ def test_divergence_never_reaches_the_others_gradient(signal, value):
     healthy = torch.tensor([False, True, True])
     atoms = operator.structures.atoms_of(healthy)
     zero(operator)
-    SIGNALS[signal](operator.select(healthy), x[atoms], target[atoms], TIGHT)
+    make_signal(signal, **TIGHT)(operator.select(healthy), x[atoms], target[atoms])
     torch.testing.assert_close(gradient, grads(operator) * 2 / 3, rtol=1e-6, atol=1e-9)
 
 
@@ -118,7 +117,7 @@ def test_divergence_never_reaches_the_others_gradient(signal, value):
 def test_a_batch_that_diverges_altogether_gives_no_nan(signal):
     operator, x, target = broken_batch(float("nan"), everything=True)
     zero(operator)
-    report = SIGNALS[signal](operator, x, target, TIGHT)
+    report = make_signal(signal, **TIGHT)(operator, x, target)
     assert report.diverged.all() and report.loss == 0.0
     for p in operator.field.parameters():
         assert p.grad is None or torch.isfinite(p.grad).all()
@@ -126,43 +125,43 @@ def test_a_batch_that_diverges_altogether_gives_no_nan(signal):
 
 def test_unconverged_equilibrium_is_dropped_and_counted():
     operator, x, target = random_batch("site", [4, 3])
-    method = Method(horizon=3, fmax=1e-12, max_steps=2)
+    method = dict(horizon=3, fmax=1e-12, max_steps=2)
     zero(operator)
-    report = SIGNALS["gdeq"](operator, x, target, method)
+    report = make_signal("gdeq", **method)(operator, x, target)
     assert not report.converged.any() and not report.contributing.any()
     both = grads(operator)
     zero(operator)
-    guided = SIGNALS["truncated_bptt"](operator, x, target, method)
+    guided = make_signal("truncated_bptt", **method)(operator, x, target)
     assert torch.equal(both, grads(operator))
     assert report.loss == pytest.approx(guided.loss)
 
 
 def test_adjoint_short_of_its_tolerance_is_dropped_and_counted():
     operator, x, target = random_batch("site", [4, 3], conservative=True)
-    method = Method(horizon=3, fmax=1e-8, max_steps=500, adjoint_tol=1e-12, max_vjps=2)
+    method = dict(horizon=3, fmax=1e-8, max_steps=500, adjoint=GMRES(tol=1e-12, max_vjps=2))
     zero(operator)
-    report = SIGNALS["gdeq"](operator, x, target, method)
+    report = make_signal("gdeq", **method)(operator, x, target)
     assert report.converged.all() and not report.contributing.any()
     assert (report.adjoint_residual > 1e-12).all()
     both = grads(operator)
     zero(operator)
-    SIGNALS["truncated_bptt"](operator, x, target, method)
+    make_signal("truncated_bptt", **method)(operator, x, target)
     assert torch.equal(both, grads(operator))
 
 
 def test_warm_start_gives_the_same_gradient_for_fewer_vjps():
     operator, x, target = random_batch("site", [4, 3], conservative=True)
     zero(operator)
-    cold = SIGNALS["gdeq"](operator, x, target, TIGHT)
+    cold = make_signal("gdeq", **TIGHT)(operator, x, target)
     first = grads(operator)
     zero(operator)
-    warm = SIGNALS["gdeq"](operator, x, target, TIGHT, cold.adjoint)
+    warm = make_signal("gdeq", **TIGHT)(operator, x, target, cold.adjoint)
     torch.testing.assert_close(grads(operator), first, rtol=1e-6, atol=1e-9)
     assert (warm.vjps < cold.vjps).all()
 
 
 def test_implicit_starts_at_x0():
     operator, x, target = random_batch("site", [4, 3])
-    report = SIGNALS["implicit"](operator, x, target, TIGHT)
+    report = make_signal("implicit", **TIGHT)(operator, x, target)
     assert torch.equal(report.handoff, x)
     assert isinstance(operator.field, SiteField)

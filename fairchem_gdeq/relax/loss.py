@@ -1,10 +1,14 @@
-"""Delta Q (eq. 2) and the displacement that it measures."""
+"""The loss: Delta Q (eq. 2) or another distance from the target, and what of it counts (eq. 5)."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.registry import Registry
 from fairchem_gdeq.relax.rigid import SHIFT_AND_TURN, best_turn
 from fairchem_gdeq.relax.segments import segment_max_norm, segment_mean, segment_sum, transformed
 from fairchem_gdeq.relax.structures import Structures
@@ -67,3 +71,44 @@ def max_displacement(
     """Largest free-atom distance from the target [s], Angstrom."""
     move = free_displacement(positions, target, structures, pin)
     return segment_max_norm(move, structures.batch, structures.count)
+
+
+class Loss(Protocol):
+    """A loss for each structure of a batch, differentiable by the positions."""
+
+    def __call__(
+        self, positions: Tensor, target: Tensor, structures: Structures, pin: Tensor
+    ) -> Tensor:
+        """[s], from positions and target [n, 3] (Angstrom); ``pin`` [s] as in ``free_displacement``."""
+        ...
+
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+@LOSSES.register("delta_q")
+@dataclass(frozen=True)
+class DeltaQ:
+    """Eq. 2, the papers' loss."""
+
+    def __call__(
+        self, positions: Tensor, target: Tensor, structures: Structures, pin: Tensor
+    ) -> Tensor:
+        """``delta_q`` [s], amu^0.5 Angstrom."""
+        return delta_q(positions, target, structures, pin)
+
+
+def weighted_mean(losses: Tensor, counted: Tensor, weight: float, structures: int) -> Tensor:
+    """One term of eq. 5: ``weight`` times the mean loss over a batch.
+
+    L = lambda_guide mean(L(X_K)) + lambda_eq mean(L(X*)), each mean over all ``structures`` of the
+    batch, of which those that are not counted (diverged, not converged, adjoint not solved)
+    contribute zero.
+
+    Args:
+        losses: [k] of some or all structures of the batch.
+        counted: [k] bool.
+        weight: lambda of the term.
+        structures: s.
+    """
+    return weight * (torch.where(counted, losses, torch.zeros_like(losses)).sum() / structures)

@@ -1,0 +1,70 @@
+"""The Neumann series of eq. 4, discounted by the damping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairchem_gdeq.relax.adjoints.base import (
+    ADJOINTS,
+    AdjointSolution,
+    judged,
+    norms,
+    require_tolerances,
+    system,
+)
+from fairchem_gdeq.relax.operator import Operator
+from fairchem_gdeq.relax.segments import to_host
+
+
+@ADJOINTS.register("neumann")
+@dataclass(frozen=True)
+class Neumann:
+    """u <- (g + J_G^T u) / (1 + mu).
+
+    Converges only where the spectral radius of J_G is below 1 + mu.
+
+    Attributes:
+        tol: wanted relative residual.
+        max_vjps: most VJPs per structure.
+        damping: mu, see ``adjoints.base``.
+    """
+
+    tol: float = 1e-2
+    max_vjps: int = 60
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_tolerances(self.tol, self.max_vjps, self.damping)
+
+    @torch.no_grad()
+    def __call__(
+        self, operator: Operator, positions: Tensor, g: Tensor, guess: Tensor | None = None
+    ) -> AdjointSolution:
+        """As ``Adjoint``."""
+        s = operator.structures
+        g = operator.project(g, positions)
+        u = g / (1.0 + self.damping) if guess is None else operator.project(guess, positions)
+        scale = norms(operator, g)
+        (length,) = to_host(scale)
+        residual = torch.where(length == 0, 0.0, torch.inf)
+        vjps = torch.zeros(s.count, dtype=torch.long)
+        which = (length > 0).nonzero().squeeze(-1)
+        active, atoms = operator.select(length > 0), s.atoms_of(length > 0)
+        for _ in range(self.max_vjps):
+            if len(which) == 0:
+                break
+            error = g[atoms] - system(active, positions[atoms], u[atoms], self.damping)
+            (now,) = to_host(norms(active, error))
+            vjps[which] += 1
+            residual[which] = now / length[which]
+            # The residual just measured is that of the u before this update: keep that one.
+            going = (residual[which] > self.tol) & torch.isfinite(now)
+            if not bool(going.all()):
+                keep = active.structures.atoms_of(going)
+                active, which = active.select(going), which[going]
+                atoms, error = atoms[keep], error[keep]
+            u[atoms] += error / (1.0 + self.damping)
+        return judged(operator, u, scale, residual, vjps, self.tol, self.damping)

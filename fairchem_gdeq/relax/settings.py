@@ -1,0 +1,48 @@
+"""How structures are relaxed: the settings that evaluation, prediction and the solve of a step share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairchem_gdeq.relax.solvers import LBFGS, SOLVERS, Solver
+
+
+@dataclass(frozen=True)
+class Relaxer:
+    """Plain steps, then a solver.
+
+    Attributes:
+        horizon: plain steps X + alpha F first, fewer where the forces fall below ``fmax``; as many as
+            the training window, so that what is evaluated is what was trained. 0 hands X_0 to the
+            solver.
+        solver: what goes on from there; its name (``picard``, ``anderson``, ``fire`` or ``lbfgs``), or
+            a mapping with ``name`` and options, may be given in its place.
+        fmax: convergence, eV/Angstrom.
+        max_steps: displacements allowed to the solver.
+    """
+
+    horizon: int = 0
+    solver: Solver[Any] = field(default_factory=LBFGS)
+    fmax: float = 0.02
+    max_steps: int = 300
+
+    def __post_init__(self) -> None:
+        """Make the solver.
+
+        Raises:
+            ValueError: no such solver or option, or a negative number.
+        """
+        object.__setattr__(self, "solver", SOLVERS.make(self.solver))
+        require_not_negative(horizon=self.horizon, fmax=self.fmax, max_steps=self.max_steps)
+
+
+def require_not_negative(**values: float) -> None:
+    """Refuse numbers that cannot be meant.
+
+    Raises:
+        ValueError: one is negative; names it.
+    """
+    for key, value in values.items():
+        if value < 0:
+            raise ValueError(f"{key}={value}: expected a number >= 0")

@@ -1,0 +1,110 @@
+"""Phases 2 and 3 of Algorithm 1, for the signals that have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairchem_gdeq.relax.adjoints import ADJOINTS, GMRES, Adjoint
+from fairchem_gdeq.relax.equilibrium import solve
+from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss, delta_q, rigid_shift, weighted_mean
+from fairchem_gdeq.relax.operator import Operator
+from fairchem_gdeq.relax.segments import to_device
+from fairchem_gdeq.relax.settings import require_not_negative
+from fairchem_gdeq.relax.signals.base import SignalReport
+from fairchem_gdeq.relax.solvers import LBFGS, SOLVERS, Solver
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equilibrated:
+    """Settings and gradient of the equilibrium.
+
+    Attributes:
+        lambda_eq: their weight in eq. 5.
+        solver: of the equilibrium; a solver, its name, or a mapping with ``name`` and options.
+        fmax: its convergence, eV/Angstrom.
+        max_steps: displacements allowed to it.
+        hold_graph: keep the graph built at X_K through the whole equilibrium solve and the adjoint.
+            By default the solve works on a fresh graph, so that its X* is a fixed point of the
+            potential itself, and only the adjoint holds one, that of X*.
+        adjoint: of eq. 4; an adjoint, its name, or a mapping with ``name`` and options.
+        loss: of X*; a loss or its name.
+    """
+
+    lambda_eq: float = 1.0
+    solver: Solver[Any] = field(default_factory=LBFGS)
+    fmax: float = 0.01
+    max_steps: int = 200
+    hold_graph: bool = False
+    adjoint: Adjoint = field(default_factory=GMRES)
+    loss: Loss = field(default_factory=DeltaQ)
+
+    def __post_init__(self) -> None:
+        """Make what is given by its name.
+
+        Raises:
+            ValueError: a name, option or number that cannot be meant; says which.
+        """
+        object.__setattr__(self, "solver", SOLVERS.make(self.solver))
+        object.__setattr__(self, "adjoint", ADJOINTS.make(self.adjoint))
+        object.__setattr__(self, "loss", LOSSES.make(self.loss))
+        require_not_negative(lambda_eq=self.lambda_eq, fmax=self.fmax, max_steps=self.max_steps)
+
+    def settle(
+        self, operator: Operator, target: Tensor, guess: Tensor | None, report: SignalReport
+    ) -> SignalReport:
+        """From the detached hand-off state; adds lambda_eq's gradient to ``report``."""
+        device = target.device
+        alive = ~report.diverged.cpu()
+        if not bool(alive.any()):
+            return report
+        rows = to_device(alive.nonzero().squeeze(-1), device)
+        atoms, sub = operator.structures.atoms_of(alive), operator.select(alive)
+        sub = sub.freeze(report.handoff[atoms]) if self.hold_graph else sub.unfreeze()
+        found = solve(sub, report.handoff[atoms], self.solver, self.fmax, self.max_steps)
+        if not self.hold_graph:
+            sub = sub.freeze(found.positions)
+
+        count = operator.structures.count
+        with torch.enable_grad():
+            x = found.positions.detach().requires_grad_(True)
+            losses = self.loss(x, target[atoms], sub.structures, sub.pin)
+            (g,) = torch.autograd.grad(
+                weighted_mean(losses, found.converged, self.lambda_eq, count), x
+            )
+        losses = losses.detach()
+
+        usable = found.converged.cpu()
+        solved = to_device(usable.nonzero().squeeze(-1), device)
+        mine = sub.structures.atoms_of(usable)
+        used, at = sub.select(usable), found.positions[mine]
+        answer = self.adjoint(used, at, g[mine], None if guess is None else guess[atoms[mine]])
+        good = answer.converged.cpu()
+        if bool(good.any()):
+            kept = used.structures.atoms_of(good)
+            used.select(good).vjp(at[kept], answer.u[kept], accumulate=True)
+
+        where = rows[solved]
+        value = weighted_mean(losses[solved], answer.converged, self.lambda_eq, count)
+        distance = delta_q(found.positions, target[atoms], sub.structures, sub.pin)
+        shift = rigid_shift(found.positions, target[atoms], sub.structures, sub.pin)
+        return replace(
+            report,
+            loss=report.loss + float(value),
+            relaxed=report.relaxed.index_copy(0, rows, distance),
+            diverged=report.diverged.index_copy(0, rows, found.diverged),
+            converged=report.converged.index_copy(0, rows, found.converged),
+            contributing=report.contributing.index_copy(0, where, answer.converged),
+            unbounded=report.unbounded.index_copy(0, where, answer.unbounded),
+            residual=report.residual.index_copy(0, rows, found.residual),
+            adjoint_residual=report.adjoint_residual.index_copy(0, where, answer.residual),
+            adjoint=report.adjoint.index_copy(0, atoms[mine], answer.u),
+            evaluations=report.evaluations.index_add(0, rows, found.evaluations),
+            vjps=report.vjps.index_add(0, where, answer.vjps + answer.converged.long()),
+            positions=report.positions.index_copy(0, atoms, found.positions),
+            removed=report.removed.index_copy(0, rows, found.removed),
+            shift=report.shift.index_copy(0, rows, shift),
+        )

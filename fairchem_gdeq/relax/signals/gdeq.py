@@ -1,0 +1,37 @@
+"""The signal of the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fairchem_gdeq.relax.operator import Operator
+from fairchem_gdeq.relax.settings import require_not_negative
+from fairchem_gdeq.relax.signals.base import SIGNALS, SignalReport
+from fairchem_gdeq.relax.signals.equilibrated import Equilibrated
+from fairchem_gdeq.relax.signals.guided import Guided
+
+
+@SIGNALS.register("gdeq")
+@dataclass(frozen=True, kw_only=True)
+class GDEQ(Guided, Equilibrated):
+    """Algorithm 1: guidance over K steps, equilibrium solve, implicit gradient (eq. 5).
+
+    Attributes:
+        horizon: K, plain steps of the guidance window.
+    """
+
+    horizon: int = 20
+
+    def __post_init__(self) -> None:
+        Guided.__post_init__(self)
+        Equilibrated.__post_init__(self)
+        require_not_negative(horizon=self.horizon)
+
+    def __call__(
+        self, operator: Operator, start: Tensor, target: Tensor, guess: Tensor | None = None
+    ) -> SignalReport:
+        """As ``Signal``."""
+        report = self.guide(operator, start, target, self.horizon)
+        return self.settle(operator, target, guess, report)
