@@ -1,7 +1,8 @@
 """Both fairchem lines, each in an environment of its own: ``nox -s fairchem2``, ``nox -s fairchem1``.
 
 The tests of fairchem-core 1.10 run on the same PyTorch as those of 2.24. Its own pin (torch~=2.4.0) is
-for users and their GPUs (README); so it is installed without its dependencies, which are listed here.
+for users and their GPUs (docs/fairchem1.md); so it is installed without its dependencies, which are
+listed here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FAIRCHEM1 = (
     *("tensorboard", "torch-geometric", "torchtnt", "tqdm", "wandb"),
 )
 OURS = ("ase-db-backends", "mendeleev>=1.0", "matplotlib", "rich", "omegaconf")
-TESTS = ("pytest", "hypothesis")
+PARALLEL = ("-n", "2", "--dist", "loadfile")
+TESTS = ("pytest", "pytest-xdist", "hypothesis")
 SHARED = ("relax", "batching", "evaluation", "training")  # what needs neither line of fairchem
 
 
@@ -73,7 +75,7 @@ def fairchem2(session: nox.Session) -> None:
     """fairchem-core 2.24: all tests but those of fairchem 1."""
     session.install(f"torch=={TORCH}")
     session.install("-e", ".[dev]")
-    session.run("python", "-m", "pytest", "-q", *session.posargs)
+    session.run("python", "-m", "pytest", "-q", *PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -84,4 +86,4 @@ def fairchem1(session: nox.Session) -> None:
     session.install(*FAIRCHEM1, *OURS, *TESTS)
     session.install("--no-deps", "fairchem-core==1.10.0", "-e", ".")
     tests = ("tests/fairchem1", *(f"tests/{name}" for name in SHARED))
-    session.run("python", "-m", "pytest", "-q", *(session.posargs or tests))
+    session.run("python", "-m", "pytest", "-q", *PARALLEL, *(session.posargs or tests))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import print_rows
-from fairchem_gdeq.evaluation.metrics import Basin
+from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED
 
 SCORES = {

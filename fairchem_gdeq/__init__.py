@@ -41,7 +41,8 @@ _PLACES = {
     "TruncatedBPTT": METHOD,
 }
 
-__all__ = [*_PLACES, "__version__", "relax"]
+__all__ = ["__version__", "relax"]
+__all__ += list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:

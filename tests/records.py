@@ -1,6 +1,6 @@
 """A record to change parts of, for the tests of what is made of records."""
 
-from fairchem_gdeq.evaluation.metrics import Record
+from fairchem_gdeq.evaluation.records import Record
 
 RECORD = Record(
     sid="a",

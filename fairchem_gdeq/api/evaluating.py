@@ -11,10 +11,11 @@ from rich.console import Console
 
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.api.structures import as_list, require_pairs
-from fairchem_gdeq.evaluation.metrics import Record, summarise
-from fairchem_gdeq.evaluation.report import print_table
+from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.rows import unrelaxed_row
 from fairchem_gdeq.evaluation.scoring import UNRELAXED, EvaluatedModel, Scoring, Split
+from fairchem_gdeq.evaluation.table import print_table
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.training.history import History
 

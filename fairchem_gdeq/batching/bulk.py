@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.streams import Outcome, Request, Stream
-from fairchem_gdeq.evaluation.metrics import Record, measure
+from fairchem_gdeq.evaluation.measures import measure
+from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of, to_ase
 from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.relax.segments import to_device

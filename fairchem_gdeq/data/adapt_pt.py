@@ -187,6 +187,7 @@ def _write(folder: Path, rows: list[tuple[Atoms, dict[str, object]]]) -> None:
 
 
 def main() -> None:
+    """Convert the file that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -72,7 +72,7 @@ def convert(
     final, begun = folder / FINAL, folder / f"{FINAL}.partial"
     ours = {begun.name, f"{begun.name}-lock", f"{FINAL}.copy", f"{FINAL}.copy-lock", METADATA}
     if folder.exists() and (other := {each.name for each in folder.iterdir()} - ours):
-        what = "a finished data set" if FINAL in other else f"other files ({sorted(other)[0]}, ...)"
+        what = "a finished data set" if FINAL in other else f"other files ({min(other)}, ...)"
         raise FileExistsError(f"{folder} holds {what}: remove it or choose another folder")
     if folder.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"{folder} lies in the source {path}: choose a folder outside of it")
@@ -133,7 +133,7 @@ def _verify(source: Source, partial: writer.PartialFile) -> int:
 
 def _written(database: Database, row: int) -> Atoms:
     stored = database.get(row + 1)  # ids begin at 1
-    atoms = stored.toatoms()
+    atoms: Atoms = stored.toatoms()
     atoms.info.update(stored.data)
     return atoms
 

@@ -23,16 +23,17 @@ class _CheckedDatabases(AseDBDataset):
     dbs: tuple[Database, ...] = ()  # fairchem closes them at the end, also where it never began
 
     @staticmethod
-    def connect_db(address: str | Path, connect_args: dict | None = None) -> Database:
+    def connect_db(address: str | Path, connect_args: dict[str, Any] | None = None) -> Database:
         if str(address).endswith(".aselmdb"):
             lmdb_file.check(Path(address))
-        return AseDBDataset.connect_db(str(address), connect_args)
+        database: Database = AseDBDataset.connect_db(str(address), connect_args)
+        return database
 
 
 class DatabaseSource:
     """Rows of everything that fairchem's ``ase_db`` format takes as ``src``."""
 
-    def __init__(self, config: dict, target_key: str | None = TARGET) -> None:
+    def __init__(self, config: dict[str, Any], target_key: str | None = TARGET) -> None:
         """Connect.
 
         Args:
@@ -62,7 +63,8 @@ class DatabaseSource:
 
     def read(self, index: int) -> ase.Atoms:
         """The row, its data in ``info``; sid is the index where the data has none."""
-        return self._rows.get_atoms(index)
+        atoms: ase.Atoms = self._rows.get_atoms(index)
+        return atoms
 
     @property
     def checked(self) -> bool:

@@ -43,12 +43,13 @@ class SourceDataset(AseAtomsDataset):
     """Rows of a source as fairchem's data objects; all of them are checked before the first is used.
 
     An item is fairchem 2's ``AtomicData`` or fairchem 1's PyG ``Data``. Besides what their ASE datasets
-    give it has
-        pos: [n, 3], Angstrom, as they are in the file, not wrapped into the cell;
-        pos_relaxed: [n, 3] target positions, Angstrom;
-        mass: [n] amu, from the row's ``masses`` where given, else the standard masses;
-        fixed: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes;
-        row: [1] int64, the row's place in the source, which tells it from others of the same name.
+    give it has:
+
+    - ``pos``: [n, 3], Angstrom, as they are in the file, not wrapped into the cell;
+    - ``pos_relaxed``: [n, 3] target positions, Angstrom;
+    - ``mass``: [n] amu, from the row's ``masses`` where given, else the standard masses;
+    - ``fixed``: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes;
+    - ``row``: [1] int64, the row's place in the source, which tells it from others of the same name.
 
     Config keys of all formats: ``src``; ``target_key`` (default ``pos_relaxed``; null for starts
     without targets); ``skip_bad`` (default false: a data set with bad rows stops the run with the
@@ -56,7 +57,11 @@ class SourceDataset(AseAtomsDataset):
     who does not have the files; and of fairchem: ``a2g_args``, ``transforms``, ``key_mapping``.
     """
 
-    def __init__(self, config: dict) -> None:
+    # Of fairchem's class; what turns ASE structures into data objects differs between its lines.
+    a2g: Any
+    num_samples: int
+
+    def __init__(self, config: dict[str, Any]) -> None:
         """Open and check.
 
         Raises:
@@ -80,10 +85,10 @@ class SourceDataset(AseAtomsDataset):
             self._convert, self.a2g.convert = self.a2g.convert, self._with_target
 
     @abstractmethod
-    def _open(self, config: dict) -> Source:
+    def _open(self, config: dict[str, Any]) -> Source:
         """The source that ``config`` describes."""
 
-    def _load_dataset_get_ids(self, config: dict) -> list[int]:
+    def _load_dataset_get_ids(self, config: dict[str, Any]) -> list[int]:
         """Numbers of the good rows; fairchem 2 calls ``get_atoms`` with these, fairchem 1 with their ids.
 
         Both are therefore the same here.
@@ -91,13 +96,13 @@ class SourceDataset(AseAtomsDataset):
         self._rows = self._good_rows(config)
         return list(range(len(self._rows)))
 
-    def _good_rows(self, config: dict) -> list[int]:
+    def _good_rows(self, config: dict[str, Any]) -> list[int]:
         """Their indices in the source."""
         self.source = self._open(config)
         self._natoms: NDArray[np.int64] | None = None
         indices = range(len(self.source))
         name = str(config["src"])
-        if getattr(self.source, "checked", False):
+        if isinstance(self.source, DatabaseSource) and self.source.checked:
             if self.source.repeated_names:
                 logging.warning(f"data set {name}: {self.source.repeated_names}")
             return list(indices)
@@ -118,10 +123,11 @@ class SourceDataset(AseAtomsDataset):
         return found.good
 
     @cached_property
-    def _metadata(self) -> dict[str, NDArray]:
+    def _metadata(self) -> dict[str, NDArray[Any]]:
         """Atom counts as found, and what else ``metadata.npz`` says of the rows that are used."""
         if self._natoms is None:
-            return super()._metadata
+            of_fairchem: dict[str, NDArray[Any]] = super()._metadata
+            return of_fairchem
         folders = [path if path.is_dir() else path.parent for path in self.paths]
         stored = any((folder / "metadata.npz").is_file() for folder in folders)
         if not stored and not self.config.get("metadata_path"):
@@ -179,7 +185,7 @@ class IS2RSDataset(SourceDataset):
     fairchem's ``ase_db``. Files that our converter wrote were checked then, and are not again.
     """
 
-    def _open(self, config: dict) -> Source:
+    def _open(self, config: dict[str, Any]) -> Source:
         return DatabaseSource(config, self._target_key)
 
 
@@ -187,7 +193,7 @@ class IS2RSDataset(SourceDataset):
 class LegacyDataset(SourceDataset):
     """An IS2RE/IS2RS LMDB of OC20 or OC22, a folder of them, or a list of those."""
 
-    def _open(self, config: dict) -> Source:
+    def _open(self, config: dict[str, Any]) -> Source:
         return LegacySource(config["src"], self._target_key)
 
 
@@ -195,7 +201,7 @@ class LegacyDataset(SourceDataset):
 class TrajectoryDataset(SourceDataset):
     """A folder of relaxations that ASE can read. ``pattern`` (default ``**/*``) picks the files."""
 
-    def _open(self, config: dict) -> Source:
+    def _open(self, config: dict[str, Any]) -> Source:
         pattern = config.get("pattern", "**/*")
         return TrajectorySource(config["src"], self._target_key, pattern)
 

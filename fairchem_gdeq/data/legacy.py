@@ -121,7 +121,9 @@ def _atoms(fields: dict[str, object], where: str, name: str, target_key: str | N
     cell = _numbers(fields, "cell", where)
     if cell.size != 9:
         raise BadRow(where, f"cell has shape {cell.shape}, expected (1, 3, 3)")
-    counts = {key: _numbers(fields, key, where).size for key in ("tags", "fixed") if key in fields}
+    counts: dict[str, int] = {
+        key: _numbers(fields, key, where).size for key in ("tags", "fixed") if key in fields
+    }
     counts["atomic_numbers"] = numbers.size
     if "natoms" in fields:
         counts["natoms"] = int(_numbers(fields, "natoms", where).sum())

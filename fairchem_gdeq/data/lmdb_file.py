@@ -52,7 +52,8 @@ def check(path: Path) -> None:
 def get(path: Path, key: str) -> bytes | None:
     """A record, or None where there is none; raises lmdb.Error where its page is damaged."""
     with open_readonly(path).begin() as transaction:
-        return transaction.get(key.encode("ascii"))
+        found: bytes | None = transaction.get(key.encode("ascii"))
+        return found
 
 
 def numeric_keys(path: Path) -> list[int]:

@@ -11,7 +11,7 @@ import io
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,7 +57,8 @@ class _DType(metaclass=_Sealed):
     __slots__ = ("code", "order")
 
     def __init__(self, code: str) -> None:
-        self.code, self.order = code, "="
+        self.code = code
+        self.order: Literal["<", ">", "|", "="] = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ("<", ">", "|", "="):
@@ -97,6 +98,8 @@ class _Function(metaclass=_Sealed):
     """An allowed function: callable, and nothing else can be done with it."""
 
     __slots__ = ("_call", "_name")
+    _call: Callable[..., object]
+    _name: str
 
     def __init__(self, name: str, call: Callable[..., object]) -> None:
         object.__setattr__(self, "_name", name)
@@ -118,7 +121,9 @@ class _Function(metaclass=_Sealed):
             raise ValueError(f"{self._name} cannot take its arguments: {error}") from error
 
 
-def _array(raw: object, dtype: object, shape: tuple[int, ...], order: str) -> NDArray[Any]:
+def _array(
+    raw: object, dtype: object, shape: tuple[int, ...], order: Literal["C", "F"]
+) -> NDArray[Any]:
     if not isinstance(dtype, _DType) or not isinstance(raw, bytes | bytearray | memoryview):
         raise _RefusedError("a numpy array that is not of plain numbers or text")
     return np.frombuffer(raw, dtype.numpy()).reshape(shape, order=order)
@@ -132,7 +137,7 @@ def _dtype(code: object, *_: object) -> _DType:
 
 
 def _frombuffer(
-    raw: object, dtype: object, shape: tuple[int, ...], order: str, axes: None = None
+    raw: object, dtype: object, shape: tuple[int, ...], order: Literal["C", "F"], axes: None = None
 ) -> _Array:
     if axes is not None:
         raise _RefusedError("a numpy array with permuted axes")
@@ -254,8 +259,8 @@ def load(raw: bytes, where: str) -> object:
         ) from error
     if not isinstance(value, _Record):
         return value
-    fields = value.fields
-    if isinstance(store := fields.get("_store"), _Record):  # PyG 2
+    fields: object = value.fields
+    if isinstance(store := value.fields.get("_store"), _Record):  # PyG 2
         fields = store.fields.get("_mapping")
     if not isinstance(fields, dict):
         raise ValueError(f"a PyG 2 Data without a mapping, but a {type(fields).__name__}")

@@ -121,8 +121,10 @@ def text(found: Summary) -> str:
     if found.moved:
         lines += [
             f"largest move     {_spread(found.moved)} Angstrom, of a free atom",
-            f"Delta Q          {_spread(found.delta_q)} amu^0.5 Angstrom; mean "
-            f"{np.mean(found.delta_q):.3f}, sum {np.sum(found.delta_q):.3f}",
+            (
+                f"Delta Q          {_spread(found.delta_q)} amu^0.5 Angstrom; mean "
+                f"{np.mean(found.delta_q):.3f}, sum {np.sum(found.delta_q):.3f}"
+            ),
         ]
     wrong = _wrong(found)
     return "\n".join(

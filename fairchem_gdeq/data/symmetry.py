@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import cached_property
+from typing import Any
 
 import ase
 import numpy as np
@@ -18,17 +19,21 @@ def tetrahedral_group() -> NDArray[np.float64]:
 
     They are the signed permutations with an even number of minus signs.
     """
-    out = []
-    for order in itertools.permutations(range(3)):
-        for signs in itertools.product((1.0, -1.0), repeat=3):
-            if np.prod(signs) > 0:
-                out.append(np.eye(3)[list(order)] * np.array(signs)[:, None])
-    return np.array(out)
+    signed = itertools.product(
+        itertools.permutations(range(3)), itertools.product((1.0, -1.0), repeat=3)
+    )
+    return np.array(
+        [
+            np.eye(3)[list(order)] * np.array(signs)[:, None]
+            for order, signs in signed
+            if np.prod(signs) > 0
+        ]
+    )
 
 
 def turn(atoms: ase.Atoms, operation: NDArray[np.float64], site: NDArray[np.float64]) -> ase.Atoms:
     """A copy turned about ``site`` [3] (Angstrom), its forces turned with it, its cell as it was."""
-    out = atoms.copy()
+    out: ase.Atoms = atoms.copy()
     out.positions = (atoms.positions - site) @ operation.T + site
     if atoms.calc is not None:
         results = {k: v for k, v in atoms.calc.results.items() if k in ("energy", "forces")}
@@ -49,7 +54,9 @@ class SiteSymmetricDataset(AseDBDataset):
     Config keys: those of ``AseDBDataset``, and ``site`` [3], Angstrom.
     """
 
-    def __init__(self, config: dict) -> None:
+    num_samples: int  # of fairchem's class
+
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
         self._rows = self.num_samples
         self._site = np.asarray(config["site"], dtype=float)

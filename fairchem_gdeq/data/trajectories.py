@@ -53,16 +53,22 @@ class TrajectorySource:
             BadRow: one frame only, or the last has other atoms, order or cell than the first.
         """
         path = self.files[index]
-        first = read(path, slice(0, 2))
+        first = _frames(path, slice(0, 2))
         if not first:
             raise BadRow(self.where(index), "no frames")
-        start = first[0].copy()  # a copy has no calculator
+        start: Atoms = first[0].copy()  # a copy has no calculator
         sid = path.relative_to(self.folder).with_suffix("").as_posix()
         start.info = {"sid": sid} | {key: start.info[key] for key in KEPT if key in start.info}
         if self.target_key is not None:
             if len(first) < 2:
                 raise BadRow(self.where(index), "one frame only, so there is no target")
-            target = read(path, -1)
+            (target,) = _frames(path, -1)
             check_pair(start, target, f"{self.where(index)}, structure {sid}")
             start.info[TARGET] = target.positions.copy()
         return start
+
+
+def _frames(path: Path, which: int | slice) -> list[Atoms]:
+    """Frames of a file; one that is picked by its number is a list too."""
+    found = read(path, which)
+    return found if isinstance(found, list) else [found]

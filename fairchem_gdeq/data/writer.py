@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -60,7 +61,8 @@ def encode_row(atoms: Atoms, target_key: str | None) -> bytes:
     }
     del content["unique_id"]
     content["unique_id"] = hashlib.sha256(encode(content).encode()).hexdigest()[:32]
-    return encode_object(content, compress=True, json_encode=True)
+    encoded: bytes = encode_object(content, compress=True, json_encode=True)
+    return encoded
 
 
 def make_chunk(source: Source, start: int, stop: int) -> Chunk:
@@ -110,7 +112,7 @@ class PartialFile:
                 bad = {index: BadRow(*what) for index, *what in note["bad"]}
                 self._take(note["rows"], Chunk([], note["natoms"], note["sids"], bad))
 
-    def _notes(self, transaction: lmdb.Transaction) -> Iterator[dict]:
+    def _notes(self, transaction: lmdb.Transaction) -> Iterator[dict[str, Any]]:
         while (value := transaction.get(f"{NOTE}{self.done}".encode())) is not None:
             yield json.loads(value)
 

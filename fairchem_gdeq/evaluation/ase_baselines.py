@@ -11,7 +11,8 @@ from ase.optimize import FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from torch import Tensor
 
-from fairchem_gdeq.evaluation.metrics import Record, measure
+from fairchem_gdeq.evaluation.measures import measure
+from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of
 from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.relax.packs import MAX_FORCE, MAX_TRAVEL
@@ -31,7 +32,7 @@ class FieldCalculator(Calculator):
         good: the last positions [n, 3] that were not diverged, Angstrom.
     """
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012 - ASE declares a list
 
     def __init__(self, field: ForceField, start: Tensor) -> None:
         """``start``: X_0 [n, 3], Angstrom, with the dtype and device of the model."""
@@ -51,6 +52,7 @@ class FieldCalculator(Calculator):
             Diverged: the structure is.
         """
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None  # ASE's method has set them
         positions = torch.as_tensor(self.atoms.positions).to(self.start)
         travel = (positions - self.start).norm(dim=-1).max()
         if not travel < MAX_TRAVEL:

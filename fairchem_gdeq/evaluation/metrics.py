@@ -1,195 +1,166 @@
-"""How good a relaxed structure is: Delta Q, basin capture, and the leaderboard's metrics."""
+"""The metrics of relaxed structures: Delta Q, basins, the leaderboard's, and how relaxing went.
+
+Each is one entry, and its order here is that of the results file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike
 
+from fairchem_gdeq.evaluation.basin import PAPER_DELTA_Q, Basin
 from fairchem_gdeq.evaluation.leaderboard import (
     ADWT_THRESHOLDS,
     AFBT_THRESHOLDS,
     FBT_THRESHOLD,
-    position_errors,
     share_below,
 )
-from fairchem_gdeq.relax.loss import free_displacement, rigid_shift
-from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum, to_host
-from fairchem_gdeq.relax.structures import Structures
+from fairchem_gdeq.evaluation.metric import (
+    METRICS,
+    Column,
+    Columns,
+    Metric,
+    Scores,
+    measured_metrics,
+    register_metric,
+)
+from fairchem_gdeq.evaluation.records import Record
 
-PAPER_DELTA_Q = 3.0  # amu^0.5 Angstrom: the papers' 300 summed over about 100 structures
+# Configs say fairchem_gdeq.evaluation.metrics.Basin.
+__all__ = ["METRICS", "Basin", "Column", "Metric", "register_metric", "summarise"]
 
-
-@dataclass(frozen=True)
-class Basin:
-    """When a relaxed structure counts as having captured the right basin.
-
-    Both criteria are reported, each by itself. The defaults are such that hardly any unrelaxed
-    start of the silicon set counts as captured.
-
-    Attributes:
-        delta_q: Delta Q below this, amu^0.5 Angstrom.
-        displacement: largest free-atom distance from the target below this, Angstrom.
-    """
-
-    delta_q: float = 2.0
-    displacement: float = 0.3
+Summary = Callable[[Columns, Basin], float | None]
 
 
-class Label(NamedTuple):
-    """Which structure of a data set one is: its name, and its row, which no other has."""
+def summarise(records: list[Record], basin: Basin) -> Scores:
+    """The row of a results table: every metric that can be given, by its name.
 
-    sid: str
-    row: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """One relaxed structure against its target.
-
-    The first measures are after drift removal where pinned; those named ``leaderboard_`` are
-    fairchem's, see ``leaderboard.PositionErrors``.
-
-    Attributes:
-        sid: its name in the data set, which others may have too.
-        row: its place there, which is its own.
-        delta_q: eq. 2, amu^0.5 Angstrom.
-        max_displacement: of a free atom from its target, Angstrom.
-        mean_distance: of free atoms from their targets, Angstrom.
-        mae: mean absolute error of a free coordinate, Angstrom.
-        converged, diverged: how the relaxation ended.
-        evaluations: force evaluations.
-        residual: largest force on a free atom at the end, eV/Angstrom.
-        free_atoms: number of free atoms.
-        shift_removed: rigid shift that was taken out before measuring, Angstrom; 0 where none is.
-        leaderboard_distance: mean distance of free atoms from their targets, Angstrom.
-        leaderboard_mae, leaderboard_mse: of free coordinates, Angstrom and Angstrom^2.
-        reference_force: largest reference force on a free atom there, eV/Angstrom; infinite where
-            it could not be calculated, None where there is no reference.
-    """
-
-    sid: str
-    row: int
-    delta_q: float
-    max_displacement: float
-    mean_distance: float
-    mae: float
-    converged: bool
-    diverged: bool
-    evaluations: int
-    residual: float
-    free_atoms: int
-    shift_removed: float
-    leaderboard_distance: float
-    leaderboard_mae: float
-    leaderboard_mse: float
-    reference_force: float | None = None
-
-
-def measure(
-    labels: Sequence[Label],
-    positions: Tensor,
-    target: Tensor,
-    structures: Structures,
-    pin: Tensor,
-    converged: Tensor,
-    diverged: Tensor,
-    evaluations: Tensor,
-    residual: Tensor,
-) -> list[Record]:
-    """Records of a batch: positions and target [n, 3] in Angstrom, ``labels`` and the rest [s]."""
-    s = structures
-    ends, exact = (positions.double(), target.double()), _double(s)
-    move = free_displacement(*ends, exact, pin)
-    number = segment_sum(s.free.double(), s.batch, s.count).clamp_min(1.0)
-    squared = (s.masses.double()[:, None] * move * move).sum(-1)
-    errors = position_errors(positions, target, s)
-    columns = {
-        "delta_q": segment_sum(squared, s.batch, s.count).sqrt(),
-        "max_displacement": segment_max_norm(move, s.batch, s.count),
-        "mean_distance": segment_sum(move.norm(dim=-1), s.batch, s.count) / number,
-        "mae": segment_sum(move.abs().mean(-1), s.batch, s.count) / number,
-        "shift_removed": rigid_shift(*ends, exact, pin),
-        "leaderboard_distance": errors.distance,
-        "leaderboard_mae": errors.absolute,
-        "leaderboard_mse": errors.squared,
-    }
-    measured = zip(columns, to_host(*columns.values()).tolist(), strict=True)
-    lists = dict(measured) | {
-        "converged": converged.tolist(),
-        "diverged": diverged.tolist(),
-        "evaluations": evaluations.tolist(),
-        "residual": residual.tolist(),
-        "free_atoms": errors.atoms.tolist(),
-    }
-    return [
-        Record(sid=label.sid, row=label.row, **dict(zip(lists, structure, strict=True)))
-        for label, structure in zip(labels, zip(*lists.values(), strict=True), strict=True)
-    ]
-
-
-def _double(s: Structures) -> Structures:
-    return replace(s, masses=s.masses.double(), cell=s.cell.double())
-
-
-def summarise(records: list[Record], basin: Basin) -> dict[str, float]:
-    """The row of a results table; fractions are of all structures, diverged ones included.
-
-    ``mae`` and ``adwt`` are after drift removal; ``positions_mae``, ``positions_mse`` (of all free
-    coordinates of the split) and ``average_distance_within_threshold`` carry fairchem's names and
-    are its numbers. ``fbt`` and ``afbt`` are there if every record has a reference force.
+    Fractions are of all structures, diverged ones included. ``structures``, their number, is first.
 
     Raises:
         ValueError: no records.
     """
     if not records:
         raise ValueError("no structures to summarise")
-    column = {f.name: np.array([getattr(r, f.name) for r in records]) for f in fields(Record)}
-    atoms = column["free_atoms"]
-
-    def pooled(values: NDArray) -> float:
-        return float((atoms * values).sum() / max(atoms.sum(), 1))
-
-    row = {
-        "structures": len(records),
-        "delta_q_mean": float(column["delta_q"].mean()),
-        "delta_q_total": float(column["delta_q"].sum()),
-        "delta_q_median": float(np.median(column["delta_q"])),
-        "basins": float((column["delta_q"] < basin.delta_q).mean()),
-        "basins_displacement": float((column["max_displacement"] < basin.displacement).mean()),
-        "basins_paper": float((column["delta_q"] < PAPER_DELTA_Q).mean()),
-        "shift_removed": float(column["shift_removed"].mean()),
-        "mae": float(column["mae"].mean()),
-        "adwt": share_below(column["mean_distance"], ADWT_THRESHOLDS),
-        "positions_mae": pooled(column["leaderboard_mae"]),
-        "positions_mse": pooled(column["leaderboard_mse"]),
-        "average_distance_within_threshold": share_below(
-            column["leaderboard_distance"], ADWT_THRESHOLDS
-        ),
-        "converged": float(column["converged"].mean()),
-        "diverged": float(column["diverged"].mean()),
-        "evaluations": float(column["evaluations"].mean()),
-    }
-    forces = column["reference_force"]
-    if all(force is not None for force in forces):
-        row["fbt"] = share_below(forces, FBT_THRESHOLD)
-        row["afbt"] = share_below(forces, AFBT_THRESHOLDS)
-    return row
+    own = [f.name for f in fields(Record) if f.name != "others"]
+    columns = {name: np.array([getattr(r, name) for r in records]) for name in own}
+    for name in measured_metrics():
+        # Records from before a metric was registered do not have it.
+        columns[name] = np.array([r.others.get(name, np.nan) for r in records])
+    values = {name: metric.summarise(columns, basin) for name, metric in METRICS.items()}
+    known = {name: value for name, value in values.items() if value is not None}
+    return {"structures": len(records), **known}
 
 
-def to_rows(records: list[Record]) -> list[dict[str, object]]:
-    """Records as plain dictionaries, for JSON."""
-    return [asdict(r) for r in records]
+def mean_of(key: str) -> Summary:
+    """The mean over structures of a measure."""
+    return lambda columns, basin: float(columns[key].mean())
 
 
-def each_once(records: list[Record]) -> list[Record]:
-    """Sorted by name, then row, without the repeats of a row that padding a sampler makes.
+def pooled(key: str) -> Summary:
+    """The mean over all free atoms of the split, of a measure that is a mean over each structure's."""
 
-    Two rows of one name are two structures, and both stay.
-    """
-    unique = {r.row: r for r in records}
-    return sorted(unique.values(), key=lambda r: (r.sid, r.row))
+    def over_atoms(columns: Columns, basin: Basin) -> float:
+        atoms = columns["free_atoms"]
+        return float((atoms * columns[key]).sum() / max(atoms.sum(), 1))
+
+    return over_atoms
+
+
+def within(key: str) -> Summary:
+    """Share of pairs of a structure and an ADwT threshold with the structure's measure below."""
+    return lambda columns, basin: share_below(columns[key], ADWT_THRESHOLDS)
+
+
+def forces_below(thresholds: ArrayLike) -> Summary:
+    """The same for reference forces; None if a structure has none."""
+
+    def share(columns: Columns, basin: Basin) -> float | None:
+        forces = columns["reference_force"]
+        if any(force is None for force in forces):
+            return None
+        return share_below(forces, thresholds)
+
+    return share
+
+
+def was_relaxed(scores: Scores) -> bool:
+    """Where no force was evaluated, convergence does not apply."""
+    return scores["evaluations"] != 0
+
+
+BUILT_IN = (
+    Metric("delta_q_mean", "amu^0.5 A", mean_of("delta_q"), Column("Delta Q\nmean", "{:.3f}")),
+    Metric(
+        "delta_q_total",
+        "amu^0.5 A",
+        lambda columns, basin: float(columns["delta_q"].sum()),
+        Column("Delta Q\ntotal", "{:.1f}"),
+    ),
+    Metric(
+        "delta_q_median",
+        "amu^0.5 A",
+        lambda columns, basin: float(np.median(columns["delta_q"])),
+    ),
+    Metric(
+        "basins",
+        "",
+        lambda columns, basin: float((columns["delta_q"] < basin.delta_q).mean()),
+        Column(lambda basin: f"basins\ndQ<{basin.delta_q:g}", "{:.1%}"),
+    ),
+    Metric(
+        "basins_displacement",
+        "",
+        lambda columns, basin: float((columns["max_displacement"] < basin.displacement).mean()),
+        Column(lambda basin: f"basins\nmax<{basin.displacement:g}A", "{:.1%}"),
+    ),
+    Metric(
+        "basins_paper",
+        "",
+        lambda columns, basin: float((columns["delta_q"] < PAPER_DELTA_Q).mean()),
+        Column(f"basins\ndQ<{PAPER_DELTA_Q:g}", "{:.1%}"),
+    ),
+    Metric("shift_removed", "A", mean_of("shift_removed")),
+    # These two are after drift removal.
+    Metric("mae", "A", mean_of("mae")),
+    Metric("adwt", "", within("mean_distance")),
+    # These carry fairchem's names and are its numbers; the errors are of all free coordinates.
+    Metric("positions_mae", "A", pooled("leaderboard_mae"), Column("MAE\n(A)", "{:.4f}")),
+    Metric("positions_mse", "A^2", pooled("leaderboard_mse"), Column("MSE\n(A^2)", "{:.4f}")),
+    Metric(
+        "average_distance_within_threshold",
+        "",
+        within("leaderboard_distance"),
+        Column("ADwT", "{:.1%}"),
+    ),
+    Metric(
+        "converged",
+        "",
+        mean_of("converged"),
+        Column("conv.", "{:.0%}", was_relaxed),
+        about="relaxation",
+    ),
+    Metric(
+        "diverged",
+        "",
+        mean_of("diverged"),
+        Column("div.", "{:.0%}", was_relaxed),
+        about="relaxation",
+    ),
+    Metric(
+        "evaluations",
+        "",
+        mean_of("evaluations"),
+        Column("force\nevals", "{:.1f}"),
+        about="relaxation",
+    ),
+    # Only where every structure has a reference force.
+    Metric("fbt", "", forces_below(FBT_THRESHOLD), Column("FbT", "{:.1%}")),
+    Metric("afbt", "", forces_below(AFBT_THRESHOLDS), Column("AFbT", "{:.1%}")),
+)
+
+for metric in BUILT_IN:
+    register_metric(metric)

@@ -77,7 +77,8 @@ class Journal:
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        return Atoms.fromdict(decode(line)["atoms"])
+        as_read: Atoms = Atoms.fromdict(decode(line)["atoms"])
+        return as_read
 
     def _ends_with_newline(self) -> bool:
         with self.path.open("rb") as file:

@@ -12,7 +12,7 @@ import ase.io
 import numpy as np
 from ase.calculators.calculator import Calculator, CalculatorError
 
-from fairchem_gdeq.evaluation.metrics import Label, Record
+from fairchem_gdeq.evaluation.records import Label, Record
 
 
 def largest_force(atoms: ase.Atoms, calculator: Calculator) -> float:

@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator
 from torch import Tensor
 
 from fairchem_gdeq.evaluation.ase_baselines import OPTIMIZERS, relax_with_ase
-from fairchem_gdeq.evaluation.metrics import Record
+from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of, to_ase
 from fairchem_gdeq.relax import ForceField

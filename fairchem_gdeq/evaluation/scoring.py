@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
-from fairchem_gdeq.evaluation.metrics import Basin, Label, Record, each_once, summarise, to_rows
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.predictions import (
     Journal,
     each_row_once,
@@ -24,8 +24,9 @@ from fairchem_gdeq.evaluation.predictions import (
     relax_all,
     write,
 )
+from fairchem_gdeq.evaluation.records import Label, Record, each_once
 from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces
-from fairchem_gdeq.evaluation.report import plot_all, print_table
+from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import (
     Reference,
     Score,
@@ -145,27 +146,9 @@ class Scoring:
         basin: Basin,
         records: Mapping[str, list[Record]],
         history: History,
-    ) -> dict[str, dict[str, float]]:
-        """Scores by row; on the first rank also the table, ``<split>.json`` and pictures."""
-        split = self.split.name
-        scores = {title: summarise(found, basin) for title, found in records.items()}
-        if rank() == 0:
-            stored = {
-                "split": split,
-                "signal": signal,
-                "scores": scores,
-                "records": {title: to_rows(found) for title, found in records.items()},
-                "history": {"steps": history.steps, **history.state()},
-                "best_epoch": history.best,
-            }
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{split}.json").write_text(json.dumps(stored, indent=1) + "\n")
-            print_table(split, scores, history, basin)
-            pictures = plot_all(folder, split, scores, records, history)
-            print(f"\nresults: {folder / f'{split}.json'}")
-            for picture in pictures:
-                print(f"picture: {picture}")
-        return scores
+    ) -> dict[str, Scores]:
+        """``report.report`` of this split."""
+        return report(self.split.name, folder, signal, basin, records, history)
 
     def predict(self, chosen: EvaluatedModel, folder: Path) -> list[ase.Atoms]:
         """Write ``<split>.extxyz`` and ``<split>.npz``; an interrupted prediction goes on.

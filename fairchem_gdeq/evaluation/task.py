@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 import ase
 import torch
@@ -12,7 +12,9 @@ from ase.constraints import FixAtoms
 from torch import Tensor
 
 from fairchem_gdeq.batching.streams import Request
-from fairchem_gdeq.evaluation.metrics import Basin, Label, Record, measure
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.measures import measure
+from fairchem_gdeq.evaluation.records import Label, Record
 from fairchem_gdeq.relax import ForceField, Operator, Relaxer, Structures, solve
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.segments import to_device
@@ -31,7 +33,8 @@ class Batch(Protocol):
         pbc: [s, 3] bool.
         sid: names of the structures.
         row: [s] int64, their places in the data set.
-    ``mass`` [n], amu, and ``pos_relaxed`` [n, 3], Angstrom, may be there too.
+        pos_relaxed: [n, 3], Angstrom; not in a data set without targets.
+        mass: [n], amu; where it is not there, ``masses`` are.
     """
 
     pos: Tensor
@@ -44,8 +47,17 @@ class Batch(Protocol):
     pbc: Tensor
     sid: Sequence[object]
     row: Tensor
+    pos_relaxed: Tensor
+    mass: Tensor
+    masses: Tensor
 
     def __contains__(self, key: str) -> bool: ...
+
+    def __getitem__(self, key: str) -> Tensor: ...
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on another device."""
+        ...
 
 
 def labels_of(batch: Batch) -> list[Label]:

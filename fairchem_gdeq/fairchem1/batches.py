@@ -32,13 +32,6 @@ def plain(batch: Batch) -> Batch:
     return Batch.from_data_list(out)
 
 
-def with_positions(batch: Batch, positions: Tensor) -> Batch:
-    """A shallow copy at other positions [n, 3]; models add keys to what they are given."""
-    data = copy.copy(batch)
-    data.pos = positions
-    return data
-
-
 def with_inverse_cells(batch: Batch, inverse: Tensor) -> Batch:
     """The batch with ``inverse_cell`` [s, 3, 3], which is selected and joined like the rest."""
     parts = batch.to_data_list()

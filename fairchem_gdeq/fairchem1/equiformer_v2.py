@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges
 from fairchem_gdeq.fairchem1.graphs import FrozenGraph
-from fairchem_gdeq.fairchem1.installing import replaced, restored
+from fairchem_gdeq.frozen.patching import replaced, restored
 
 
 class EquiformerV2(FramedEdges):

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges
 from fairchem_gdeq.fairchem1.graphs import FrozenGraph
-from fairchem_gdeq.fairchem1.installing import replaced, restored
-from fairchem_gdeq.frozen.patching import called
+from fairchem_gdeq.frozen.patching import called, replaced, restored
 
 ROTATIONS = 4  # position of the rotations among the arguments of a layer block
 

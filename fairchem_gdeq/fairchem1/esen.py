@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 
 from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges
 from fairchem_gdeq.fairchem1.graphs import FrozenGraph
-from fairchem_gdeq.fairchem1.installing import replaced
+from fairchem_gdeq.frozen.patching import replaced
 
 
 class ESEN(FramedEdges):

@@ -19,6 +19,7 @@ from fairchem_gdeq.fairchem1.esen import ESEN
 from fairchem_gdeq.fairchem1.gemnet_oc import GemNetOC
 from fairchem_gdeq.fairchem1.graphs import EdgeList
 from fairchem_gdeq.fairchem1.scn import SCN
+from fairchem_gdeq.frozen.refusals import unknown_neighbours
 
 FAMILIES: tuple[tuple[type[nn.Module], type[EdgeList]], ...] = (
     (EquiformerV2Backbone, EquiformerV2),
@@ -42,9 +43,5 @@ def graphs_of(backbone: nn.Module) -> EdgeList:
     for library, family in FAMILIES:
         if isinstance(backbone, library):
             return family(backbone)
-    raise ValueError(
-        f"{type(backbone).__name__}: how its neighbours are chosen is not known here, so its graph "
-        "cannot be frozen and its Jacobian would jump where they change. Supported are "
-        + ", ".join(library.__name__ for library, _ in FAMILIES)
-        + "."
-    )
+    known = ", ".join(library.__name__ for library, _ in FAMILIES)
+    raise unknown_neighbours(backbone, f"Supported are {known}.")

@@ -142,8 +142,7 @@ class FramedEdges(EdgeList):
         with torch.no_grad():
             unit = torch.nn.functional.normalize(graph.vectors(batch.pos, batch.cell), dim=-1)
             graph.extra["unit"] = unit
-            first = (batch.natoms.cumsum(0) - batch.natoms)[batch.batch[graph.edge_index[1]]]
-            graph.extra["roll"] = rolls(graph.edge_index - first, graph.cell_offsets)
+            graph.extra["roll"] = rolls(graph.edge_index, graph.cell_offsets, batch)
         return graph
 
     @staticmethod

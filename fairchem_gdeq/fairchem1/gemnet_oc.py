@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from fairchem_gdeq.fairchem1.graphs import CHOSEN, OWN_GRAPH, EdgeList, FrozenGraph, edge_counts
-from fairchem_gdeq.fairchem1.installing import installed, replaced
+from fairchem_gdeq.frozen.patching import replaced, swapped
 
 STRAIGHT = 1e-3  # sine of the angle between two edges below which they are in line
 TAKEN = "taken"  # of ``derived``: for each further graph, the rows of its edges
@@ -54,9 +54,9 @@ class GemNetOC(EdgeList):
             return out
 
         with (
-            installed(self.backbone, "otf_graph", True),
+            swapped(self.backbone, "otf_graph", True),
             replaced(self.backbone, "generate_graph_dict", recorded_graph, OWN_GRAPH),
-            installed(self.backbone, "subselect_graph", recorded_choice),
+            swapped(self.backbone, "subselect_graph", recorded_choice),
         ):
             self.backbone.get_graphs_and_indices(batch)
         edges, offsets = largest[0]["edge_index"], largest[0]["cell_offset"]

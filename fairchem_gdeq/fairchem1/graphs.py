@@ -16,15 +16,20 @@ from fairchem.core.models.base import GraphData, GraphModelMixin
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.batches import with_positions
-from fairchem_gdeq.fairchem1.installing import installed, replaced
-from fairchem_gdeq.frozen.cells import into_cell
-from fairchem_gdeq.relax.segments import segment_count, to_device, transformed, where_of
+from fairchem_gdeq.frozen.cells import unwrapped, with_positions, wrapped
+from fairchem_gdeq.frozen.graphs import (
+    SKIN_SEARCH,
+    edge_rows,
+    joined_edges,
+    kept_edges,
+    nearest_to_cutoff,
+)
+from fairchem_gdeq.frozen.patching import replaced, swapped
+from fairchem_gdeq.relax.segments import segment_count, to_device, transformed
 
 CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
 OWN_GRAPH = "the model works on a graph of its own instead of the frozen one"
 COUNTS = "counts"  # of ``derived``: ``neighbors``, on the host
-SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class FrozenGraph:
     neighbors: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
     derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def rows(self) -> Tensor:
+        """``graphs.edge_rows``: what an edge serves tells it apart too."""
+        return edge_rows(self.edge_index, self.cell_offsets, self.extra.get(CHOSEN))
 
     def shifts(self, cell: Tensor) -> Tensor:
         """Translation [e, 3] of each edge (Angstrom) for cells [s, 3, 3]."""
@@ -66,11 +75,9 @@ class FrozenGraph:
         if COUNTS not in self.derived:
             self.derived[COUNTS] = self.neighbors.tolist()
         left = torch.tensor(self.derived[COUNTS])[mask].tolist()
-        atoms = to_device(mask, device)[batch]
-        number = atoms.long().cumsum(0) - 1
-        edges = where_of(atoms[self.edge_index[1]], sum(left))
+        edges, pairs = kept_edges(self.edge_index, batch, mask, sum(left))
         return FrozenGraph(
-            number[self.edge_index[:, edges]],
+            pairs,
             self.cell_offsets[edges],
             self.neighbors[to_device(mask.nonzero().flatten(), device)],
             {key: value[edges] for key, value in self.extra.items()},
@@ -85,26 +92,12 @@ def edge_counts(edge_index: Tensor, batch: Tensor, structures: int) -> Tensor:
 
 def join_graphs(graphs: Sequence[FrozenGraph], atoms: Sequence[int]) -> FrozenGraph:
     """The graphs of several batches of ``atoms`` atoms each, one after the other."""
-    first = torch.tensor([0, *atoms[:-1]]).cumsum(0).tolist()
     return FrozenGraph(
-        torch.cat([g.edge_index + n for g, n in zip(graphs, first, strict=True)], dim=1),
+        joined_edges([g.edge_index for g in graphs], atoms),
         torch.cat([g.cell_offsets for g in graphs]),
         torch.cat([g.neighbors for g in graphs]),
         {key: torch.cat([g.extra[key] for g in graphs]) for key in graphs[0].extra},
     )
-
-
-def edges_changed(before: FrozenGraph, after: FrozenGraph, batch: Tensor) -> Tensor:
-    """Edges [s] that one graph of a batch has and the other lacks, or that serve another purpose."""
-    rows = [
-        torch.cat([g.edge_index.T, g.cell_offsets.round().long(), g.extra[CHOSEN].long()], dim=1)
-        if CHOSEN in g.extra
-        else torch.cat([g.edge_index.T, g.cell_offsets.round().long()], dim=1)
-        for g in (before, after)
-    ]
-    found, number = torch.unique(torch.cat(rows), dim=0, return_counts=True)
-    lonely = torch.unique(found[number == 1][:, :5], dim=0)
-    return torch.bincount(batch[lonely[:, 1]], minlength=len(before.neighbors))
 
 
 class EdgeList:
@@ -117,6 +110,7 @@ class EdgeList:
     """
 
     lonely: Literal["nowhere", "in company", "anywhere"] = "nowhere"
+    rotation_equivariant = True
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
@@ -134,10 +128,10 @@ class EdgeList:
         """
         with torch.no_grad():
             batch = with_positions(batch, batch.pos.detach())
-            wrap = into_cell(batch, self.periodic(batch))
-            shift = transformed(wrap, batch.cell[batch.batch])
-            inside = with_positions(batch, batch.pos + shift)
-            return self._corrected(self._edges(inside, widen), wrap)
+            inside, wrap = wrapped(batch, self.periodic(batch))
+            graph = self._edges(inside, widen)
+            offsets = unwrapped(graph.cell_offsets, graph.edge_index, wrap)
+            return replace(graph, cell_offsets=offsets)
 
     def periodic(self, batch: Batch) -> Tensor:
         """Directions [s, 3] in which the model sees periodic structures: all unless they say less."""
@@ -165,13 +159,6 @@ class EdgeList:
                 f"{type(self.backbone).__name__} cannot evaluate them."
             )
 
-    @staticmethod
-    def _corrected(graph: FrozenGraph, wrap: Tensor) -> FrozenGraph:
-        source, target = graph.edge_index
-        return replace(
-            graph, cell_offsets=graph.cell_offsets.to(wrap) + wrap[source] - wrap[target]
-        )
-
     @contextmanager
     def given(self, graph: FrozenGraph) -> Iterator[None]:
         """Inside, the backbone works on this graph instead of its own."""
@@ -181,7 +168,7 @@ class EdgeList:
 
         with (
             replaced(self.backbone, "generate_graph", replay, OWN_GRAPH),
-            installed(self.backbone, "otf_graph", True),
+            swapped(self.backbone, "otf_graph", True),
         ):
             yield
 
@@ -208,9 +195,8 @@ class EdgeList:
         """
         wide = self.build(batch, widen=SKIN_SEARCH)
         target, structures = wide.edge_index[1], len(batch.natoms)
-        gap = (wide.vectors(batch.pos, batch.cell).norm(dim=-1) - self.backbone.cutoff).abs()
-        widest = gap.new_full((structures,), SKIN_SEARCH)
-        skin = widest.scatter_reduce(0, batch.batch[target], gap, "amin")
+        distance = wide.vectors(batch.pos, batch.cell).norm(dim=-1)
+        skin = nearest_to_cutoff(distance, self.backbone.cutoff, batch.batch[target], structures)
         full = torch.bincount(target, minlength=len(batch.pos)) >= self.backbone.max_neighbors
         ranked = torch.bincount(batch.batch[full], minlength=structures) > 0
         return torch.where(ranked, torch.nan, skin)

@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 
 from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges, block_diagonal, frames, turns
 from fairchem_gdeq.fairchem1.graphs import CHOSEN, FrozenGraph
-from fairchem_gdeq.fairchem1.installing import replaced, restored
+from fairchem_gdeq.frozen.patching import replaced, restored
 from fairchem_gdeq.relax.segments import to_device
 
 

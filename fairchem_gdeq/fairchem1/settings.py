@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from fairchem_gdeq.evaluation.metrics import Basin
+from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.relax import Relaxer, Signal, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings

@@ -10,6 +10,7 @@ from fairchem.core.datasets import data_list_collater
 from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
+from fairchem_gdeq.batching import rows
 from fairchem_gdeq.evaluation.scoring import Split
 
 # fairchem's readers of IS2RE/IS2RS LMDBs. Ours opens the same files and checks every row.
@@ -19,9 +20,7 @@ CHECKED = "is2rs_lmdb"
 
 def rows_of(loader: DataLoader) -> Iterator[Batch]:
     """The structures of a loader's batches as batches of one, in order."""
-    for batch in loader:
-        for index in range(batch.num_graphs):
-            yield data_list_collater([batch.get_example(index)], otf_graph=True)
+    return rows.rows_of(loader, partial(data_list_collater, otf_graph=True))
 
 
 def split_of(name: str, loader: DataLoader, budget: int, device: torch.device) -> Split:

@@ -10,6 +10,8 @@ from fairchem.core.models.schnet import SchNet
 from torch import nn
 
 from fairchem_gdeq.fairchem1.families import graphs_of
+from fairchem_gdeq.frozen.forward import backbone_of
+from fairchem_gdeq.frozen.refusals import gradient_forces
 
 REFUSED: dict[type[nn.Module], str] = {
     ExportableESCN: (
@@ -24,11 +26,6 @@ REFUSED: dict[type[nn.Module], str] = {
 CONSERVATIVE = (SchNet, DimeNetPlusPlus)
 
 
-def backbone_of(model: nn.Module) -> nn.Module:
-    """The part that chooses neighbours: the backbone of a hydra model, or the model itself."""
-    return getattr(model, "backbone", model)
-
-
 def require_exact(model: nn.Module) -> None:
     """Refuse a model whose Jacobian on a frozen graph would not be the derivative of its forces.
 
@@ -41,11 +38,7 @@ def require_exact(model: nn.Module) -> None:
         raise ValueError(f"{name} predicts no forces (regress_forces: false).")
     # Neither SchNet nor DimeNet++ has a switch: their forces are always derivatives.
     if isinstance(backbone, CONSERVATIVE) or not getattr(backbone, "direct_forces", True):
-        raise ValueError(
-            f"{name} computes forces as the gradient of its energy. G-DEQ differentiates the forces "
-            "themselves, which for such a model takes second derivatives of the energy at every "
-            "step and is not supported. Use a model with direct_forces: true."
-        )
+        raise gradient_forces(backbone, "Use a model with direct_forces: true.")
     for refused, reason in REFUSED.items():
         if isinstance(backbone, refused):
             raise ValueError(reason)

@@ -28,11 +28,10 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
-from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.steplog import describe
 
-STATE = "gdeq_state.pt"  # beside checkpoint.pt: what fairchem's checkpoint has no place for
 PRIMARY = "delta_q_mean"
 # Of a trainer's config, by split.
 SECTIONS = {"train": "dataset"} | {name: f"{name}_dataset" for name in ("val", "test", "relax")}

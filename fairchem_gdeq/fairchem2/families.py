@@ -9,6 +9,7 @@ from torch import nn
 
 from fairchem_gdeq.fairchem2.graphs import EdgeList, Graphs
 from fairchem_gdeq.fairchem2.neighbours import NeighbourLists
+from fairchem_gdeq.frozen.refusals import unknown_neighbours
 
 
 def graphs_of(backbone: nn.Module) -> Graphs | None:
@@ -23,8 +24,7 @@ def graphs_of(backbone: nn.Module) -> Graphs | None:
         return EdgeList(backbone)
     if getattr(backbone, "neighbour_free", False):
         return None
-    raise ValueError(
-        f"{type(backbone).__name__}: how its neighbours are chosen is not known here, so its graph "
-        "cannot be frozen and its Jacobian would jump where they change. A backbone without "
-        "neighbours says so with the attribute neighbour_free = True."
+    raise unknown_neighbours(
+        backbone,
+        "A backbone without neighbours says so with the attribute neighbour_free = True.",
     )

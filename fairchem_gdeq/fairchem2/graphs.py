@@ -7,11 +7,9 @@ the family needs per edge, atom or structure.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import accumulate
-from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -20,32 +18,31 @@ from fairchem.core.graph.compute import generate_graph
 from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
-from fairchem_gdeq.frozen.cells import into_cell, inverse_cells
-from fairchem_gdeq.frozen.patching import Switch, called
+from fairchem_gdeq.frozen.cells import inverse_cells, unwrapped, with_positions, wrapped
+from fairchem_gdeq.frozen.graphs import (
+    SKIN_SEARCH,
+    Neighbours,
+    joined_edges,
+    kept_edges,
+    nearest_to_cutoff,
+)
+from fairchem_gdeq.frozen.patching import Switch, called, replaced, swapped
 from fairchem_gdeq.frozen.rolls import rolls
 from fairchem_gdeq.relax.segments import (
     atoms_where,
     segment_count,
     to_device,
     transformed,
-    where_of,
 )
 
-SKIN_SEARCH = 0.5  # Angstrom beyond the cutoff where ``skin`` looks for pairs about to enter
 NODE_KEYS = ("pos", "atomic_numbers", "fixed", "tags", "wrap")
 GRAPH_KEYS = ("cell", "inverse_cell", "pbc", "natoms", "charge", "spin", "nedges")
 EDGE_KEYS = ("cell_offsets", "roll", "image", "slots", "rank")
 LIST_KEYS = ("sid", "dataset", "seen_through", "edge_counts", "nearest")
 
 
-class Graphs(Protocol):
+class Graphs(Neighbours, Protocol):
     """How one family of backbones gets its neighbours, and how they are frozen."""
-
-    rotation_equivariant: bool  # whether forces turn with a structure that is not periodic
-
-    def periodic(self, batch: AtomicData) -> Tensor:
-        """Lattice vectors [s, 3], bool, along which the model sees a periodic structure."""
-        ...
 
     def build(self, batch: AtomicData) -> AtomicData:
         """The batch, which ``prepare`` has seen, with the graph that the model itself would make.
@@ -58,44 +55,6 @@ class Graphs(Protocol):
     def given(self, batch: AtomicData) -> AbstractContextManager[None]:
         """Inside, the backbone works on the graph of the batch instead of its own."""
         ...
-
-    def skin(self, batch: AtomicData) -> Tensor:
-        """Per structure [s], how far (Angstrom) the nearest pair is from entering or leaving."""
-        ...
-
-
-def with_positions(batch: AtomicData, positions: Tensor) -> AtomicData:
-    """A shallow copy at other positions; models add keys to what they are given."""
-    data = copy.copy(batch)
-    data.__keys__ = set(batch.__keys__)
-    data.pos = positions
-    return data
-
-
-@contextmanager
-def swapped(owner: object, name: str, value: Any) -> Iterator[None]:
-    """Another value of ``owner.name`` inside, the old one afterwards."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-@contextmanager
-def replaced(
-    module: ModuleType, name: str, function: Callable[..., Any], otherwise: str, times: int = 1
-) -> Iterator[None]:
-    """Another function in the place of a module's inside, which fairchem must call (``called``)."""
-    place = f"{module.__name__}.{name}"
-    with called(function, place, otherwise, times) as standin, swapped(module, name, standin):
-        yield
-
-
-def lattice_shift(batch: AtomicData, whole: Tensor) -> Tensor:
-    """Whole lattice vectors per atom [n, 3] in Angstrom."""
-    return transformed(whole, batch.cell[batch.batch])
 
 
 def prepare(batch: AtomicData, periodic: Tensor) -> None:
@@ -137,27 +96,23 @@ class EdgeList:
         """
         model = self.backbone
         with torch.no_grad():
-            pos = batch.pos.detach()
+            out = with_positions(batch, batch.pos.detach())
             pbc = self.periodic(batch)
-            wrap = into_cell(with_positions(batch, pos), pbc)
+            inside, wrap = wrapped(out, pbc)
             graph = generate_graph(
-                with_positions(batch, pos + lattice_shift(batch, wrap)),
+                inside,
                 cutoff=model.cutoff + widen,
                 max_neighbors=model.max_neighbors,
                 enforce_max_neighbors_strictly=model.enforce_max_neighbors_strictly,
                 radius_pbc_version=model.radius_pbc_version,
                 pbc=pbc,
             )
-            edges, offsets = graph["edge_index"], graph["cell_offsets"]
-            out = with_positions(batch, pos)
-            out.edge_index = edges
-            out.cell_offsets = offsets.to(pos.dtype) + wrap[edges[0]] - wrap[edges[1]]
-            owner = batch.batch[edges[1]]
+            out.edge_index = edges = graph["edge_index"]
+            out.cell_offsets = unwrapped(graph["cell_offsets"], edges, wrap)
             if "edge_counts" in out:
                 del out["edge_counts"]  # of another graph
-            out.nedges = segment_count(owner, len(batch.natoms))
-            first = (batch.natoms.cumsum(0) - batch.natoms)[owner]
-            out.roll = rolls(edges - first, out.cell_offsets).to(pos.dtype)
+            out.nedges = segment_count(batch.batch[edges[1]], len(batch.natoms))
+            out.roll = rolls(edges, out.cell_offsets, batch).to(out.pos.dtype)
             if widen == 0:
                 require_closed(out)
         return out
@@ -189,14 +144,7 @@ class EdgeList:
         structure = wide.batch[target]
         shift = transformed(wide.cell_offsets, wide.cell[structure])
         distance = (wide.pos[source] - wide.pos[target] + shift).norm(dim=-1)
-        gap = (distance - self.backbone.cutoff).abs()
-        widest = gap.new_full((len(wide.natoms),), SKIN_SEARCH)
-        return widest.scatter_reduce(0, structure, gap, "amin")
-
-
-def given(graphs: Graphs | None, batch: AtomicData) -> AbstractContextManager[None]:
-    """``graphs.given``, or nothing for a model without neighbours."""
-    return nullcontext() if graphs is None else graphs.given(batch)
+        return nearest_to_cutoff(distance, self.backbone.cutoff, structure, len(wide.natoms))
 
 
 def require_closed(batch: AtomicData) -> None:
@@ -233,18 +181,16 @@ def select_structures(batch: AtomicData, keep: Tensor) -> AtomicData:
     chosen = mask.tolist()
     if "edge_counts" not in batch:
         batch.edge_counts = batch.nedges.tolist() if len(batch.edge_index[1]) else [0] * len(chosen)
-    kept = to_device(mask, device)[batch.batch]
-    number = kept.long().cumsum(0) - 1
     structures = to_device(mask.nonzero().flatten(), device)
     atoms = atoms_where(mask, sizes(batch), device)
     left = sum(_where(chosen, batch.edge_counts))
-    edges = where_of(kept[batch.edge_index[1]], left)
+    edges, pairs = kept_edges(batch.edge_index, batch.batch, mask, left)
     data = with_positions(batch, batch.pos)
     for keys, rows in ((NODE_KEYS, atoms), (GRAPH_KEYS, structures), (EDGE_KEYS, edges)):
         for key in keys:
             if key in batch:
                 data[key] = batch[key][rows]
-    data.edge_index = number[batch.edge_index[:, edges]]
+    data.edge_index = pairs
     data.batch = (to_device(mask.long().cumsum(0), device) - 1)[batch.batch[atoms]]
     for key in LIST_KEYS:
         if key in batch:
@@ -271,12 +217,9 @@ def join_structures(batches: Sequence[AtomicData]) -> AtomicData:
             data[key] = [value for b in batches for value in b[key]]
         elif key in data:
             del data[key]
-    edges, owners, atoms, count = [], [], 0, 0
-    for b in batches:
-        edges.append(b.edge_index + atoms)
-        owners.append(b.batch + count)
-        atoms, count = atoms + len(b.batch), count + len(b.natoms)
-    data.edge_index, data.batch = torch.cat(edges, dim=1), torch.cat(owners)
+    data.edge_index = joined_edges([b.edge_index for b in batches], [len(b.batch) for b in batches])
+    first = accumulate([0, *(len(b.natoms) for b in batches[:-1])])
+    data.batch = torch.cat([b.batch + count for b, count in zip(batches, first, strict=True)])
     restate(data, [n for b in batches for n in sizes(b)])
     return data
 
@@ -289,13 +232,3 @@ def sizes(batch: AtomicData) -> list[int]:
 def restate(batch: AtomicData, natoms: list[int]) -> None:
     """Tell the batch its own division into structures, which AllScAIP reads from it."""
     batch.assign_batch_stats({"pos": [0, *accumulate(natoms)]}, {}, {}, natoms)
-
-
-def edges_changed(before: AtomicData, after: AtomicData) -> Tensor:
-    """Edges [s] that one graph of a batch has and the other lacks."""
-    rows = [
-        torch.cat([b.edge_index.T, b.cell_offsets.round().long()], dim=1) for b in (before, after)
-    ]
-    edges, number = torch.unique(torch.cat(rows), dim=0, return_counts=True)
-    lonely = edges[number == 1][:, 1]
-    return torch.bincount(before.batch[lonely], minlength=len(before.natoms))

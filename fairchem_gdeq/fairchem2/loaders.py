@@ -9,6 +9,7 @@ from fairchem.core.datasets.mt_concat_dataset import ConcatDataset, create_conca
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
+from fairchem_gdeq.batching import rows
 from fairchem_gdeq.data.is2rs import SourceDataset, collate
 
 
@@ -39,11 +40,7 @@ def open_split(dataset_configs: DictConfig, combined_dataset_config: DictConfig)
 
 def rows_of(loader: DataLoader) -> Iterator[AtomicData]:
     """The structures of a loader's batches as batches of one, in order."""
-    for batch in loader:
-        if batch.num_graphs == 1:
-            yield batch
-        else:
-            yield from (collate([batch.get_example(i)]) for i in range(batch.num_graphs))
+    return rows.rows_of(loader, collate)
 
 
 def row_count(loader: DataLoader) -> int:

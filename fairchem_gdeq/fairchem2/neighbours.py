@@ -26,15 +26,10 @@ from fairchem.core.models.escaip.utils import radius_graph as escaip_radius_grap
 from fairchem.core.models.escaip.utils.radius_graph import hard_rank, safe_norm, soft_rank
 from torch import Tensor, nn
 
-from fairchem_gdeq.fairchem2.graphs import (
-    lattice_shift,
-    replaced,
-    require_closed,
-    sizes,
-    swapped,
-    with_positions,
-)
-from fairchem_gdeq.frozen.cells import into_cell
+from fairchem_gdeq.fairchem2.graphs import require_closed, sizes
+from fairchem_gdeq.frozen.cells import lattice_shift, unwrapped, with_positions, wrapped
+from fairchem_gdeq.frozen.graphs import joined_edges
+from fairchem_gdeq.frozen.patching import replaced, swapped
 from fairchem_gdeq.relax.segments import to_device
 
 BUILDER = "build_radius_graph"
@@ -92,20 +87,17 @@ class NeighbourLists:
         """
         with torch.no_grad():
             out = with_positions(batch, batch.pos.detach())
-            wrap = into_cell(out, self.periodic(batch))
+            inside, wrap = wrapped(out, self.periodic(batch))
             parts: list[dict[str, Tensor]] = []
             recorder = self._recorder(parts, len(batch.natoms))
-            wrapped = with_positions(out, out.pos + lattice_shift(out, wrap))
             with self._plainly(), self._replaced(recorder, batch):
-                self.backbone.data_preprocess(wrapped)
-            first = accumulate([0, *sizes(batch)[:-1]])
-            edges = torch.cat([p["pairs"] + n for p, n in zip(parts, first, strict=True)], dim=1)
+                self.backbone.data_preprocess(inside)
             for key in ("image", "slots", "rank"):
                 out[key] = torch.cat([p[key] for p in parts])
-            shifts = torch.cat([p["shift"] for p in parts]).to(wrap)
             # As in an edge list, the source is the neighbour and the target the centre.
-            out.edge_index = edges.flip(0)
-            out.cell_offsets = shifts + wrap[edges[1]] - wrap[edges[0]]
+            out.edge_index = joined_edges([p["pairs"] for p in parts], sizes(batch)).flip(0)
+            shifts = torch.cat([p["shift"] for p in parts])
+            out.cell_offsets = unwrapped(shifts, out.edge_index, wrap)
             out.edge_counts = [len(p["image"]) for p in parts]
             out.nedges = to_device(torch.tensor(out.edge_counts), wrap.device)
             out.wrap = wrap
@@ -197,8 +189,11 @@ class NeighbourLists:
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
-        """Without torch.compile, which would compile anew for every number of atoms; without the
-        imaginary atoms that serve it alone, and in EScAIP can give NaN gradients; on one device."""
+        """Without torch.compile, on one device.
+
+        It would compile anew for every number of atoms. The imaginary atoms that serve it alone are
+        left out as well: in EScAIP they can give NaN gradients.
+        """
         config, graph = self.backbone.global_cfg, self.backbone.molecular_graph_cfg
         with ExitStack() as stack:
             stack.enter_context(swapped(config, "use_compile", False))

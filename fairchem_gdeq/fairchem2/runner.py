@@ -28,8 +28,9 @@ from fairchem_gdeq.fairchem2.base import build_model, open_inference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
-from fairchem_gdeq.fairchem2.trainer import UNIT_STATE, GDEQTrainer
+from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.history import STATE
 
 MODES = ("train", "validate", "predict")
 
@@ -160,7 +161,7 @@ class GDEQRunner(TrainEvalRunner):
             return None
         model = build_model(str(path), open_inference(str(path), self.trust_files))
         is2rs = self.train_eval_unit.is2rs
-        state = path.with_name(UNIT_STATE)
+        state = path.with_name(STATE)
         if state.is_file():
             is2rs = replace(is2rs, alpha=float(open_checkpoint(state)["alpha"]))
         return EvaluatedModel(TUNED, model, is2rs)

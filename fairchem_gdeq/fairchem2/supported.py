@@ -9,6 +9,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import nn
 
 from fairchem_gdeq.fairchem2.families import graphs_of
+from fairchem_gdeq.frozen.refusals import gradient_forces
 
 
 def require_direct_forces(model: HydraModel) -> None:
@@ -20,12 +21,10 @@ def require_direct_forces(model: HydraModel) -> None:
     backbone = model.backbone
     config = getattr(backbone, "regress_config", backbone)  # EScAIP has the flag itself
     if not getattr(config, "direct_forces", True):
-        raise ValueError(
-            f"{type(backbone).__name__} computes forces as the gradient of its energy "
-            "(direct_forces: false). G-DEQ differentiates the forces themselves, which for such a "
-            "model takes second derivatives of the energy at every step and is not supported. "
+        raise gradient_forces(
+            backbone,
             "Use a direct-force model: direct_forces: true with a force head such as "
-            "Linear_Force_Head, for example a *-direct checkpoint."
+            "Linear_Force_Head, for example a *-direct checkpoint.",
         )
 
 

@@ -11,7 +11,7 @@ from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import Tensor
 
-from fairchem_gdeq.evaluation.metrics import Record
+from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.relax import Operator

@@ -26,7 +26,8 @@ from torch import nn
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
-from fairchem_gdeq.evaluation.metrics import Record, each_once, summarise
+from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.records import Record, each_once
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.supported import require_exact
@@ -36,13 +37,12 @@ from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
-from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.steplog import describe
 from fairchem_gdeq.training.steps import LearntStep
 
-UNIT_STATE = "gdeq_state.pt"  # what fairchem's checkpoint does not hold, beside it
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
 
 
@@ -73,9 +73,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     ) -> None:
         """
         Args:
-            job_config, model, optimizer_fn, cosine_lr_scheduler_fn, tasks, print_every,
-            clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``; ``tasks`` must hold one task
-                with property forces.
+            job_config, model, optimizer_fn, cosine_lr_scheduler_fn: as ``MLIPTrainEvalUnit``.
+            tasks: as there; they must hold one task with property forces.
             is2rs: operator, relaxation and scoring.
             signal: the training signal, or its name for one with its default settings.
             alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed. A learnt
@@ -83,6 +82,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             warm_start: begin a structure's adjoint solve from its last answer, where there is more
                 than one epoch: no structure is seen again in a single one.
             method: settings of a signal that is given by its name, as in version 0.1.
+            print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
             ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
@@ -246,7 +246,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
                 "alpha": self.alpha.detach().cpu(),
                 "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
             }
-            torch.save(state, os.path.join(checkpoint_location, UNIT_STATE))
+            torch.save(state, os.path.join(checkpoint_location, STATE))
         super().save_state(checkpoint_location)
         exported = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
         if distutils.is_master() and os.path.exists(exported):
@@ -255,7 +255,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         super()._execute_load_state(checkpoint_location)
         assert checkpoint_location is not None
-        state = open_checkpoint(os.path.join(checkpoint_location, UNIT_STATE))
+        state = open_checkpoint(os.path.join(checkpoint_location, STATE))
         self.history.load(state["history"])
         if distutils.is_master():
             if "steps" in state["history"]:  # a checkpoint from before the file of steps

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fairchem_gdeq.relax.segments import transformed
+
+
+def with_positions(batch: Any, positions: Tensor) -> Any:
+    """A shallow copy at other positions [n, 3]; models add keys to what they are given."""
+    data = copy.copy(batch)
+    if hasattr(batch, "__keys__"):  # of fairchem 2, whose copies share the list of their keys
+        data.__keys__ = set(batch.__keys__)
+    data.pos = positions
+    return data
 
 
 def inverse_cells(batch: Any, pbc: Tensor) -> Tensor:
@@ -26,7 +38,8 @@ def inverse_cells(batch: Any, pbc: Tensor) -> Tensor:
             "them a cell (with vacuum along directions that are not periodic), or pbc = False and a "
             "model that reads it (always_use_pbc: false, use_pbc: false)."
         )
-    return torch.linalg.pinv(cell * pbc[:, :, None])
+    inverse: Tensor = torch.linalg.pinv(cell * pbc[:, :, None])
+    return inverse
 
 
 def into_cell(batch: Any, pbc: Tensor) -> Tensor:
@@ -38,3 +51,27 @@ def into_cell(batch: Any, pbc: Tensor) -> Tensor:
     inverse = batch.inverse_cell[batch.batch]
     fraction = torch.einsum("ni,nij->nj", batch.pos.double(), inverse)
     return (-fraction.floor() * pbc[batch.batch]).to(batch.pos.dtype)
+
+
+def wrapped(batch: Any, pbc: Tensor) -> tuple[Any, Tensor]:
+    """The batch with every atom in its cell, where fairchem's builders find all neighbours.
+
+    Returns:
+        That batch, and the lattice shifts [n, 3] of ``into_cell`` that bring its atoms there.
+    """
+    wrap = into_cell(batch, pbc)
+    return with_positions(batch, batch.pos + lattice_shift(batch, wrap)), wrap
+
+
+def lattice_shift(batch: Any, whole: Tensor) -> Tensor:
+    """Whole lattice vectors per atom [n, 3] in Angstrom."""
+    return transformed(whole, batch.cell[batch.batch])
+
+
+def unwrapped(offsets: Tensor, edge_index: Tensor, wrap: Tensor) -> Tensor:
+    """Offsets [e, 3] of edges between wrapped atoms as they are between those as given.
+
+    ``wrap`` [n, 3] as ``wrapped`` returns it.
+    """
+    source, target = edge_index
+    return offsets.to(wrap) + wrap[source] - wrap[target]

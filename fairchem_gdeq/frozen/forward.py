@@ -1,4 +1,4 @@
-"""How force fields evaluate a model: its mode, and the precision."""
+"""How force fields evaluate a model: its parts, its mode, and the precision."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The part that chooses neighbours: the backbone of a model with heads, or the model itself."""
+    return getattr(model, "backbone", model)
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""What takes the place of a function of fairchem for one forward pass, and that fairchem called it.
+"""What takes the place of a function or setting of fairchem for one forward pass.
+
+It is put on one instance or module, leaves no trace, and fairchem must call what is a function.
 
 A function that fairchem no longer looks up where we replace it would be replaced in vain: the model
 would run on, with other forces than those that the frozen graph is for.
@@ -7,8 +9,10 @@ would run on, with other forces than those that the frozen graph is for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+from torch import nn
 
 from fairchem_gdeq.versions import installed_version
 
@@ -57,3 +61,62 @@ class Switch:
 
     def __bool__(self) -> bool:
         return self.read()
+
+
+@contextmanager
+def installed(owner: object, name: str, value: Any) -> Iterator[None]:
+    """``owner.name`` is ``value`` inside, also where it had none.
+
+    ``owner`` is an instance or a module; the class and other instances are not touched.
+    """
+    own, before = name in vars(owner), vars(owner).get(name)
+    vars(owner)[name] = value
+    try:
+        yield
+    finally:
+        if own:
+            vars(owner)[name] = before
+        else:
+            vars(owner).pop(name, None)
+
+
+def swapped(owner: object, name: str, value: Any) -> AbstractContextManager[None]:
+    """``installed`` in the place of what must be there.
+
+    Raises:
+        AttributeError: ``owner`` has nothing of that name.
+    """
+    getattr(owner, name)
+    return installed(owner, name, value)
+
+
+@contextmanager
+def replaced(
+    owner: object, name: str, function: Callable[..., Any], otherwise: str, times: int = 1
+) -> Iterator[None]:
+    """Another function in the place of an instance's or a module's inside, which must be ``called``.
+
+    Raises:
+        AttributeError, NotCalled: as ``swapped`` and ``called``.
+    """
+    place = f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
+    with called(function, place, otherwise, times) as standin, swapped(owner, name, standin):
+        yield
+
+
+@contextmanager
+def restored(*owners: object) -> Iterator[None]:
+    """Attributes and submodules that a forward pass leaves behind are taken back.
+
+    fairchem 1 keeps the Wigner matrices of the last call on its modules. With a derivative they
+    would hold the whole graph, and the model could neither be copied nor pickled.
+    """
+    held = [vars(owner) for owner in owners]
+    held += [owner._modules for owner in owners if isinstance(owner, nn.Module)]
+    before = [values.copy() for values in held]
+    try:
+        yield
+    finally:
+        for values, old in zip(held, before, strict=True):
+            values.clear()
+            values.update(old)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ def _turns(device: torch.device) -> Tensor:
     return torch.tensor(TURNS, dtype=torch.float64, device=device)
 
 
-def rolls(pairs: Tensor, offsets: Tensor) -> Tensor:
+def rolls(edge_index: Tensor, offsets: Tensor, batch: Any) -> Tensor:
     """Angle [e] by which each edge's frame is turned about the edge, radian, double precision.
 
     fairchem draws it at random in every forward pass, because forces should not depend on it; with
@@ -24,8 +25,11 @@ def rolls(pairs: Tensor, offsets: Tensor) -> Tensor:
     evenly as random numbers: one map, whichever structures are evaluated together.
 
     Args:
-        pairs: [2, e] source and target, numbered within their structure.
+        edge_index: [2, e] source and target.
         offsets: [e, 3] whole lattice vectors.
+        batch: whose they are, with ``natoms`` [s] and ``batch`` [n].
     """
+    first = (batch.natoms.cumsum(0) - batch.natoms)[batch.batch[edge_index[1]]]
+    pairs = edge_index - first  # numbered within their structure
     own = torch.cat([pairs.T, offsets.round().long()], dim=1)
     return 2 * math.pi * ((own.double() @ _turns(own.device)) % 1)

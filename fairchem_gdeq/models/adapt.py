@@ -29,13 +29,15 @@ class Encoder(nn.Module):
         qkv = self.query_key_value(x).view(s, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
-        return self.out(mixed.transpose(1, 2).reshape(s, length, width))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(s, length, width))
+        return out
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """[s, length, width] to the same."""
         h1 = self.norm_attention(x + self.attention(x, mask))
         h2 = self.ffn(self.norm_in(h1))
-        return self.norm_out(h2 + h1)
+        out: Tensor = self.norm_out(h2 + h1)
+        return out
 
 
 @registry.register_model("adapt_backbone")

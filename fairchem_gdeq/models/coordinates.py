@@ -48,6 +48,9 @@ class CoordinateBackbone(nn.Module, BackboneInterface):
 
     translation_invariant = False
     neighbour_free = True
+    width: int  # of the features that a backbone gives, for its head
+    wave_numbers: Tensor
+    descriptors: Tensor
 
     def __init__(
         self,

@@ -22,7 +22,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[s, inputs] to [s, width]."""
         t = torch.nn.functional.gelu(self.inner(x))
-        return self.norm(self.mix(t) + t)
+        out: Tensor = self.norm(self.mix(t) + t)
+        return out
 
 
 @registry.register_model("resmlp_backbone")

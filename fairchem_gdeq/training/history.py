@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS = "history.jsonl"
+STATE = "gdeq_state.pt"  # beside a checkpoint: what fairchem's own has no place for
 
 
 class History:

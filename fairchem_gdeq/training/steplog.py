@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Protocol, cast
+
 import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax import Operator, SignalReport
+
+
+class GraphField(Protocol):
+    """What a frozen field that ``has_graph`` says of its graph."""
+
+    def skin(self) -> Tensor:
+        """How far two atoms may move together before an edge can change, per structure [s], Angstrom."""
+        ...
+
+    def edges_changed(self, positions: Tensor) -> Tensor:
+        """Edges [s] that a graph built at positions [n, 3] has and this one lacks, or vice versa."""
+        ...
 
 
 def describe(report: SignalReport, operator: Operator) -> dict[str, float]:
@@ -26,7 +40,7 @@ def describe(report: SignalReport, operator: Operator) -> dict[str, float]:
     }
     field = operator.field
     if getattr(field, "has_graph", False):
-        at_handoff = field.freeze(report.handoff)
+        at_handoff = cast(GraphField, field.freeze(report.handoff))
         moved = (report.positions - report.handoff).norm(dim=-1)
         log["graph/moved_max"] = float(moved.max())
         log["graph/skin"] = float(at_handoff.skin().mean())

@@ -153,7 +153,7 @@ def test_pairs_that_do_not_belong_together_are_refused(base):
         gdeq.evaluate(base, starts, targets[:2])
     targets[0].symbols[0] = "C"
     targets[2].positions[1] = np.nan
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match="2 of 3 rows") as refused:
         gdeq.finetune(base, starts, targets)
     for words in ("structure 0: species order differs", "structure 2: the target's positions"):
         assert words in str(refused.value)

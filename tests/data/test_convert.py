@@ -167,9 +167,10 @@ def test_what_is_refused(tmp_path, legacy, monkeypatch):
 def test_a_changed_source_is_not_mixed_with_the_beginning_of_another(tmp_path, legacy, monkeypatch):
     source = Interrupted(LegacySource(legacy), 5)
     monkeypatch.setattr(writer, "CHUNK", 2)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("fairchem_gdeq.data.convert.open_source", lambda *_: source)
-        convert(legacy, tmp_path / "new")
+        with pytest.raises(KeyboardInterrupt):
+            convert(legacy, tmp_path / "new")
     os.utime(legacy, (1, 1))
     with pytest.raises(FileExistsError, match="beginning of another conversion"):
         convert(legacy, tmp_path / "new")

@@ -126,7 +126,7 @@ def test_bad_rows_are_named(tmp_path, name):
     with pytest.raises(BadRow, match=message) as error:
         read_row(LegacySource(tmp_path / "data.lmdb"), 1)
     assert str(error.value).startswith(f"{tmp_path / 'data.lmdb'}, key 1")
-    if name not in ("no pos",):
+    if name != "no pos":
         assert "structure 42" in str(error.value)
 
 

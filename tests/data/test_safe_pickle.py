@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import posix
+from contextlib import suppress
 from functools import cache
 
 import numpy as np
@@ -190,7 +191,7 @@ def test_allowed_classes_cannot_be_altered():
 )
 def test_allowed_functions_with_odd_arguments_are_refused(value):
     raw = pickle.dumps({"bad": value}, protocol=2)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"here|arguments"):
         load(raw, "here")
 
 
@@ -206,7 +207,5 @@ def test_damaged_bytes_are_an_error_or_plain_data(data):
     raw = bytearray(_intact())
     for _ in range(data.draw(st.integers(1, 5))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(Exception):  # what is no Exception, such as SystemExit, fails the test
         load(bytes(raw), "here")
-    except Exception as error:
-        assert not isinstance(error, SystemExit | KeyboardInterrupt)

@@ -326,5 +326,7 @@ def test_it_is_loaded_only_where_a_test_asks_for_it(tmp_path):
     )
     command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml")]
     command += ["--confcutdir", str(ROOT), "-p", "tests.conftest", "--device", "cpu"]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [*command, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout

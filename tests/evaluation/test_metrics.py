@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from fairchem_gdeq.evaluation import metrics
+from fairchem_gdeq.evaluation import measures
+from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.leaderboard import ADWT_THRESHOLDS
-from fairchem_gdeq.evaluation.metrics import Basin, Label, Record, each_once, measure, summarise
+from fairchem_gdeq.evaluation.measures import measure
+from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.records import Label, Record, each_once
 from fairchem_gdeq.relax import Structures
 from tests.records import RECORD
 
@@ -131,7 +134,7 @@ def test_summary_pools_coordinates_and_counts_forces_of_all_structures():
 def test_a_record_is_not_built_by_position(monkeypatch):
     """The order of its fields is nobody's business: columns that change places would shift."""
     backwards = [(f.name, f.type, field(default=None)) for f in fields(Record)[::-1]]
-    monkeypatch.setattr(metrics, "Record", make_dataclass("Record", backwards))
+    monkeypatch.setattr(measures, "Record", make_dataclass("Record", backwards))
     test_measure_is_the_plain_formula()
 
 

@@ -11,7 +11,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
-from fairchem_gdeq.evaluation.metrics import Label
+from fairchem_gdeq.evaluation.records import Label
 from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces, largest_force
 from tests.records import RECORD
 

@@ -84,7 +84,7 @@ def test_two_steps_of_algorithm_1(name):
     field = backbone_checks.field_of(name, data)
     operator = backbone_checks.operator_of(field, alpha=0.01)
     target = data.pos + 0.05 * torch.randn(data.pos.shape, generator=torch.manual_seed(1))
-    method = dict(horizon=3, max_steps=8, fmax=0.05, adjoint=GMRES(max_vjps=5))
+    method = {"horizon": 3, "max_steps": 8, "fmax": 0.05, "adjoint": GMRES(max_vjps=5)}
     optimizer = torch.optim.Adam(field.model.parameters(), lr=3e-4)
     losses = []
     for _ in range(3):

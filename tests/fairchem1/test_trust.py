@@ -9,9 +9,9 @@ import torch
 from fairchem.core.common import distutils
 
 from fairchem_gdeq.fairchem1.base import read_checkpoint
-from fairchem_gdeq.fairchem1.trainer import STATE
 from fairchem_gdeq.testing.fairchem1 import small1
 from fairchem_gdeq.training.checkpoint_files import UntrustedFile
+from fairchem_gdeq.training.history import STATE
 from tests.fairchem1.test_run import KIND, fairchem, inputs, trained  # noqa: F401
 from tests.payloads import Payload
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from fairchem_gdeq.fairchem2.families import graphs_of
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.graphs import swapped
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.frozen.patching import swapped
 from fairchem_gdeq.testing.fairchem2 import backbone_checks, backbones, small
 
 ALL = pytest.mark.parametrize("name", backbones.BACKBONES)

@@ -104,6 +104,8 @@ def test_changed_edges_are_counted():
     assert changed[0] > 0 and changed[1] == 0
     small_move = data.pos + 0.2 * field.skin().min() * torch.randn_like(data.pos).clamp(-1, 1)
     assert field.edges_changed(small_move).sum() == 0
+    with pytest.raises(ValueError, match="holds no graph"):
+        field.unfreeze().edges_changed(moved)
     fresh = field.freeze(data.pos).batch
     assert int(fresh.nedges.sum()) == fresh.edge_index.shape[1]
 

@@ -133,7 +133,7 @@ def test_atoms_without_neighbours_go_through_algorithm_1(name):
     forces = operator.forces(data.pos)
     assert forces[0].abs().max() == 0 and torch.isfinite(forces).all()
     target = data.pos + 0.05 * torch.randn(data.pos.shape, generator=torch.manual_seed(0))
-    method = dict(horizon=3, max_steps=10, fmax=0.05, adjoint=GMRES(max_vjps=5))
+    method = {"horizon": 3, "max_steps": 10, "fmax": 0.05, "adjoint": GMRES(max_vjps=5)}
     report = make_signal("gdeq", **method)(operator, data.pos, target)
     assert np.isfinite(report.loss) and report.converged[0] and not report.diverged.any()
     grads = [p.grad for p in model.parameters() if p.grad is not None]

@@ -71,7 +71,7 @@ def test_a_step_leaves_out_a_structure_whose_adjoint_is_unbounded():
     stiffness = [[-0.599, 2.0, 3.0], [1.0, 2.0, 3.0]]
     operator = springs(stiffness, alpha=0.05)
     start, target = torch.zeros(2, 3), torch.full((2, 3), 0.1)
-    method = dict(horizon=0, fmax=1e-6, adjoint=GMRES(tol=1e-9, damping=0.03))
+    method = {"horizon": 0, "fmax": 1e-6, "adjoint": GMRES(tol=1e-9, damping=0.03)}
     report = make_signal("implicit", **method)(operator, start, target)
     assert report.converged.all()
     assert report.unbounded.tolist() == [True, False]

@@ -209,15 +209,18 @@ def test_implicit_gradient_is_the_limit_of_bptt(kind):
     options = {"fixed": PAIR_FIXED} if kind == "pair" else {}
     operator, x, target = random_batch(kind, [4, 5, 6], alpha=0.2, **options)
     # Picard follows the very path that BPTT unrolls, so both end at one fixed point of several.
-    method = dict(
-        solver="picard", fmax=1e-9, max_steps=3000, adjoint=GMRES(tol=1e-10, max_vjps=300)
-    )
+    method = {
+        "solver": "picard",
+        "fmax": 1e-9,
+        "max_steps": 3000,
+        "adjoint": GMRES(tol=1e-10, max_vjps=300),
+    }
     zero(operator)
     report = make_signal("implicit", **method)(operator, x, target)
     assert report.contributing.all()
     at_equilibrium = grads(operator)
     zero(operator)
-    unrolled = dict(max_unroll=3000, fmax=0.0)
+    unrolled = {"max_unroll": 3000, "fmax": 0.0}
     long = make_signal("bptt", **unrolled)(operator, x, target)
     assert torch.allclose(long.guided, report.relaxed, rtol=1e-7)
     assert relative(at_equilibrium, grads(operator)) < 1e-5
@@ -225,14 +228,14 @@ def test_implicit_gradient_is_the_limit_of_bptt(kind):
 
 def test_gdeq_gradient_is_the_sum_of_its_decoupled_parts():
     operator, x, target = random_batch("site", [4, 3, 2])
-    method = dict(
-        horizon=5,
-        lambda_guide=0.4,
-        lambda_eq=0.9,
-        fmax=1e-9,
-        max_steps=2000,
-        adjoint=GMRES(tol=1e-10),
-    )
+    method = {
+        "horizon": 5,
+        "lambda_guide": 0.4,
+        "lambda_eq": 0.9,
+        "fmax": 1e-9,
+        "max_steps": 2000,
+        "adjoint": GMRES(tol=1e-10),
+    }
     total = {}
     for name in ("gdeq", "truncated_bptt", "implicit"):
         zero(operator)

@@ -118,9 +118,12 @@ def test_adjoint_of_free_molecules_against_a_dense_solve():
 
 def test_implicit_gradient_of_free_molecules_is_the_limit_of_bptt():
     operator, x, target = random_batch("pair", [4, 5], alpha=0.1)
-    method = dict(
-        solver="picard", fmax=1e-10, max_steps=6000, adjoint=GMRES(tol=1e-10, max_vjps=300)
-    )
+    method = {
+        "solver": "picard",
+        "fmax": 1e-10,
+        "max_steps": 6000,
+        "adjoint": GMRES(tol=1e-10, max_vjps=300),
+    }
     zero(operator)
     report = make_signal("implicit", **method)(operator, x, target)
     assert report.contributing.all()
@@ -200,6 +203,6 @@ def test_what_the_projection_took_out_is_reported():
         longest = raw[operator.structures.batch == k].norm(dim=-1).max()
         assert float(found.removed[k]) == pytest.approx(float(longest), rel=1e-9)
         assert float(found.removed[k]) > 0.1
-    method = dict(horizon=3, max_steps=2000, solver=LBFGS(stiffness=5.0))
+    method = {"horizon": 3, "max_steps": 2000, "solver": LBFGS(stiffness=5.0)}
     report = make_signal("gdeq", **method)(operator, x, target)
     assert (report.removed > 0.1).all() and (report.shift > 0).all()

@@ -13,9 +13,9 @@ from torch_geometric.data import Batch
 
 from fairchem_gdeq.fairchem1.fields import OCPForceField, forces_of
 from fairchem_gdeq.fairchem1.frames import FramedEdges
-from fairchem_gdeq.fairchem1.installing import installed
 from fairchem_gdeq.fairchem1.scn import SCN
-from fairchem_gdeq.fairchem1.supported import backbone_of
+from fairchem_gdeq.frozen.forward import backbone_of
+from fairchem_gdeq.frozen.patching import installed
 from fairchem_gdeq.relax import Operator, Structures
 from fairchem_gdeq.testing.fairchem1 import backbones
 from fairchem_gdeq.testing.fields import central_differences

@@ -28,9 +28,13 @@ from tests.device.checks import CPU, assert_on, assert_same
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}
 SIZES = [4, 2, 3]
-TIGHT = dict(
-    horizon=4, fmax=1e-6, max_steps=200, max_unroll=8, adjoint=GMRES(tol=1e-8, max_vjps=80)
-)
+TIGHT = {
+    "horizon": 4,
+    "fmax": 1e-6,
+    "max_steps": 200,
+    "max_unroll": 8,
+    "adjoint": GMRES(tol=1e-8, max_vjps=80),
+}
 WAYS = {name: SOLVERS[name]() for name in SOLVERS} | {"adaptive lbfgs": LBFGS(softest=5.0)}
 
 

@@ -1,0 +1,69 @@
+"""Measuring relaxed structures against their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from fairchem_gdeq.evaluation.leaderboard import position_errors
+from fairchem_gdeq.evaluation.metric import RelaxedBatch, measured_metrics
+from fairchem_gdeq.evaluation.records import Label, Record
+from fairchem_gdeq.relax.loss import free_displacement, rigid_shift
+from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum, to_host
+from fairchem_gdeq.relax.structures import Structures
+
+
+def measure(
+    labels: Sequence[Label],
+    positions: Tensor,
+    target: Tensor,
+    structures: Structures,
+    pin: Tensor,
+    converged: Tensor,
+    diverged: Tensor,
+    evaluations: Tensor,
+    residual: Tensor,
+) -> list[Record]:
+    """Records of a batch: positions and target [n, 3] in Angstrom, ``labels`` and the rest [s]."""
+    s = structures
+    ends, exact = (positions.double(), target.double()), _double(s)
+    move = free_displacement(*ends, exact, pin)
+    number = segment_sum(s.free.double(), s.batch, s.count).clamp_min(1.0)
+    squared = (s.masses.double()[:, None] * move * move).sum(-1)
+    errors = position_errors(positions, target, s)
+    columns = {
+        "delta_q": segment_sum(squared, s.batch, s.count).sqrt(),
+        "max_displacement": segment_max_norm(move, s.batch, s.count),
+        "mean_distance": segment_sum(move.norm(dim=-1), s.batch, s.count) / number,
+        "mae": segment_sum(move.abs().mean(-1), s.batch, s.count) / number,
+        "shift_removed": rigid_shift(*ends, exact, pin),
+        "leaderboard_distance": errors.distance,
+        "leaderboard_mae": errors.absolute,
+        "leaderboard_mse": errors.squared,
+    }
+    batch = RelaxedBatch(*ends, move, exact)
+    others = {name: measured(batch) for name, measured in measured_metrics().items()}
+    host = to_host(*columns.values(), *others.values()).tolist()
+    own = dict(zip(columns, host[: len(columns)], strict=True)) | {
+        "converged": converged.tolist(),
+        "diverged": diverged.tolist(),
+        "evaluations": evaluations.tolist(),
+        "residual": residual.tolist(),
+        "free_atoms": errors.atoms.tolist(),
+    }
+    further = dict(zip(others, host[len(columns) :], strict=True))
+    return [
+        Record(
+            sid=label.sid,
+            row=label.row,
+            **{name: values[i] for name, values in own.items()},
+            others={name: values[i] for name, values in further.items()},
+        )
+        for i, label in enumerate(labels)
+    ]
+
+
+def _double(s: Structures) -> Structures:
+    return replace(s, masses=s.masses.double(), cell=s.cell.double())

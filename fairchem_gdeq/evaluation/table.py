@@ -1,0 +1,63 @@
+"""The printed table of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.metric import Scores, table_columns
+from fairchem_gdeq.training.history import History
+
+
+def print_table(
+    split: str,
+    scores: Mapping[str, Scores],
+    history: History,
+    basin: Basin,
+    console: Console | None = None,
+) -> None:
+    """One row a model, one column a metric that any of them has; the training cost below.
+
+    ``console`` is where it goes, the terminal by default.
+    """
+    count = int(next(iter(scores.values()))["structures"])
+    table = Table(title=f"{split} split, {count} structures", title_justify="left")
+    table.add_column("model")
+    columns = [
+        (name, column)
+        for name, column in table_columns()
+        if any(name in row for row in scores.values())
+    ]
+    for _, column in columns:
+        table.add_column(column.title(basin), justify="right")
+    for title, row in scores.items():
+        table.add_row(title, *(column.cell(name, row) for name, column in columns))
+    console = console or Console(width=max(120, Console().width))
+    console.print(table)
+    console.print(
+        "Delta Q in amu^0.5 Angstrom. MAE, MSE, ADwT as fairchem's IS2RS metrics: free atoms, rigid "
+        "shifts kept. Rows of ASE: its optimizers on the base.",
+        highlight=False,
+    )
+    if taken := [
+        f"{name} {r['shift_removed']:.3f}" for name, r in scores.items() if r["shift_removed"]
+    ]:
+        console.print(
+            "Delta Q is measured after removing each structure's rigid shift, in the mean (Angstrom): "
+            + ", ".join(taken),
+            highlight=False,
+        )
+    if steps := history.steps:
+        seconds = np.array([s["train/seconds"] for s in steps])
+        memory = np.array([s["train/peak_memory_mb"] for s in steps])
+        console.print(
+            f"training: {len(seconds)} steps, median {np.median(seconds):.1f} s and "
+            f"{np.median(memory):.0f} MB (peak {memory.max():.0f} MB) per step; "
+            f"reported epoch: {int(history.best['epoch']) if history.best else '-'} "
+            "(lowest validation Delta Q)",
+            highlight=False,
+        )
