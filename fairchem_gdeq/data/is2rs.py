@@ -154,16 +154,27 @@ class SourceDataset(AseAtomsDataset):
     def _with_target(self, atoms: ase.Atoms, sid: object) -> Any:
         """A start with its target."""
         data = self._convert(atoms, sid=str(sid))
-        # fairchem wraps positions into the cell, but not targets, from which they would then be
-        # whole cells away. Our graphs take atoms wherever they are, so they stay as given.
-        data.pos = torch.as_tensor(atoms.positions, dtype=data.pos.dtype)
-        data.pbc = data.pbc.view(1, 3)  # fairchem 1 has [3], of which a batch would be one long row
-        if self.source.target_key is not None:
-            target = np.asarray(atoms.info[self.source.target_key], dtype=float)
-            data.pos_relaxed = torch.as_tensor(target, dtype=data.pos.dtype)
-        data.mass = torch.as_tensor(masses(atoms), dtype=data.pos.dtype)
-        data.fixed = torch.from_numpy(~free_atoms(atoms)).long()
+        set_ours(data, atoms, self.source.target_key)
         return data
+
+
+def set_ours(data: Any, atoms: ase.Atoms, target_key: str | None) -> None:
+    """Give fairchem's data object of a structure what relaxations need besides, see ``SourceDataset``.
+
+    Args:
+        data: fairchem 2's ``AtomicData`` or fairchem 1's PyG ``Data``, changed in place.
+        atoms: what it was made of; the target [n, 3] (Angstrom) is in its ``info``.
+        target_key: under this key; None: there is no target.
+    """
+    # fairchem wraps positions into the cell, but not targets, from which they would then be whole
+    # cells away. Our graphs take atoms wherever they are, so they stay as given.
+    data.pos = torch.as_tensor(atoms.positions, dtype=data.pos.dtype)
+    data.pbc = data.pbc.view(1, 3)  # fairchem 1 has [3], of which a batch would be one long row
+    if target_key is not None:
+        target = np.asarray(atoms.info[target_key], dtype=float)
+        data.pos_relaxed = torch.as_tensor(target, dtype=data.pos.dtype)
+    data.mass = torch.as_tensor(masses(atoms), dtype=data.pos.dtype)
+    data.fixed = torch.from_numpy(~free_atoms(atoms)).long()
 
 
 @registry.register_dataset("is2rs")

@@ -13,8 +13,17 @@ from fairchem_gdeq.evaluation.metric import Scores, table_columns
 from fairchem_gdeq.training.history import History
 
 
-def print_table(split: str, scores: Mapping[str, Scores], history: History, basin: Basin) -> None:
-    """One row a model, one column a metric that any of them has; the training cost below."""
+def print_table(
+    split: str,
+    scores: Mapping[str, Scores],
+    history: History,
+    basin: Basin,
+    console: Console | None = None,
+) -> None:
+    """One row a model, one column a metric that any of them has; the training cost below.
+
+    ``console`` is where it goes, the terminal by default.
+    """
     count = int(next(iter(scores.values()))["structures"])
     table = Table(title=f"{split} split, {count} structures", title_justify="left")
     table.add_column("model")
@@ -27,7 +36,7 @@ def print_table(split: str, scores: Mapping[str, Scores], history: History, basi
         table.add_column(column.title(basin), justify="right")
     for title, row in scores.items():
         table.add_row(title, *(column.cell(name, row) for name, column in columns))
-    console = Console(width=max(120, Console().width))
+    console = console or Console(width=max(120, Console().width))
     console.print(table)
     console.print(
         "Delta Q in amu^0.5 Angstrom. MAE, MSE, ADwT as fairchem's IS2RS metrics: free atoms, rigid "

@@ -20,15 +20,14 @@ from torch_geometric.data import Batch
 
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring
-from fairchem_gdeq.evaluation.task import labels_of
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint, require_model
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.settings import Settings
 from fairchem_gdeq.fairchem1.splits import CHECKED, LMDB_FORMATS, split_of
 from fairchem_gdeq.frozen.forward import full_precision
+from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
-from fairchem_gdeq.training.gradients import average_over_ranks
 from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.steplog import describe
@@ -137,12 +136,9 @@ class GDEQTrainer(OCPTrainer):
         batch = batch.to(self.device)
         field = OCPForceField.frozen(self._unwrapped_model, batch, self._denorm)
         operator = self.is2rs.operator_of(field, batch)
-        where = ([label.row for label in labels_of(batch)], batch.natoms.tolist())
-        guess = self.adjoints.recall(*where, batch.pos) if self.warm_start else None
+        adjoints = self.adjoints if self.warm_start else None
         with full_precision(self.device):
-            report = self.signal(operator, batch.pos, batch.pos_relaxed, guess)
-        if self.warm_start:
-            self.adjoints.keep(*where, report)
+            report = steps.differentiate(self.signal, operator, batch, adjoints)
         self._structures = batch.num_graphs
         self._log = describe(report, operator)
         return self._log
@@ -168,22 +164,17 @@ class GDEQTrainer(OCPTrainer):
 
     def _backward(self, loss: Tensor) -> None:
         """The optimizer's step; a gradient that is not finite is counted and thrown away."""
-        parameters = average_over_ranks(self.model.parameters(), self._structures)
-        self._divide_shared()
-        limit = self.clip_grad_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        applied = bool(parameters) and bool(torch.isfinite(norm))
-        if applied:
-            self.optimizer.step()
-        if applied and self.ema:
-            self.ema.update()
-        if not applied:
-            why = "is not finite" if parameters else "reaches no parameter that is trained"
-            logging.warning(f"the gradient {why}: no update in this step")
-        self.optimizer.zero_grad(set_to_none=True)
+        update = steps.update(
+            self.model.parameters(),
+            self.optimizer,
+            self._structures,
+            clip=self.clip_grad_norm or float("inf"),
+            rescale=self._divide_shared,
+            ema=self.ema.update if self.ema else None,
+        )
         done = {
-            "train/grad_norm": float(norm),
-            "train/skipped_update": float(not applied),
+            "train/grad_norm": float(update.norm),
+            "train/skipped_update": float(not update.applied),
             "train/seconds": time.perf_counter() - self._started,
             "train/peak_memory_mb": peak_mb(),
         }

@@ -28,20 +28,20 @@ from torchtnt.utils.loggers import TensorBoardLogger
 
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.records import Record, each_once
-from fairchem_gdeq.evaluation.task import labels_of
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
+from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
-from fairchem_gdeq.training.gradients import average_over_ranks
 from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.steplog import describe
+from fairchem_gdeq.training.steps import LearntStep
 
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
 
@@ -142,11 +142,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
         model = hydra_model(self.model)
         operator = self.is2rs.operator(model, self.tasks, batch, self.alpha)
-        where = ([label.row for label in labels_of(batch)], batch.natoms.tolist())
-        guess = self.adjoints.recall(*where, batch.pos) if self.warm_start else None
-        report = self.signal(operator, batch.pos, batch.pos_relaxed, guess)
-        if self.warm_start:
-            self.adjoints.keep(*where, report)
+        adjoints = self.adjoints if self.warm_start else None
+        report = steps.differentiate(self.signal, operator, batch, adjoints)
         return report, operator
 
     def train_step(self, state: State, data: AtomicData) -> dict[str, float]:
@@ -187,31 +184,20 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         Returns:
             False if no gradient was there, or one is not finite.
         """
-        reached = average_over_ranks([*self.model.parameters(), self.alpha], count)
-        parameters = [p for p in reached if p is not self.alpha]
-        limit = float("inf") if self.clip_grad_norm is None else self.clip_grad_norm
-        self.last_grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
-        finite = torch.isfinite(self.last_grad_norm)
-        if self.alpha.grad is not None:
-            finite = finite & torch.isfinite(self.alpha.grad)
-        applied = bool(parameters) and bool(finite)
-        if applied:
-            self.optimizer.step()
-            if self.alpha_optimizer is not None:
-                self.alpha_optimizer.step()
-                # Projected, not learnt as a logarithm: alpha_lr stays a length per force, and Adam's
-                # state that of older checkpoints. At zero, nothing would move, and at less, uphill.
-                with torch.no_grad():
-                    self.alpha.clamp_(min=LEAST_ALPHA * self.is2rs.alpha)
-            if self.ema_model is not None:
-                self.ema_model.update_parameters(self.model)
-        else:
-            why = "is not finite" if parameters else "reaches no parameter that is trained"
-            logging.warning(f"the gradient {why}: no update in this step")
-        self.optimizer.zero_grad(set_to_none=True)
+        learnt = None
         if self.alpha_optimizer is not None:
-            self.alpha_optimizer.zero_grad(set_to_none=True)
-        return applied
+            learnt = LearntStep(self.alpha, self.alpha_optimizer, LEAST_ALPHA * self.is2rs.alpha)
+        ema = self.ema_model
+        done = steps.update(
+            self.model.parameters(),
+            self.optimizer,
+            count,
+            clip=float("inf") if self.clip_grad_norm is None else self.clip_grad_norm,
+            step=learnt,
+            ema=None if ema is None else partial(ema.update_parameters, self.model),
+        )
+        self.last_grad_norm = done.norm
+        return done.applied
 
     def _log(self, values: dict[str, float], step: int) -> None:
         """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs."""

@@ -4,6 +4,10 @@ operator (eq. 1), loss (eq. 2), guidance (eq. 3), equilibrium and solvers, adjoi
 (eq. 5). Solvers, adjoints, losses and signals are parts that a config names, or gives by their path.
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from fairchem_gdeq.relax.adjoints import (
     ADJOINTS,
     GMRES,
@@ -92,3 +96,19 @@ def __getattr__(name: str) -> object:
 
         return Method
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Callable(ModuleType):
+    """Lets ``fairchem_gdeq.relax(structures, potential)`` be the function of that name.
+
+    The import system puts this package into that attribute, so it has to be both.
+    """
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        """``fairchem_gdeq.api.relax``."""
+        from fairchem_gdeq.api import relax
+
+        return relax(*args, **settings)
+
+
+sys.modules[__name__].__class__ = _Callable

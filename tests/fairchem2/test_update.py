@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fairchem_gdeq.fairchem2 import trainer
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+from fairchem_gdeq.training import steps
 
 
 def unit(alpha=0.05, alpha_lr=10.0):
@@ -69,7 +69,7 @@ def test_gradients_are_averaged_before_they_are_clipped(monkeypatch):
         found.model.weight.grad *= 10
         return [p for p in parameters if p.grad is not None]
 
-    monkeypatch.setattr(trainer, "average_over_ranks", average)
+    monkeypatch.setattr(steps, "average_over_ranks", average)
     found = unit()
     found.clip_grad_norm = 0.5
     assert update(found, 1.0, 0.0, count=7) and counts == [7]

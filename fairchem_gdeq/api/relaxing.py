@@ -1,0 +1,216 @@
+"""Relaxing any number of structures together; every one comes back, with what became of it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from fairchem.core.datasets.atomic_data import AtomicData
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fairchem_gdeq.api.callables import CallableField, CallablePotential
+from fairchem_gdeq.api.potential import Potential
+from fairchem_gdeq.api.structures import as_list, relaxed_copy, require_usable
+from fairchem_gdeq.batching.bulk import Bulk, Relaxed
+from fairchem_gdeq.relax import ForceField
+
+
+class Code(Enum):
+    """How the relaxation of a structure ended."""
+
+    CONVERGED = "converged"
+    MAX_STEPS = "max_steps"  # as far as max_steps displacements go
+    DIVERGED = "diverged"  # forces or positions left all bounds: at the last sound positions
+    OUT_OF_MEMORY = "out_of_memory"  # does not fit alone: as far as it came
+    BAD_INPUT = "bad_input"  # never relaxed
+    FAILED = "failed"  # the potential raised an error for it alone: never relaxed
+
+
+@dataclass(frozen=True)
+class _End:
+    """What became of one structure; positions None: it was not relaxed."""
+
+    code: Code
+    reason: str = ""
+    positions: NDArray | None = None
+    evaluations: int = 0
+    residual: float = float("nan")
+
+
+@dataclass(frozen=True, repr=False)
+class Relaxations:
+    """Structures after their relaxation, in the order in which they were given.
+
+    Attributes:
+        atoms: copies; those that could not be relaxed are as they were.
+        codes: how each ended.
+        reasons: what is wrong with those of ``BAD_INPUT`` and ``FAILED``, else empty.
+        evaluations: force evaluations [s].
+        residual: largest force on a free atom at the end [s], eV/Angstrom; NaN if never relaxed.
+    """
+
+    atoms: list[Atoms]
+    codes: list[Code]
+    reasons: list[str]
+    evaluations: NDArray[np.int64]
+    residual: NDArray[np.float64]
+
+    @property
+    def converged(self) -> NDArray[np.bool_]:
+        """Whether all forces fell below fmax [s]."""
+        return np.array([code is Code.CONVERGED for code in self.codes], dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    def __repr__(self) -> str:
+        counts = Counter(code.value for code in self.codes)
+        said = ", ".join(f"{number} {code}" for code, number in counts.items())
+        return f"{len(self)} relaxations: {said or 'none'}, {self.evaluations.sum()} evaluations"
+
+
+def relax(
+    structures: Atoms | Iterable[Atoms],
+    potential: Potential | ForceField,
+    *,
+    fmax: float | None = None,
+    max_steps: int | None = None,
+    solver: Any = None,
+    horizon: int | None = None,
+    max_atoms: int | None = None,
+    forces: bool = False,
+    progress: bool = True,
+) -> Relaxations:
+    """Relax structures at fixed cell, many at a time: those that have ended make room for others.
+
+    What is not given is as the potential's own ``task.relaxer`` says: one that was fine-tuned begins
+    with the plain steps of its training. A net force is taken out of structures without fixed atoms.
+
+    Args:
+        structures: one or many, with FixAtoms or without, wrapped into the cell or not; they are not
+            changed.
+        potential: of ``load_potential`` or ``finetune``, or a field of ``from_callable``.
+        fmax: largest force on a free atom at the end, eV/Angstrom.
+        max_steps: displacements allowed to the solver.
+        solver: such as ``gdeq.LBFGS()``, or a name: ``picard``, ``anderson``, ``fire``, ``lbfgs``.
+        horizon: plain steps X + alpha F before it.
+        max_atoms: atoms evaluated together; halved where memory runs out.
+        forces: evaluate once more at the end, for ``atoms.get_forces()`` of the answers.
+        progress: show a bar.
+
+    Raises:
+        TypeError: something is not an ``Atoms``.
+    """
+    given = as_list(structures)
+    if isinstance(potential, CallableField):
+        potential = CallablePotential(potential)
+    wanted = {
+        "fmax": fmax,
+        "max_steps": max_steps,
+        "solver": solver,
+        "horizon": horizon,
+    }
+    chosen = {key: value for key, value in wanted.items() if value is not None}
+    task = replace(potential.task, relaxer=replace(potential.task.relaxer, **chosen))
+    job = _Job(given, potential, task, max_atoms or potential.atoms_together)
+    with tqdm(total=len(given), desc="relax", unit="structure", disable=not progress) as bar:
+        job.run_all(bar)
+    ends = [job.ends[i] for i in range(len(given))]
+    if missed := [i for i, e in enumerate(ends) if e.code in (Code.BAD_INPUT, Code.FAILED)]:
+        shown = "; ".join(ends[i].reason for i in missed[:5])
+        logging.warning(f"{len(missed)} of {len(given)} structures could not be relaxed: {shown}")
+    out = [
+        relaxed_copy(atoms, atoms.positions if end.positions is None else end.positions)
+        for atoms, end in zip(given, ends, strict=True)
+    ]
+    if forces:
+        sound = [i for i in range(len(given)) if i not in missed]
+        found = potential.forces([out[i] for i in sound], max_atoms)
+        for i, values in zip(sound, found, strict=True):
+            out[i].calc = SinglePointCalculator(out[i], forces=values)
+    return Relaxations(
+        atoms=out,
+        codes=[end.code for end in ends],
+        reasons=[end.reason for end in ends],
+        evaluations=np.array([end.evaluations for end in ends], dtype=np.int64),
+        residual=np.array([end.residual for end in ends], dtype=np.float64),
+    )
+
+
+class _Job:
+    """Structures, and what has become of those that have ended: ``ends``, by index."""
+
+    def __init__(self, given: list[Atoms], potential: Any, task: Any, budget: int) -> None:
+        self.given, self.potential, self.task, self.budget = given, potential, task, budget
+        self.ends: dict[int, _End] = {}
+        self._fields: dict[int, ForceField] = {}
+
+    def run_all(self, bar: tqdm) -> None:
+        """All together; if that raises an error, what is left one after the other.
+
+        An error in the evaluation of a pack does not say which structure it is of.
+        """
+        try:
+            self._run(range(len(self.given)), bar)
+        except Exception as error:
+            left = [i for i in range(len(self.given)) if i not in self.ends]
+            logging.warning(f"{type(error).__name__}: {error}. {len(left)} go on one by one")
+            for index in left:
+                self._run_one(index, bar)
+
+    def _run_one(self, index: int, bar: tqdm) -> None:
+        try:
+            self._run([index], bar)
+        except Exception as error:
+            reason = f"structure {index}: {type(error).__name__}: {error}"
+            self.ends[index] = _End(Code.FAILED, reason)
+            bar.update()
+
+    def _run(self, indices: Iterable[int], bar: tqdm) -> None:
+        bulk = Bulk(
+            self.task,
+            lambda row: self._fields.pop(int(row.row)),
+            self.budget,
+            self.potential.device,
+        )
+        for relaxed in bulk.relax(self._rows(indices, bar)):
+            self.ends[int(relaxed.row.row)] = _end_of(relaxed)
+            bulk.show(bar)
+
+    def _rows(self, indices: Iterable[int], bar: tqdm) -> Iterator[AtomicData]:
+        """Those that can be relaxed; the others end here."""
+        for index in indices:
+            try:
+                require_usable(self.given[index], index)
+                row = self.potential.row(self.given[index], index)
+                self._fields[index] = self.potential.field(row)
+            except ValueError as error:
+                text = str(error)
+                reason = text if text.startswith("structure") else f"structure {index}: {text}"
+                self.ends[index] = _End(Code.BAD_INPUT, reason)
+                bar.update()
+            else:
+                yield row
+
+
+def _end_of(relaxed: Relaxed) -> _End:
+    outcome = relaxed.outcome
+    code = Code.MAX_STEPS
+    if not outcome.fitted:
+        code = Code.OUT_OF_MEMORY
+    elif outcome.diverged:
+        code = Code.DIVERGED
+    elif outcome.converged:
+        code = Code.CONVERGED
+    # A copy: the outcome's tensor may be a part of the whole pack's.
+    positions = np.array(outcome.positions.to(torch.float64))
+    return _End(code, "", positions, outcome.evaluations, outcome.residual)

@@ -1,0 +1,121 @@
+"""The two halves of a training step: the signal's gradient, and the optimizer's step with it.
+
+Both trainers and ``fairchem_gdeq.finetune`` call these two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fairchem_gdeq.evaluation.task import Batch, labels_of
+from fairchem_gdeq.relax import Operator, Signal, SignalReport
+from fairchem_gdeq.training.adjoints import Adjoints
+from fairchem_gdeq.training.gradients import average_over_ranks
+
+
+@dataclass(frozen=True)
+class LearntStep:
+    """A step alpha that is trained beside the model.
+
+    Attributes:
+        alpha: the scalar, Angstrom per (eV/Angstrom).
+        optimizer: of it alone.
+        least: what it is held above.
+    """
+
+    alpha: Tensor
+    optimizer: torch.optim.Optimizer
+    least: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of a gradient.
+
+    Attributes:
+        norm: of the parameters' gradient, before it was clipped.
+        applied: False if no gradient was there, or one is not finite: nothing has moved.
+    """
+
+    norm: Tensor
+    applied: bool
+
+
+def differentiate(
+    signal: Signal, operator: Operator, batch: Batch, adjoints: Adjoints | None = None
+) -> SignalReport:
+    """Add the signal's gradient for one batch to the parameters' ``.grad``.
+
+    Args:
+        signal: the training signal.
+        operator: G of the batch, its context frozen at ``batch.pos``.
+        batch: starts, and targets in ``pos_relaxed``.
+        adjoints: those of earlier visits, to start from; they are kept up to date. None: there are
+            no later visits.
+
+    Raises:
+        ValueError: the batch does not say which rows it holds.
+    """
+    where = ([label.row for label in labels_of(batch)], batch.natoms.tolist())
+    guess = None if adjoints is None else adjoints.recall(*where, batch.pos)
+    report = signal(operator, batch.pos, batch.pos_relaxed, guess)
+    if adjoints is not None:
+        adjoints.keep(*where, report)
+    return report
+
+
+def update(
+    parameters: Iterable[Tensor],
+    optimizer: torch.optim.Optimizer,
+    count: int,
+    *,
+    clip: float = float("inf"),
+    step: LearntStep | None = None,
+    rescale: Callable[[], None] | None = None,
+    ema: Callable[[], None] | None = None,
+) -> Update:
+    """Average gradients over the structures of all ranks, clip them, step, and follow with the EMA.
+
+    A gradient that is not finite is thrown away, and the log says so.
+
+    Args:
+        parameters: of the model.
+        optimizer: theirs.
+        count: structures of this rank in the step.
+        clip: longest gradient, all parameters together.
+        step: alpha, where it is trained; it is not clipped.
+        rescale: called before clipping, to change gradients in place.
+        ema: called after the step.
+    """
+    alpha = [] if step is None else [step.alpha]
+    reached = average_over_ranks([*parameters, *alpha], count)
+    found = [p for p in reached if step is None or p is not step.alpha]
+    if rescale is not None:
+        rescale()
+    norm = nn.utils.clip_grad_norm_(found, clip)
+    finite = torch.isfinite(norm)
+    if step is not None and step.alpha.grad is not None:
+        finite = finite & torch.isfinite(step.alpha.grad)
+    applied = bool(found) and bool(finite)
+    if applied:
+        optimizer.step()
+        if step is not None:
+            step.optimizer.step()
+            # Projected, not learnt as a logarithm: its rate stays a length per force, and Adam's
+            # state that of older checkpoints. At zero, nothing would move, and at less, uphill.
+            with torch.no_grad():
+                step.alpha.clamp_(min=step.least)
+        if ema is not None:
+            ema()
+    else:
+        why = "is not finite" if found else "reaches no parameter that is trained"
+        logging.warning(f"the gradient {why}: no update in this step")
+    optimizer.zero_grad(set_to_none=True)
+    if step is not None:
+        step.optimizer.zero_grad(set_to_none=True)
+    return Update(norm, applied)

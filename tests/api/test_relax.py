@@ -1,0 +1,176 @@
+"""``fairchem_gdeq.relax`` against ASE, and what it does with structures of every kind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.constraints import FixAtoms, FixBondLength
+from ase.db import connect
+from ase.optimize import FIRE
+
+import fairchem_gdeq as gdeq
+from fairchem_gdeq.testing.fairchem2 import small
+
+SILICON = Path(__file__).parents[2] / "data" / "si"
+
+
+@pytest.fixture(scope="module")
+def potential():
+    """Of double precision, so that paths can be compared."""
+    return gdeq.load_potential(small.model("esen"), tasks=small.tasks())
+
+
+def relax(*args, **kwargs):
+    return gdeq.relax(*args, progress=False, **kwargs)
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, fairchem_gdeq as g; g.__version__; print({'torch', 'fairchem'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_relaxations_are_those_of_ase():
+    """The silicon base on a structure of its data, in double precision, by both.
+
+    FIRE step for step: with fixed atoms nothing is taken out of the forces, so both see the same.
+    The default, L-BFGS, by its end.
+    """
+    base = gdeq.load_potential(SILICON / "base" / "esen.pt", device="cpu")
+    base.model.double()
+    with connect(SILICON / "val" / "data.aselmdb", type="aselmdb") as database:
+        start = database.get(1).toatoms()
+    start.set_constraint(FixAtoms([0, 1]))
+    own = start.copy()
+    own.calc = base.ase_calculator()
+    fire = FIRE(own, logfile=None)
+    assert fire.run(fmax=0.05, steps=200)
+    found = relax(start, base, solver="fire", fmax=0.05, max_steps=200, forces=True)
+    assert found.codes == [gdeq.Code.CONVERGED] and found.residual[0] < 0.05
+    assert own.calc.evaluations == found.evaluations[0] > 20
+    np.testing.assert_allclose(found.atoms[0].positions, own.positions, atol=1e-9)
+    np.testing.assert_allclose(found.atoms[0].get_forces(), own.get_forces(), atol=1e-8)
+
+    assert fire.run(fmax=0.01, steps=300)
+    default = relax(start, base, fmax=0.01)
+    assert default.converged.all()
+    np.testing.assert_allclose(default.atoms[0].positions, own.positions, atol=0.03)
+
+
+def test_inputs_stay_and_fixed_atoms_stay(potential):
+    (atoms,) = small.silicon(1, fixed=(2, 5))
+    before = atoms.copy()
+    found = relax(atoms, potential, max_steps=5)
+    assert len(found) == 1 and found.codes == [gdeq.Code.MAX_STEPS]
+    (end,) = found.atoms
+    assert atoms == before and end is not atoms
+    np.testing.assert_array_equal(end.positions[[2, 5]], before.positions[[2, 5]])
+    assert np.abs(end.positions - before.positions).max() > 1e-3
+    assert isinstance(end.constraints[0], FixAtoms)
+
+
+def test_wrapped_equals_unwrapped(potential):
+    (atoms,) = small.silicon(1, fixed=(0,))
+    away = atoms.copy()
+    away.positions += np.array([[1, -2, 3]] * len(atoms)) @ atoms.cell.array
+    away.positions[3] -= atoms.cell.array[0]
+    ends = [relax(each, potential, max_steps=8).atoms[0].positions for each in (atoms, away)]
+    moves = ends[0] - atoms.positions, ends[1] - away.positions
+    assert np.abs(moves[0]).max() > 1e-3
+    np.testing.assert_allclose(*moves, atol=1e-6)
+
+
+def test_no_structures_is_no_relaxations(potential):
+    found = relax([], potential, forces=True)
+    assert found.atoms == [] and found.converged.shape == (0,) and "none" in repr(found)
+
+
+def test_a_bad_structure_does_not_spoil_the_others(potential):
+    good = small.silicon(2)
+    nan, flat, bound, alien = (good[0].copy() for _ in range(4))
+    nan.positions[0] = np.nan
+    flat.cell[2] = 0.0
+    bound.set_constraint(FixBondLength(0, 1))
+    alien.numbers[0] = 110
+    given = [nan, good[0], flat, Atoms(), bound, good[1], alien]
+    found = relax(given, potential, max_steps=3, forces=True)
+    bad, max_steps = gdeq.Code.BAD_INPUT, gdeq.Code.MAX_STEPS
+    assert found.codes == [bad, max_steps, bad, bad, bad, max_steps, bad]
+    for index, word in ((0, "NaN"), (2, "volume"), (3, "no atoms"), (4, "FixBondLength")):
+        assert f"structure {index}" in found.reasons[index] and word in found.reasons[index]
+    assert "elements up to 99" in found.reasons[6]
+    alone = relax(good, potential, max_steps=3)
+    for index, k in ((1, 0), (5, 1)):
+        np.testing.assert_allclose(found.atoms[index].positions, alone.atoms[k].positions)
+    assert found.atoms[6] == alien and np.isnan(found.residual[6]) and found.evaluations[6] == 0
+
+
+def test_an_error_of_the_potential_is_one_structures(potential, monkeypatch):
+    """It comes from the pack; then everybody goes alone, and only one fails."""
+    given = small.silicon(3)
+    forward = type(potential.model).forward
+
+    def failing(self, data):
+        if (data.natoms == 7).any():
+            raise IndexError("seven atoms")
+        return forward(self, data)
+
+    monkeypatch.setattr(type(potential.model), "forward", failing)
+    found = relax(given, potential, max_steps=2)
+    sizes = [len(atoms) for atoms in given]
+    assert [code is gdeq.Code.FAILED for code in found.codes] == [size == 7 for size in sizes]
+    assert sizes.count(7) == 1 and "seven atoms" in found.reasons[sizes.index(7)]
+
+
+def test_what_is_no_structure_is_refused(potential):
+    with pytest.raises(TypeError, match="structure 1: expected ase"):
+        relax([*small.silicon(1), "Si"], potential)
+
+
+def test_forces_of_another_library():
+    """A spring to each atom's own site, whose minimum is known; FixAtoms are kept here too."""
+    sites = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 2.0, 0.5]], dtype=torch.float64)
+    field = gdeq.from_callable(lambda x: -2.0 * (x - sites), atoms=3)
+    x = torch.randn(3, 3, dtype=torch.float64)
+    torch.testing.assert_close(field(x), -2.0 * (x - sites))
+    both = field.join([field])(torch.cat([x, x]))
+    torch.testing.assert_close(both, torch.cat([field(x), field(x)]))
+
+    generator = np.random.default_rng(0)
+    given = [Atoms("Si3", positions=generator.normal(size=(3, 3))) for _ in range(4)]
+    given[2].set_constraint(FixAtoms([1]))
+    found = relax([*given, Atoms("Si2", positions=np.eye(3)[:2])], field, fmax=1e-5, forces=True)
+    for index, end in enumerate(found.atoms[:4]):
+        free = [0, 2] if index == 2 else [0, 1, 2]
+        np.testing.assert_allclose(end.positions[free], sites.numpy()[free], atol=1e-4)
+        known = -2.0 * (end.positions - sites.numpy())
+        np.testing.assert_allclose(end.get_forces(apply_constraint=False), known)
+    assert found.codes[4] is gdeq.Code.BAD_INPUT and "2 atoms" in found.reasons[4]
+
+
+def test_a_function_is_trained_through():
+    """Its implicit gradient, in closed form: the minimum is the parameter itself."""
+    from fairchem_gdeq.relax import Operator
+    from fairchem_gdeq.testing.fields import structures
+
+    site = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([[0.0, 3.0, 4.0]], dtype=torch.float64)
+    s = structures([1])
+    s = type(s)(s.batch, s.free, s.masses.double(), s.cell.double(), s.pbc)
+    operator = Operator.build(gdeq.from_callable(lambda x: site - x), s, alpha=0.3)
+    gdeq.Implicit(fmax=1e-8, adjoint=gdeq.GMRES(tol=1e-8))(
+        operator, torch.ones(1, 3, dtype=torch.float64), target
+    )
+    torch.testing.assert_close(site.grad, torch.tensor([[0.0, -0.6, -0.8]], dtype=torch.float64))
+
+
+def test_a_field_without_sizes_stays_alone():
+    field = gdeq.from_callable(lambda x: -x)
+    with pytest.raises(ValueError, match="number of atoms"):
+        field.join([field])
+    with pytest.raises(ValueError, match="shape"):
+        gdeq.from_callable(lambda x: x.sum())(torch.zeros(2, 3))
