@@ -30,7 +30,13 @@ FAIRCHEM1 = (
 OURS = ("ase-db-backends", "mendeleev>=1.0", "matplotlib", "rich", "omegaconf")
 PARALLEL = ("-n", "2", "--dist", "loadfile")
 TESTS = ("pytest", "pytest-xdist", "hypothesis")
-SHARED = ("relax", "batching", "evaluation", "training")  # what needs neither line of fairchem
+SHARED = (
+    "relax",
+    "batching",
+    "evaluation",
+    "training",
+    "frozen",
+)  # what needs neither line of fairchem
 
 
 def wheels() -> Path:

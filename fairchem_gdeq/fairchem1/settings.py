@@ -72,11 +72,10 @@ class Settings:
         values["relaxer"] = _built("task.relaxer", Relaxer, _parts(values["relaxer"]))
         if "basin" in values:
             values["basin"] = _built("task.basin", Basin, values["basin"])
-        if "method" in values:  # as it was called in version 0.1
-            values["settings"] = values.pop("method")
-        values["settings"] = _parts(values.get("settings") or {})
+        # ``method`` is what they were called in version 0.1.
+        values["settings"] = _parts({**values.pop("method", {}), **values.get("settings", {})})
         if "horizon" in values["settings"]:
-            raise ValueError("task.settings: unknown key horizon; it is task.horizon")
+            raise ValueError("task.settings: unknown keys horizon; it stands in task")
         if "baselines" in values:
             values["baselines"] = tuple(values["baselines"])
         settings: Settings = _built("task", cls, values)

@@ -15,7 +15,7 @@ import yaml
 from fairchem.core._cli import main
 from fairchem.core.common.flags import flags
 
-from fairchem_gdeq.evaluation import scoring
+from fairchem_gdeq.evaluation import report
 from fairchem_gdeq.fairchem1 import GDEQTrainer
 from fairchem_gdeq.testing.fairchem1 import small1
 from tests.device.checks import CPU, assert_on
@@ -37,7 +37,7 @@ def fairchem(tmp_path, monkeypatch):
         init(self, *args, **kwargs)
 
     monkeypatch.setattr(GDEQTrainer, "__init__", kept)
-    monkeypatch.setattr(scoring, "plot_all", lambda *args: [])
+    monkeypatch.setattr(report, "plot_all", lambda *args: [])
 
     def run(kind, where, folder, mode, *overrides):
         if not (tmp_path / f"{kind}.yml").exists():

@@ -282,7 +282,7 @@ def test_a_base_with_averaged_weights_gives_those(inputs, trained, tmp_path):
         (["--model.max_radius=5.0"], r"max_radius: 4\.0 in the checkpoint, 5\.0 in the config"),
         (["--task.horizn=3"], "task: unknown keys horizn"),
         (["--task.settings.horizon=3"], r"task\.settings: unknown keys horizon"),
-        (["--task.signal=newton"], r"task\.signal='newton': choose one of gdeq"),
+        (["--task.signal=newton"], r"task: unknown training signal 'newton': choose one of"),
         (["--checkpoint", "BASE"], r"not of a run of this trainer.*--task\.base=PATH"),
     ],
 )

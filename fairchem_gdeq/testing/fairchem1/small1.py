@@ -172,7 +172,11 @@ def config(folder: Path, kind: str) -> dict[str, Any]:
             "horizon": 2,
             "eval_max_atoms": 60,
             "relaxer": {"max_steps": 5},
-            "method": {"max_steps": 5, "fmax": 10.0, "max_vjps": 5, "adjoint_tol": 0.9},
+            "settings": {
+                "max_steps": 5,
+                "fmax": 10.0,
+                "adjoint": {"name": "gmres", "max_vjps": 5, "tol": 0.9},
+            },
         },
         "dataset": {split: {"src": str(folder / split)} for split in ("train", "val", "test")},
         "optim": {

@@ -19,7 +19,7 @@ from fairchem.core._cli import get_hydra_config_from_yaml
 from omegaconf import OmegaConf
 from torchtnt.framework.callback import Callback
 
-from fairchem_gdeq.evaluation import scoring
+from fairchem_gdeq.evaluation import report
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.device.checks import CPU, assert_on, assert_same
 
@@ -68,7 +68,7 @@ class Interrupt(Callback):
 @pytest.fixture
 def runner_on(inputs, monkeypatch):
     """Makes the runner of a config as fairchem's launcher does, on a device; no pictures are drawn."""
-    monkeypatch.setattr(scoring, "plot_all", lambda *args: [])
+    monkeypatch.setattr(report, "plot_all", lambda *args: [])
 
     def make(device, folder, *overrides):
         for module in list(sys.modules.values()):  # each has imported the function by its name
