@@ -135,8 +135,8 @@ def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
         small.write_is2rs(tmp_path / split, small.silicon(len(names), seed), sids=names)
     small.checkpoint(tmp_path / "esen.pt")
     # Loose, so that a random potential's equilibria and adjoints count.
-    method = "runner.train_eval_unit.signal."
-    loose = [method + "fmax=0.5", method + "adjoint_tol=0.5", method + "adjoint_damping=0.0"]
+    signal = "runner.train_eval_unit.signal."
+    loose = [signal + "fmax=0.5", signal + "adjoint.tol=0.5", signal + "adjoint.damping=0.0"]
     run, warm = tmp_path / "run", ["eval_max_atoms=9", "alpha_lr=1e-4", *loose]
     checkpoint = run / "gdeq" / "checkpoints" / "final"
     code, _, err = fairchem(
