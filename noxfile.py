@@ -28,7 +28,7 @@ FAIRCHEM1 = (
     *("tensorboard", "torch-geometric", "torchtnt", "tqdm", "wandb"),
 )
 OURS = ("ase-db-backends", "mendeleev>=1.0", "matplotlib", "rich", "omegaconf")
-PARALLEL = ("-n", "2", "--dist", "worksteal")
+PARALLEL = ("-n", "2", "--dist", "loadfile")
 TESTS = ("pytest", "pytest-xdist", "hypothesis")
 SHARED = (
     "relax",
