@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
-from fairchem_gdeq.evaluation.basin import Basin
-from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.predictions import (
     Journal,
     each_row_once,
@@ -26,7 +24,6 @@ from fairchem_gdeq.evaluation.predictions import (
 )
 from fairchem_gdeq.evaluation.records import Label, Record, each_once
 from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces
-from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import (
     Reference,
     Score,
@@ -37,7 +34,6 @@ from fairchem_gdeq.evaluation.rows import (
 )
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask
 from fairchem_gdeq.relax import ForceField
-from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.ranks import gather, rank, synchronize
 
 UNRELAXED, BASE, TUNED = "unrelaxed X_0", "base", "tuned"
@@ -138,17 +134,6 @@ class Scoring:
             if chosen is not None:
                 records[chosen.name] = self.relaxed(chosen, calculator)
         return records | {title: self.scored(row, base, title) for title, row in rows.items()}
-
-    def report(
-        self,
-        folder: Path,
-        signal: str,
-        basin: Basin,
-        records: Mapping[str, list[Record]],
-        history: History,
-    ) -> dict[str, Scores]:
-        """``report.report`` of this split."""
-        return report(self.split.name, folder, signal, basin, records, history)
 
     def predict(self, chosen: EvaluatedModel, folder: Path) -> list[ase.Atoms]:
         """Write ``<split>.extxyz`` and ``<split>.npz``; an interrupted prediction goes on.

@@ -19,6 +19,7 @@ from fairchem_gdeq.fairchem1.esen import ESEN
 from fairchem_gdeq.fairchem1.gemnet_oc import GemNetOC
 from fairchem_gdeq.fairchem1.graphs import EdgeList
 from fairchem_gdeq.fairchem1.scn import SCN
+from fairchem_gdeq.frozen.families import family_of
 from fairchem_gdeq.frozen.refusals import unknown_neighbours
 
 FAMILIES: dict[type[nn.Module], type[EdgeList]] = {
@@ -45,8 +46,8 @@ def graphs_of(backbone: nn.Module) -> EdgeList:
     Raises:
         ValueError: a backbone about whose neighbours nothing is known.
     """
-    for kind in type(backbone).__mro__:  # the nearest of its classes
-        if kind in FAMILIES:
-            return FAMILIES[kind](backbone)
+    graphs = family_of(backbone, FAMILIES)
+    if graphs is not None:
+        return graphs
     known = ", ".join(library.__name__ for library in FAMILIES)
     raise unknown_neighbours(backbone, f"Supported are {known}.")

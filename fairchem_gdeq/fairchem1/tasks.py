@@ -23,6 +23,7 @@ from fairchem.core.tasks.task import (
 from fairchem.core.trainers.base_trainer import BaseTrainer
 
 from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import open_reference
 from fairchem_gdeq.evaluation.scoring import TUNED, EvaluatedModel
 from fairchem_gdeq.evaluation.submission import write_positions
@@ -61,7 +62,8 @@ def compare(trainer: GDEQTrainer, split: str, tuned: EvaluatedModel | None, fold
     settings, scoring = trainer.settings, trainer.scoring(split)
     reference = open_reference(settings.reference)
     records = scoring.compare(trainer.base, tuned, settings.baselines, reference)
-    scoring.report(folder, settings.signal, settings.basin, records, trainer.history)
+    name = scoring.split.name  # as its folder is called
+    report(name, folder, settings.signal, settings.basin, records, trainer.history)
 
 
 class _Evaluation(BaseTask):
@@ -146,6 +148,5 @@ class RunRelaxations(_Evaluation, RelaxationTask):
             write_positions(folder / "relaxed_positions.npz", images)
         if all("pos_relaxed" in row for row in islice(scoring.split.rows(), 1)):
             records = {self.chosen.name: scoring.records_of(self.chosen, images)}
-            scoring.report(
-                folder / "relaxations", settings.signal, settings.basin, records, trainer.history
-            )
+            name, into = scoring.split.name, folder / "relaxations"
+            report(name, into, settings.signal, settings.basin, records, trainer.history)

@@ -11,6 +11,7 @@ from torch import nn
 
 from fairchem_gdeq.fairchem2.graphs import EdgeList, Graphs
 from fairchem_gdeq.fairchem2.neighbours import NeighbourLists
+from fairchem_gdeq.frozen.families import family_of
 from fairchem_gdeq.frozen.refusals import unknown_neighbours
 
 Family = Callable[[nn.Module], Graphs]
@@ -38,9 +39,9 @@ def graphs_of(backbone: nn.Module) -> Graphs | None:
     Raises:
         ValueError: a backbone about whose neighbours nothing is known.
     """
-    for kind in type(backbone).__mro__:  # the nearest of its classes
-        if kind in FAMILIES:
-            return FAMILIES[kind](backbone)
+    graphs = family_of(backbone, FAMILIES)
+    if graphs is not None:
+        return graphs
     if getattr(backbone, "neighbour_free", False):
         return None
     raise unknown_neighbours(

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
 from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
 from fairchem_gdeq.fairchem2.base import build_model, open_inference
@@ -170,7 +171,7 @@ class GDEQRunner(TrainEvalRunner):
         """Score a split, a row for each model and baseline; table, JSON and plots."""
         unit, scoring = self.train_eval_unit, self._scoring(split)
         records = scoring.compare(self.base, self.tuned(), self.baselines, self.reference)
-        return scoring.report(folder, unit.signal_name, unit.is2rs.basin, records, unit.history)
+        return report(split, folder, unit.signal_name, unit.is2rs.basin, records, unit.history)
 
     def _scoring(self, split: str) -> Scoring:
         """A split with the unit's force task."""

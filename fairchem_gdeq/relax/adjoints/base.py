@@ -22,6 +22,7 @@ from torch import Tensor
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.registry import Registry
 from fairchem_gdeq.relax.segments import segment_norm, to_device
+from fairchem_gdeq.relax.settings import require_not_negative
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,24 @@ class Adjoint(Protocol):
 ADJOINTS: Registry[Adjoint] = Registry("adjoint")
 
 
-def require_tolerances(tol: float, max_vjps: int, damping: float) -> None:
-    """Refuse numbers that cannot be meant.
+@dataclass(frozen=True)
+class Iterative:
+    """Settings of the adjoints that solve the system step by step.
 
-    Raises:
-        ValueError: one is negative; names it.
+    Attributes:
+        tol: wanted relative residual.
+        max_vjps: most VJPs per structure.
+        damping: mu, see the head of this file; 0 is the exact implicit gradient.
     """
-    for key, value in (("tol", tol), ("max_vjps", max_vjps), ("damping", damping)):
-        if value < 0:
-            raise ValueError(f"adjoint: {key}={value}: expected a number >= 0")
+
+    tol: float = 1e-2
+    max_vjps: int = 60
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant.
+
+        Raises:
+            ValueError: one is negative; names it.
+        """
+        require_not_negative(tol=self.tol, max_vjps=self.max_vjps, damping=self.damping)

@@ -10,9 +10,9 @@ from torch import Tensor
 from fairchem_gdeq.relax.adjoints.base import (
     ADJOINTS,
     AdjointSolution,
+    Iterative,
     judged,
     norms,
-    require_tolerances,
     system,
 )
 from fairchem_gdeq.relax.operator import Operator
@@ -21,23 +21,14 @@ from fairchem_gdeq.relax.segments import combined, segment_sum, to_device, to_ho
 
 @ADJOINTS.register("gmres")
 @dataclass(frozen=True)
-class GMRES:
+class GMRES(Iterative):
     """The default: it solves every system that is not singular.
 
     Attributes:
-        tol: wanted relative residual.
-        max_vjps: most VJPs per structure.
-        damping: mu, see ``adjoints.base``; 0 is the exact implicit gradient.
         restart: Krylov vectors kept before a restart.
     """
 
-    tol: float = 1e-2
-    max_vjps: int = 60
-    damping: float = 0.0
     restart: int = 50
-
-    def __post_init__(self) -> None:
-        require_tolerances(self.tol, self.max_vjps, self.damping)
 
     @torch.no_grad()
     def __call__(

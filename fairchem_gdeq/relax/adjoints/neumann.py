@@ -10,9 +10,9 @@ from torch import Tensor
 from fairchem_gdeq.relax.adjoints.base import (
     ADJOINTS,
     AdjointSolution,
+    Iterative,
     judged,
     norms,
-    require_tolerances,
     system,
 )
 from fairchem_gdeq.relax.operator import Operator
@@ -21,23 +21,11 @@ from fairchem_gdeq.relax.segments import to_host
 
 @ADJOINTS.register("neumann")
 @dataclass(frozen=True)
-class Neumann:
+class Neumann(Iterative):
     """u <- (g + J_G^T u) / (1 + mu).
 
     Converges only where the spectral radius of J_G is below 1 + mu.
-
-    Attributes:
-        tol: wanted relative residual.
-        max_vjps: most VJPs per structure.
-        damping: mu, see ``adjoints.base``.
     """
-
-    tol: float = 1e-2
-    max_vjps: int = 60
-    damping: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_tolerances(self.tol, self.max_vjps, self.damping)
 
     @torch.no_grad()
     def __call__(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.loss import delta_q, rigid_shift
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.registry import Registry
 
@@ -51,6 +53,31 @@ class SignalReport:
     positions: Tensor
     removed: Tensor
     shift: Tensor
+
+
+def unsolved(operator: Operator, positions: Tensor, target: Tensor) -> SignalReport:
+    """The report of structures at positions X_K [n, 3] from which no equilibrium is sought."""
+    distance = delta_q(positions, target, operator.structures, operator.pin)
+    unknown = torch.full_like(distance, torch.nan)
+    none = torch.zeros_like(distance, dtype=torch.bool)
+    return SignalReport(
+        loss=0.0,
+        guided=distance,
+        relaxed=unknown,
+        diverged=none,
+        converged=none,
+        contributing=none,
+        unbounded=none,
+        residual=unknown,
+        adjoint_residual=unknown,
+        adjoint=torch.zeros_like(positions),
+        evaluations=none.long(),
+        vjps=none.long(),
+        handoff=positions,
+        positions=positions,
+        removed=unknown,
+        shift=rigid_shift(positions, target, operator.structures, operator.pin),
+    )
 
 
 class Signal(Protocol):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
-from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss, delta_q, rigid_shift
+from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.settings import require_not_negative
-from fairchem_gdeq.relax.signals.base import SignalReport
+from fairchem_gdeq.relax.signals.base import SignalReport, unsolved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,28 +64,3 @@ class Guided:
             evaluations=path.evaluations,
             vjps=torch.where(path.diverged, 0, path.evaluations),
         )
-
-
-def unsolved(operator: Operator, positions: Tensor, target: Tensor) -> SignalReport:
-    """The report of structures at positions X_K [n, 3] from which no equilibrium is sought."""
-    distance = delta_q(positions, target, operator.structures, operator.pin)
-    unknown = torch.full_like(distance, torch.nan)
-    none = torch.zeros_like(distance, dtype=torch.bool)
-    return SignalReport(
-        loss=0.0,
-        guided=distance,
-        relaxed=unknown,
-        diverged=none,
-        converged=none,
-        contributing=none,
-        unbounded=none,
-        residual=unknown,
-        adjoint_residual=unknown,
-        adjoint=torch.zeros_like(positions),
-        evaluations=none.long(),
-        vjps=none.long(),
-        handoff=positions,
-        positions=positions,
-        removed=unknown,
-        shift=rigid_shift(positions, target, operator.structures, operator.pin),
-    )

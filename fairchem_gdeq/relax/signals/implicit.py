@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fairchem_gdeq.relax.operator import Operator
-from fairchem_gdeq.relax.signals.base import SIGNALS, SignalReport
+from fairchem_gdeq.relax.signals.base import SIGNALS, SignalReport, unsolved
 from fairchem_gdeq.relax.signals.equilibrated import Equilibrated
-from fairchem_gdeq.relax.signals.guided import unsolved
 
 
 @SIGNALS.register("implicit")
