@@ -1,7 +1,6 @@
 """``--mode`` and the packaged configs: known to ``fairchem -c``, invisible to everything else."""
 
 import importlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parents[1]
+from tests import commands
 
-FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
+ROOT = Path(__file__).parents[1]
 RUNNER = """
 from fairchem.core.components.runner import Runner
 
@@ -42,14 +41,8 @@ def echo(tmp_path):
     def run(*arguments, target="echo_runner.Echo"):
         config["runner"]["_target_"] = target
         (tmp_path / "echo.yml").write_text(yaml.safe_dump(config))
-        environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [FAIRCHEM, "-c", str(tmp_path / "echo.yml"), *arguments],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
+        environment = {"PYTHONPATH": str(tmp_path)}
+        return commands.fairchem("-c", tmp_path / "echo.yml", *arguments, env=environment)
 
     return run
 

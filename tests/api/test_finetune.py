@@ -1,9 +1,6 @@
 """``fairchem_gdeq.finetune`` and ``evaluate``: the command's numbers, from Python."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from omegaconf import OmegaConf
 import fairchem_gdeq as gdeq
 from fairchem_gdeq.fairchem2.loaders import open_split
 from fairchem_gdeq.testing.fairchem2 import small
+from tests import commands
 
 ROOT = Path(__file__).parents[2]
 ADJOINT = {"tol": 0.5, "max_vjps": 10, "damping": 0.03}
@@ -75,8 +73,7 @@ def tune(base, folder, order=None, **settings):
 def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
     """The same batches, gradients, updates and averages, two epochs long, with warm starts."""
     signal = "runner.train_eval_unit.signal."
-    command = [
-        str(Path(sys.executable).with_name("fairchem")),
+    arguments = [
         *("-c", str(ROOT / "configs/si/gdeq.yml"), "--mode", "train"),
         *(f"data={folder}", f"base={folder / 'esen.pt'}", f"job.run_dir={tmp_path}"),
         *("train_structures=1.0", "test_structures=1.0", "epochs=2", "max_atoms=16"),
@@ -85,8 +82,8 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
         *(f"{signal}fmax=0.5", f"{signal}max_steps=25"),
         *(f"{signal}adjoint.{key}={value}" for key, value in ADJOINT.items()),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    done = commands.fairchem(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
     history = json.loads((tmp_path / "gdeq/results/test.json").read_text())["history"]
     order = as_fairchem_orders(folder / "train")
     run = tune(base, folder, order, epochs=2, warm_start=True, eval_max_atoms=64)

@@ -1,8 +1,6 @@
 """Parts from outside the package (``tests/outside.py``): by name, by path, in a run of the command."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from fairchem_gdeq.fairchem2 import families
 from fairchem_gdeq.relax import LOSSES, SIGNALS, SOLVERS, make_signal, solve
 from fairchem_gdeq.testing.fairchem2 import small
 from fairchem_gdeq.testing.fields import random_batch
+from tests import commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,8 +119,7 @@ def test_a_run_with_parts_from_outside(tmp_path):
     model = {"backbone": {"model": "tests.outside.Tethers"}, "heads": small.COORDINATE_HEAD}
     small.write_checkpoint(tmp_path / "base.pt", model, [small.task_config("forces")])
     signal = "runner.train_eval_unit.signal"
-    command = [
-        str(Path(sys.executable).with_name("fairchem")),
+    arguments = [
         *("-c", str(ROOT / "configs" / "si" / "gdeq.yml"), "--mode", "train"),
         *(f"data={tmp_path}", f"base={tmp_path / 'base.pt'}", "trust_files=true", "epochs=1"),
         *("train_structures=1.0", "test_structures=1.0", f"job.run_dir={tmp_path}"),
@@ -131,8 +129,8 @@ def test_a_run_with_parts_from_outside(tmp_path):
         f"+{signal}.loss=tests.outside.LogDeltaQ",
         f"+{signal}.short=1",
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    done = commands.fairchem(*arguments, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     stored = json.loads(
         (tmp_path / "tests.outside.TwoWindows" / "results" / "test.json").read_text()

@@ -1,8 +1,6 @@
 """The catalysis configs as typed: released formats in, clear messages where something is missing."""
 
 import json
-import os
-import subprocess
 
 import numpy as np
 import pytest
@@ -11,7 +9,8 @@ import torch
 from fairchem_gdeq.data import convert
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem2 import backbones, small
-from tests.fairchem2.test_run import FAIRCHEM, ROOT
+from tests import commands
+from tests.fairchem2.test_run import ROOT
 
 CHEAP = [
     "epochs=1",
@@ -24,17 +23,9 @@ CPU = "job.device_type=CPU"
 
 def fairchem(config, folder, *options, env=None):
     """``fairchem -c configs/CONFIG`` in a folder; exit status, stdout, stderr."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"} | (env or {})
-    command = [FAIRCHEM, "-c", str(ROOT / "configs" / config), f"job.run_dir={folder / 'runs'}"]
-    done = subprocess.run(
-        [*command, *options],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-        cwd=folder,
-    )
-    return done.returncode, done.stdout, done.stderr
+    run_dir = f"job.run_dir={folder / 'runs'}"
+    path = ROOT / "configs" / config
+    return commands.fairchem("-c", path, run_dir, *options, env=env, cwd=folder)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem2 import small
+from tests import commands
 
 ROOT = Path(__file__).parents[2]
 FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
@@ -62,10 +63,14 @@ def command(inputs, run_dir, *extra, config="gdeq", base="esen"):
 
 
 def fairchem(*args, **kwargs):
+    return commands.fairchem(*command(*args, **kwargs)[1:])
+
+
+def ranks_of(count, *args):
+    """The same in ``count`` ranks, by a real process that starts them."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    done = subprocess.run(
-        command(*args, **kwargs), capture_output=True, text=True, env=environment, check=False
-    )
+    typed = command(*args, f"+job.scheduler.ranks_per_node={count}")
+    done = subprocess.run(typed, capture_output=True, text=True, env=environment, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -103,15 +108,8 @@ def test_train_ends_with_table_and_pictures(trained):
 
 
 def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
-    code, out, err = fairchem(
-        inputs,
-        tmp_path,
-        "--mode",
-        "train",
-        "epochs=1",
-        "eval_max_atoms=9",  # a batch for each rank
-        "+job.scheduler.ranks_per_node=2",
-    )
+    a_batch_each = "eval_max_atoms=9"
+    code, out, err = ranks_of(2, inputs, tmp_path, "--mode", "train", "epochs=1", a_batch_each)
     assert code == 0, err[-3000:]
     assert len(re.findall(r"│ *unrelaxed X_0 *│", out)) == 1
     one, two = (
@@ -139,9 +137,7 @@ def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
     loose = [signal + "fmax=0.5", signal + "adjoint.tol=0.5", signal + "adjoint.damping=0.0"]
     run, warm = tmp_path / "run", ["eval_max_atoms=9", "alpha_lr=1e-4", *loose]
     checkpoint = run / "gdeq" / "checkpoints" / "final"
-    code, _, err = fairchem(
-        tmp_path, run, "--mode", "train", *warm, "+job.scheduler.ranks_per_node=2"
-    )
+    code, _, err = ranks_of(2, tmp_path, run, "--mode", "train", *warm)
     assert code == 0, err[-3000:]
     assert "7 rows have a name (sid) that others have too, 2 such names: a (5 rows), b (2" in err
     stored = comparable(run / "gdeq")
