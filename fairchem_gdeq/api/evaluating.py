@@ -82,7 +82,7 @@ def evaluate(
     text = io.StringIO()
     # In a notebook rich would show it by itself, and nothing would be left for ``table``.
     console = Console(file=text, width=120, force_jupyter=False, force_terminal=False)
-    print_table(name, scores, History(), task.basin, console)
+    print_table(name, scores, History(), task.basin, console=console)
     table = text.getvalue()
     if show:
         print(table)

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ase import Atoms
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from fairchem_gdeq.api.loop import Batches, Loop
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.api.structures import as_list, require_pairs
 from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.fairchem2.base import train_only, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task
 from fairchem_gdeq.relax import GDEQ, GMRES, Relaxer, Signal
@@ -32,12 +34,12 @@ class Run:
     """What a fine-tuning has led to.
 
     Attributes:
-        best: the potential of the epoch with the lowest mean Delta Q on the validation structures, of
-            which the untrained one is epoch 0: ``best`` is never worse on them. Without validation
-            structures, the last.
+        best: the potential of the epoch that ``keep`` asks for; where none is good enough, ``base``.
+            Without validation structures, the last.
         base: the untrained one, relaxed as ``best`` is; last: that of the last epoch.
         best_epoch: its number.
         history: validation scores of each epoch, from 0 on, by ``epoch``; empty without validation.
+            ``against_base`` is how its structures do compared with the base's.
         steps: numbers of each optimizer step.
     """
 
@@ -45,7 +47,7 @@ class Run:
     base: Potential
     last: Potential
     best_epoch: int
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -83,6 +85,7 @@ def finetune(
     clip: float = 10.0,
     ema_decay: float | None = 0.9,
     warm_start: bool = False,
+    keep: str = "better",
     seed: int = 0,
     progress: bool = True,
 ) -> Run:
@@ -108,6 +111,9 @@ def finetune(
         weight_decay, clip, ema_decay: of the optimizer, of the gradient's length, of the average
             (None: there is none).
         warm_start: begin a structure's adjoint solve from its last answer.
+        keep: which epoch becomes ``best``: ``better``, one that validation says is better than the base
+            with an interval that excludes chance; ``lowest``, the lowest in the mean of log(1 + Delta Q);
+            ``last``.
         seed: of the order of structures.
         progress: show a bar.
 
@@ -137,9 +143,9 @@ def finetune(
     loop = Loop(tuned, signal, batches, epochs, lr, weight_decay, clip, ema_decay)
     loop.adjoints = Adjoints() if warm_start and epochs > 1 else None
 
-    history, best = History(), base
+    history, best = History(keep), base
     if check is not None:
-        history.add_epoch(0, check.scores(base))
+        history.set_base(*check.scores(base))
     with tqdm(
         total=epochs * len(batches), desc="finetune", unit="step", disable=not progress
     ) as bar:
@@ -147,7 +153,7 @@ def finetune(
             for _ in loop.epoch(epoch - 1):
                 _show(bar, loop.steps[-1], history)
             if check is not None:
-                history.add_epoch(epoch, check.scores(loop.averaged))
+                history.add_epoch(epoch, *check.scores(loop.averaged), task.basin)
                 if _best_epoch(history) == epoch:
                     best = loop.snapshot()
     last = loop.snapshot()
@@ -157,7 +163,7 @@ def finetune(
         base=base,
         last=last,
         best_epoch=number,
-        history=history.epochs,
+        history=[{"epoch": 0, **history.base}, *history.epochs] if history.base else [],
         steps=loop.steps,
     )
     logging.info(repr(run))
@@ -173,7 +179,7 @@ def _relaxer_for(signal: Signal, potential: Potential) -> Relaxer:
 
 
 def _best_epoch(history: History) -> int:
-    """The earliest of lowest validation Delta Q; the base where none is finite."""
+    """The number of the best epoch, 0 where that is the base."""
     return 0 if history.best is None else int(history.best["epoch"])
 
 
@@ -194,8 +200,10 @@ class _Validation:
         require_pairs("validation", starts, targets)
         self.starts, self.targets, self.budget = starts, targets, budget
 
-    def scores(self, potential: Potential) -> dict[str, float]:
+    def scores(self, potential: Potential) -> tuple[dict[str, float], list[Record]]:
+        """Summary and records of a potential."""
         scoring, chosen = scoring_of(
             potential, self.starts, self.targets, "validation", self.budget
         )
-        return summarise(scoring.relaxed(chosen), potential.task.basin)
+        records = scoring.relaxed(chosen)
+        return summarise(records, potential.task.basin), records

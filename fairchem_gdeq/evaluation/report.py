@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.comparison import compare
 from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.pictures import plot_all
 from fairchem_gdeq.evaluation.records import Record, to_rows
+from fairchem_gdeq.evaluation.scoring import BASE, TUNED
 from fairchem_gdeq.evaluation.table import print_table
 from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.ranks import rank
@@ -35,6 +37,9 @@ def report(
         history: of the training run; empty where there was none.
     """
     scores = {title: summarise(found, basin) for title, found in records.items()}
+    comparison = None
+    if BASE in records and TUNED in records:
+        comparison = compare(records[BASE], records[TUNED], basin)
     if rank() == 0:
         stored = {
             "split": split,
@@ -43,10 +48,11 @@ def report(
             "records": {title: to_rows(found) for title, found in records.items()},
             "history": {"steps": history.steps, **history.state()},
             "best_epoch": history.best,
+            "comparison": comparison and comparison.state(),
         }
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{split}.json").write_text(json.dumps(stored, indent=1) + "\n")
-        print_table(split, scores, history, basin)
+        print_table(split, scores, history, basin, comparison)
         pictures = plot_all(folder, split, scores, records, history)
         print(f"\nresults: {folder / f'{split}.json'}")
         for picture in pictures:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.comparison import Comparison
 from fairchem_gdeq.evaluation.metric import Scores, table_columns
 from fairchem_gdeq.training.history import History
 
@@ -18,10 +19,12 @@ def print_table(
     scores: Mapping[str, Scores],
     history: History,
     basin: Basin,
+    comparison: Comparison | None = None,
     console: Console | None = None,
 ) -> None:
-    """One row a model, one column a metric that any of them has; the training cost below.
+    """One row a model, one column a metric that any of them has; below, the training cost and verdict.
 
+    ``comparison`` is of the tuned model with its base.
     ``console`` is where it goes, the terminal by default.
     """
     count = int(next(iter(scores.values()))["structures"])
@@ -56,8 +59,9 @@ def print_table(
         memory = np.array([s["train/peak_memory_mb"] for s in steps])
         console.print(
             f"training: {len(seconds)} steps, median {np.median(seconds):.1f} s and "
-            f"{np.median(memory):.0f} MB (peak {memory.max():.0f} MB) per step; "
-            f"reported epoch: {int(history.best['epoch']) if history.best else '-'} "
-            "(lowest validation Delta Q)",
+            f"{np.median(memory):.0f} MB (peak {memory.max():.0f} MB) per step",
             highlight=False,
         )
+        console.print(history.outcome, highlight=False)
+    if comparison is not None:
+        console.print(f"tuned against base, {comparison}", highlight=False)

@@ -12,6 +12,7 @@ from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.relax import Relaxer, Signal, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
+from fairchem_gdeq.training.history import KEEP
 
 FAIRCHEMS = ("strict_load",)  # keys of ``task`` that fairchem itself reads
 
@@ -34,6 +35,7 @@ class Settings:
         basin: of ``metrics.Basin``.
         warm_start: begin a structure's adjoint solve from its last answer, where there is more than
             one epoch: no structure is seen again in a single one.
+        keep: which epoch is kept, one of ``history.KEEP``.
         eval_max_atoms: evaluated together where structures are only relaxed.
         split: ``train``, ``val`` or ``test``: what ``--mode validate`` scores.
         baselines: rows of the table besides: ``ase_fire``, ``ase_lbfgs``.
@@ -54,6 +56,7 @@ class Settings:
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
     warm_start: bool = False
+    keep: str = "better"
     split: str = "test"
     baselines: tuple[str, ...] = ()
     reference: str | None = None
@@ -83,6 +86,8 @@ class Settings:
             settings.make_signal()
         except ValueError as error:
             raise ValueError(f"task: {error}") from error
+        if settings.keep not in KEEP:
+            raise ValueError(f"task.keep={settings.keep!r}: choose one of {', '.join(KEEP)}")
         if settings.split not in ("train", "val", "test"):
             raise ValueError(f"task.split={settings.split!r}: choose one of train, val, test")
         return settings

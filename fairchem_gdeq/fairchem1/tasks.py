@@ -22,7 +22,6 @@ from fairchem.core.tasks.task import (
 )
 from fairchem.core.trainers.base_trainer import BaseTrainer
 
-from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import open_reference
 from fairchem_gdeq.evaluation.scoring import TUNED, EvaluatedModel
@@ -94,8 +93,6 @@ class Train(TrainTask):
         trainer = self.trainer
         if not isinstance(trainer, GDEQTrainer) or trainer.is_debug:
             return
-        base = trainer.scoring("val").relaxed(trainer.base)
-        trainer.history.base = summarise(base, trainer.is2rs.basin)
         if trainer.test_loader is not None:
             compare(trainer, "test", tuned(trainer, None), results(trainer))
 

@@ -33,6 +33,7 @@ from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.steplog import describe
 
 PRIMARY = "delta_q_mean"
+BEST = "best_checkpoint.pt"
 # Of a trainer's config, by split.
 SECTIONS = {"train": "dataset"} | {name: f"{name}_dataset" for name in ("val", "test", "relax")}
 
@@ -68,7 +69,7 @@ class GDEQTrainer(OCPTrainer):
         """
         self.settings = Settings.read(task)
         self.is2rs, self.signal = self.settings.is2rs, self.settings.make_signal()
-        self.history, self.adjoints = History(), Adjoints()
+        self.history, self.adjoints = History(self.settings.keep), Adjoints()
         if amp:
             logging.warning("amp: true is not used: relaxations are computed in float32")
         if not inference_only:
@@ -112,6 +113,11 @@ class GDEQTrainer(OCPTrainer):
         """As fairchem's; what is done goes to the history beside the checkpoints."""
         if self.step == 0 and self._writes:
             self.history.open(self._folder, 0)
+        if not self.history.knows_base and self.val_loader is not None:
+            records = self.scoring("val").relaxed(self.base)
+            self.history.set_base(summarise(records, self.is2rs.basin), records)
+        if self.step == 0:  # what is kept where no epoch is better
+            self.save({}, checkpoint_file=BEST, training_state=False)
         super().train(disable_eval_tqdm)
 
     @property
@@ -231,7 +237,7 @@ class GDEQTrainer(OCPTrainer):
         if self.ema:
             self.ema.restore()
         scores = summarise(records, self.is2rs.basin)
-        self.history.add_epoch(self.epoch, scores)
+        self.history.add_epoch(self.epoch, scores, records, self.is2rs.basin)
         logging.info(", ".join(f"{key}: {value:.4f}" for key, value in scores.items()))
         if self.logger is not None:
             self.logger.log(scores | {"epoch": self.epoch}, step=self.step, split=split)
@@ -240,7 +246,7 @@ class GDEQTrainer(OCPTrainer):
     def update_best(
         self, primary_metric: str, val_metrics: dict[str, Any], disable_eval_tqdm: bool = True
     ) -> None:
-        """Save ``best_checkpoint.pt`` where validation Delta Q has its lowest value so far.
+        """Save ``best_checkpoint.pt`` where the epoch is the best so far (``history.KEEP``).
 
         fairchem's own takes the largest value for the best, and predicts the test split each time.
         """
@@ -248,7 +254,8 @@ class GDEQTrainer(OCPTrainer):
         best = self.history.best
         if best is not None and best["epoch"] == self.history.epochs[-1]["epoch"]:
             self.best_val_metric = best[primary_metric]
-            self.save(val_metrics, checkpoint_file="best_checkpoint.pt", training_state=False)
+            self.save(val_metrics, checkpoint_file=BEST, training_state=False)
+            distutils.synchronize()  # the others read it, too
 
     # ---- checkpoints -------------------------------------------------------------------------
 

@@ -101,18 +101,26 @@ class Checkpoints(TrainCheckpointCallback):
 
 
 class KeepBest(Callback):
-    """Saves ``results/best`` whenever validation Delta Q has its lowest value so far."""
+    """Saves ``results/best``: the base to begin with, then each epoch that is the best so far."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None  # set by the runner, which knows the run's folder
 
+    def on_train_start(self, state: State, unit: GDEQTrainer) -> None:
+        """The base is what is kept where no epoch is better."""
+        if unit.train_progress.num_steps_completed == 0:
+            self._save(unit)
+
     def on_eval_epoch_end(self, state: State, unit: GDEQTrainer) -> None:
+        """Save the epoch if it is the best."""
+        best = unit.history.best
+        if best is not None and best["epoch"] == unit.history.epochs[-1]["epoch"]:
+            self._save(unit)
+
+    def _save(self, unit: GDEQTrainer) -> None:
         """Write beside the old one and swap, so that a kill leaves a whole checkpoint."""
         if self.folder is None:
             raise RuntimeError("KeepBest works with fairchem_gdeq's runner, which sets its folder")
-        best = unit.history.best
-        if best is None or best["epoch"] != unit.history.epochs[-1]["epoch"]:
-            return
         partial = self.folder.with_name(self.folder.name + ".partial")
         if distutils.is_master():
             shutil.rmtree(partial, ignore_errors=True)

@@ -21,7 +21,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
-from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
@@ -122,10 +121,8 @@ class GDEQRunner(TrainEvalRunner):
         for callback in self.callbacks:
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"
+        self.train_eval_unit.score_base = partial(self._scoring("val").relaxed, self.base)
         super().run()
-        unit = self.train_eval_unit
-        base = self._scoring("val").relaxed(self.base)
-        unit.history.base = summarise(base, unit.is2rs.basin)
         self.score(self.test, self.results)
 
     def validate(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         signal: Signal | str = "gdeq",
         alpha_lr: float = 0.0,
         warm_start: bool = False,
+        keep: str = "better",
         print_every: int = 10,
         clip_grad_norm: float | None = 1.0,
         ema_decay: float | None = 0.99,
@@ -82,6 +83,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             warm_start: begin a structure's adjoint solve from its last answer, where there is more
                 than one epoch: no structure is seen again in a single one.
             method: settings of a signal that is given by its name, as in version 0.1.
+            keep: which epoch is exported, one of ``history.KEEP``; by default one that validation says is
+                better than the base, or else the base.
             print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
@@ -111,7 +114,9 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             self.tensorboard = TensorBoardLogger(folder, flush_secs=10)
         self.is2rs = is2rs
         self.signal, self.signal_name = signal, SIGNALS.name_of(signal)
-        self.history = History()
+        self.history = History(keep)
+        # Set by the runner, which has the validation split: records of the base on it.
+        self.score_base: Callable[[], list[Record]] | None = None
         device = get_device_for_local_rank()
         self.force_task.normalizer.to(device)
         learn = alpha_lr > 0
@@ -131,6 +136,9 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         if self.lazy_state_location is None and distutils.is_master():
             self.history.open(self._folder, 0)
         super().on_train_start(state)
+        if not self.history.knows_base and self.score_base is not None:
+            records = self.score_base()
+            self.history.set_base(summarise(records, self.is2rs.basin), records)
         self.model.eval()
 
     @property
@@ -225,7 +233,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         """Score of the epoch over all ranks, kept in the history and logged."""
         records = each_once(gather(self.epoch_records))
         scores = summarise(records, self.is2rs.basin)
-        self.history.add_epoch(self.train_progress.num_epochs_completed, scores)
+        epoch = self.train_progress.num_epochs_completed
+        self.history.add_epoch(epoch, scores, records, self.is2rs.basin)
         logging.info({f"val/{k}": round(v, 4) for k, v in scores.items()})
         step = self.train_progress.num_steps_completed
         self._log({f"val/{k}": v for k, v in scores.items()}, step)
@@ -247,7 +256,10 @@ class GDEQTrainer(MLIPTrainEvalUnit):
                 "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
             }
             torch.save(state, os.path.join(checkpoint_location, STATE))
+        fresh = not self.optimizer.state
         super().save_state(checkpoint_location)
+        if fresh:  # torch has taken a step of length zero to see the state, which Adam would count
+            self.optimizer.state.clear()
         exported = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
         if distutils.is_master() and os.path.exists(exported):
             export_tasks(exported, hydra_model(self.model))

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.comparison import End, Scored, compare, warn_of_few
+
 STEPS = "history.jsonl"
 STATE = "gdeq_state.pt"  # beside a checkpoint: what fairchem's own has no place for
+
+
+# Which epoch is reported and exported: one that validation says is better than the base, with an
+# interval; the one of lowest validation score, however little below the base's; or the last, whatever
+# validation says.
+KEEP = ("better", "lowest", "last")
 
 
 class History:
@@ -17,15 +26,25 @@ class History:
 
     Attributes:
         last: log of the latest step, None before the first.
-        epochs: validation scores, with the epoch's number under ``epoch``.
+        epochs: validation scores, with the epoch's number under ``epoch``, and under ``against_base``
+            what ``comparison.Comparison`` says.
         base: validation scores of the base, once they have been measured.
+        keep: one of ``KEEP``.
     """
 
-    def __init__(self) -> None:
-        """Without a file, steps are not kept but for the last."""
+    def __init__(self, keep: str = "better") -> None:
+        """Without a file, steps are not kept but for the last.
+
+        Raises:
+            ValueError: an unknown ``keep``.
+        """
+        if keep not in KEEP:
+            raise ValueError(f"unknown keep {keep!r}: choose one of {', '.join(KEEP)}")
+        self.keep = keep
         self.last: dict[str, float] | None = None
-        self.epochs: list[dict[str, float]] = []
+        self.epochs: list[dict[str, Any]] = []
         self.base: dict[str, float] | None = None
+        self._base_ends: list[End] | None = None
         self._path: Path | None = None
 
     def open(self, folder: Path, done: int, first: int = 0) -> None:
@@ -74,24 +93,66 @@ class History:
             return []
         return _read(self._path)
 
-    def add_epoch(self, epoch: int, scores: dict[str, float]) -> None:
+    @property
+    def knows_base(self) -> bool:
+        """Whether there is something that epochs can be compared with."""
+        return self._base_ends is not None
+
+    def set_base(self, scores: dict[str, float], records: Sequence[Scored]) -> None:
+        """Validation of the untrained model, which competes as epoch 0."""
+        if self.keep == "better":
+            warn_of_few(len(records))
+        self.base = scores
+        self._base_ends = [End(r.row, r.delta_q, r.diverged) for r in records]
+
+    def add_epoch(
+        self, epoch: float, scores: dict[str, float], records: Sequence[Scored], basin: Basin
+    ) -> None:
         """Scores of an epoch; a repeat after a resume replaces what was there."""
         self.epochs = [e for e in self.epochs if e["epoch"] != epoch]
-        self.epochs.append({"epoch": epoch, **scores})
+        entry: dict[str, Any] = {"epoch": epoch, **scores}
+        if self._base_ends is not None:
+            found = compare(self._base_ends, records, basin)
+            logging.info(f"validation of epoch {epoch:g} against the base, {found}")
+            entry["against_base"] = found.state()
+        self.epochs.append(entry)
 
     @property
-    def best(self) -> dict[str, float] | None:
-        """The epoch with the lowest mean validation Delta Q; the earliest of equals."""
-        finite = [e for e in self.epochs if math.isfinite(e["delta_q_mean"])]
-        return min(finite, key=lambda e: e["delta_q_mean"]) if finite else None
+    def best(self) -> dict[str, Any] | None:
+        """The epoch that ``keep`` asks for, the earliest of equals; None: the base is kept."""
+        if self.keep == "last":
+            return self.epochs[-1] if self.epochs else None
+        compared = [e for e in self.epochs if "against_base" in e]
+        if self.keep == "better":
+            good = [e for e in compared if e["against_base"]["verdict"] == "better"]
+        else:
+            good = [e for e in compared if e["against_base"]["log_change"] < 0]
+        return min(good, key=lambda e: e["against_base"]["log_change"]) if good else None
+
+    @property
+    def outcome(self) -> str:
+        """One sentence: which epoch is reported, and why."""
+        if self.keep == "last":
+            return "reported: the last epoch, without a look at validation"
+        if self.best is not None:
+            found = self.best["against_base"]
+            return (
+                f"reported: epoch {self.best['epoch']:g}, on validation {found['verdict']} (log(1 + dQ) "
+                f"{found['log_change']:+.3f}, {found['confidence']:.0%} {found['log_low']:+.3f} to "
+                f"{found['log_high']:+.3f}; {found['better']} nearer, {found['worse']} farther)"
+            )
+        return "reported: the base, since no epoch was better on validation"
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {"epochs": self.epochs, "base": self.base}
+        ends = None if self._base_ends is None else [tuple(end) for end in self._base_ends]
+        return {"epochs": self.epochs, "base": self.base, "base_ends": ends}
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state``."""
+        """The inverse of ``state``; checkpoints of version 0.1 do not hold the base's ends."""
         self.epochs, self.base = list(state["epochs"]), state["base"]
+        ends = state.get("base_ends")
+        self._base_ends = [End(*end) for end in ends] if ends else None
 
 
 def _read(path: Path) -> list[dict[str, float]]:

@@ -86,7 +86,7 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     history = json.loads((tmp_path / "gdeq/results/test.json").read_text())["history"]
     order = as_fairchem_orders(folder / "train")
-    run = tune(base, folder, order, epochs=2, warm_start=True, eval_max_atoms=64)
+    run = tune(base, folder, order, epochs=2, warm_start=True, eval_max_atoms=64, keep="lowest")
     assert len(run.steps) == len(history["steps"]) > 4
     keys = ("loss", "grad_norm", "lr", "vjps", "evaluations", "equilibrium_used")
     for mine, its in zip(run.steps, history["steps"], strict=True):
@@ -97,7 +97,12 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
     found = [e["delta_q_mean"] for e in run.history]
     known = [history["base"], *history["epochs"]]
     assert found == pytest.approx([e["delta_q_mean"] for e in known], rel=1e-3)
-    assert run.best_epoch == int(np.argmin(found)) and f"{min(found):.3f}" in repr(run)
+    changes = [e["against_base"]["log_change"] for e in run.history[1:]]
+    assert (
+        run.best_epoch == 1 + int(np.argmin(changes))
+        and min(changes) < 0
+        and f"{min(found):.3f}" in repr(run)
+    )
 
 
 def test_a_run_in_vain_gives_the_base_back(base, folder, caplog):

@@ -28,6 +28,7 @@ KIND = "equiformer_v2"
 CONSTANT = [
     "--optim.scheduler=Null",  # fairchem saves before the schedule's step, and resumes one late
     "--task.warm_start=True",
+    "--task.keep=last",
 ]
 
 
@@ -73,8 +74,7 @@ def test_train_ends_with_table_pictures_and_checkpoints(trained):
     stored = results(trained)
     assert list(stored["scores"]) == ["unrelaxed X_0", "base", "tuned"]
     assert len(stored["history"]["steps"]) == 4 and len(stored["history"]["epochs"]) == 2
-    best = min(stored["history"]["epochs"], key=lambda e: e["delta_q_mean"])
-    assert stored["best_epoch"] == best
+    assert stored["best_epoch"] == stored["history"]["epochs"][-1]
     for name in ("test_basins.png", "test_structures.png", "epochs.png"):
         assert (trained / "results" / "run" / name).stat().st_size > 1000
     assert list((trained / "logs" / "tensorboard" / "run").iterdir())
@@ -82,6 +82,16 @@ def test_train_ends_with_table_pictures_and_checkpoints(trained):
         checkpoint = torch.load(trained / "checkpoints" / "run" / name, weights_only=True)
         assert checkpoint["config"]["trainer"] == "ocp"
         assert float(checkpoint["normalizers"]["forces"]["rmsd"]) == 1.5
+
+
+def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path, capsys):
+    fairchem(inputs, tmp_path, "train", "--optim.lr_initial=10.0", "--optim.max_epochs=1")
+    assert "reported: the base, since no epoch was better on validation" in capsys.readouterr().out
+    stored = results(tmp_path)
+    assert stored["best_epoch"] is None and stored["scores"]["tuned"] == stored["scores"]["base"]
+    kept, base = weights(tmp_path, "best_checkpoint.pt"), torch.load(inputs / f"{KIND}.pt")
+    base = base["ema"]["shadow_params"] if base.get("ema") else list(base["state_dict"].values())
+    assert sum(torch.equal(a, b) for a, b in zip(kept.values(), base, strict=False)) == len(kept)
 
 
 def test_the_other_modes_use_the_best_epoch(inputs, trained):
@@ -124,13 +134,16 @@ def test_interrupted_training_goes_on_and_ends_the_same(inputs, trained, tmp_pat
     straight, resumed = results(trained)["history"], results(tmp_path)["history"]
     assert [s["train/step"] for s in resumed["steps"]] == [1, 2, 3, 4]
     for one, other in zip(straight["epochs"], resumed["epochs"], strict=True):
+        found, known = one.pop("against_base"), other.pop("against_base")
+        assert found.pop("verdict") == known.pop("verdict")
+        assert found == pytest.approx(known, rel=1e-3)
         assert one == pytest.approx(other, rel=1e-4)
     for name, value in weights(trained).items():
         torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-5, atol=1e-7)
 
     folders = [run / "checkpoints" / "run" for run in (trained, tmp_path)]
     state = torch.load(folders[0] / "gdeq_state.pt", weights_only=True)
-    assert set(state) == {"history"} and set(state["history"]) == {"epochs", "base"}
+    assert set(state) == {"history"} and set(state["history"]) == {"epochs", "base", "base_ends"}
     lines = [(folder / "history.jsonl").read_text().splitlines() for folder in folders]
     assert len(lines[0]) == len(lines[1]) == 4
     one, other = (torch.load(folder / "adjoints.0of1.pt", weights_only=True) for folder in folders)

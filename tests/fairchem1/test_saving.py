@@ -3,6 +3,7 @@
 import torch
 from fairchem.core.trainers import OCPTrainer
 
+from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.history import History
@@ -14,7 +15,7 @@ def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_p
     monkeypatch.setattr(OCPTrainer, "save", lambda self, metrics, file, state: files.append(file))
     trainer = GDEQTrainer.__new__(GDEQTrainer)  # with what saving reads of a trainer alone
     trainer.config = {"cmd": {"checkpoint_dir": str(tmp_path)}}
-    trainer.is_debug, trainer.history, trainer.adjoints = False, History(), Adjoints()
+    trainer.is_debug, trainer.history, trainer.adjoints = False, History("last"), Adjoints()
 
     def known():
         return torch.load(tmp_path / "adjoints.0of1.pt", weights_only=True)["rows"].tolist()
@@ -23,7 +24,7 @@ def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_p
     trainer.save()
     assert known() == [3]
     trainer.adjoints.known[4] = torch.ones(2, 3)
-    trainer.history.add_epoch(1, {"delta_q_mean": 2.0})
+    trainer.history.add_epoch(1, {"delta_q_mean": 2.0}, [], Basin())
     trainer.update_best("delta_q_mean", {})
     assert known() == [3] and files == ["checkpoint.pt", "best_checkpoint.pt"]
     state = torch.load(tmp_path / "gdeq_state.pt", weights_only=True)

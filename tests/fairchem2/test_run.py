@@ -33,6 +33,7 @@ CHEAP = [
     "runner.train_eval_unit.signal.adjoint.max_vjps=10",
     "runner.train_eval_unit.signal.adjoint.tol=0.5",
     "warm_start=true",
+    "keep=last",
     "checkpoint_minutes=0",  # before every step
 ]
 
@@ -103,8 +104,25 @@ def test_train_ends_with_table_and_pictures(trained):
     stored = comparable(run_dir / "gdeq")
     assert len(stored["records"]["tuned"]) == 3
     assert len(stored["history"]["epochs"]) == 2
-    best = min(stored["history"]["epochs"], key=lambda e: e["delta_q_mean"])
-    assert stored["best_epoch"] == best
+    assert stored["best_epoch"] == stored["history"]["epochs"][-1]
+    assert "tuned against base, " in out and stored["comparison"]["structures"] == 3
+    assert stored["history"]["base"]["structures"] == 3
+
+
+def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path):
+    options = ["--mode", "train", "lr=10.0", "keep=better", "epochs=1"]
+    code, out, err = fairchem(inputs, tmp_path, *options)
+    assert code == 0, err[-3000:]
+    assert "reported: the base, since no epoch was better on validation" in out
+    assert "3 validation structures: with fewer than 6" in err
+    stored = comparable(tmp_path / "gdeq")
+    assert stored["best_epoch"] is None and stored["scores"]["tuned"] == stored["scores"]["base"]
+    best = tmp_path / "gdeq" / "results" / "best" / "inference_ckpt.pt"
+    kept, base = (
+        torch.load(path, weights_only=False).model_state_dict for path in (best, inputs / "esen.pt")
+    )
+    assert kept.keys() == base.keys()
+    assert all(torch.equal(kept[key], base[key]) for key in base)
 
 
 def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):

@@ -3,21 +3,76 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.comparison import End
 from fairchem_gdeq.training.history import History
 
 
-def test_history_keeps_one_entry_an_epoch_and_finds_the_best():
-    history = History()
-    for epoch, value in ((1, 3.0), (2, 2.0), (3, float("nan")), (2, 2.5), (4, 2.5)):
-        history.add_epoch(epoch, {"delta_q_mean": value})
-    assert [e["epoch"] for e in history.epochs] == [1, 3, 2, 4]
-    assert history.best == {"epoch": 2, "delta_q_mean": 2.5}
+def ends(values):
+    return [End(row, value, False) for row, value in enumerate(values)]
+
+
+BEFORE = np.linspace(2.0, 4.0, 12)
+NEARER, FARTHER = BEFORE - 1.0, BEFORE + 1.0
+MIXED = BEFORE + np.where(np.arange(12) % 2, -1.1, 1.0)  # a little nearer in the mean
+
+
+def filled(keep, *epochs):
+    history = History(keep)
+    history.set_base({"delta_q_mean": BEFORE.mean()}, ends(BEFORE))
+    for epoch, values in epochs:
+        history.add_epoch(epoch, {"delta_q_mean": values.mean()}, ends(values), Basin())
+    return history
+
+
+def test_a_repeated_epoch_replaces_the_first():
+    history = filled("better", (1, FARTHER), (2, NEARER), (3, FARTHER), (2, MIXED))
+    assert [e["epoch"] for e in history.epochs] == [1, 3, 2]
+    assert history.best is None  # of the two that were the second, the one that counts is no better
+
+
+@pytest.mark.parametrize(
+    ("keep", "found"), [("better", (None, 3)), ("lowest", (2, 3)), ("last", (2, 3))]
+)
+def test_which_epoch_is_kept(keep, found):
+    """After two epochs, of which the second is better by chance, and after a third."""
+    history = filled(keep, (1, FARTHER), (2, MIXED))
+    for expected in found:
+        epoch = None if history.best is None else history.best["epoch"]
+        assert epoch == expected
+        assert ("reported: the base" in history.outcome) == (expected is None)
+        history.add_epoch(3, {"delta_q_mean": NEARER.mean()}, ends(NEARER), Basin())
+
+
+def test_last_is_the_last_however_bad():
+    assert filled("last", (1, NEARER), (2, FARTHER)).best["epoch"] == 2
+    assert filled("lowest", (1, FARTHER)).best is None
+
+
+def test_a_checkpoint_brings_the_base_back():
+    history = filled("better", (1, FARTHER))
     other = History()
+    assert not other.knows_base and other.best is None
     other.load(json.loads(json.dumps(history.state())))
-    assert other.best == history.best
-    assert History().best is None
+    assert other.knows_base and other.base == history.base
+    other.add_epoch(2, {"delta_q_mean": NEARER.mean()}, ends(NEARER), Basin())
+    assert other.best["epoch"] == 2
+    old = History()
+    old.load({"epochs": [{"epoch": 1, "delta_q_mean": 2.0}], "base": None})  # of version 0.1
+    assert not old.knows_base and old.best is None
+
+
+def test_few_validation_structures_are_said(caplog):
+    History().set_base({}, ends(BEFORE[:5]))
+    assert "5 validation structures" in caplog.text and "keep=lowest" in caplog.text
+
+
+def test_an_unknown_way_to_keep_is_refused():
+    with pytest.raises(ValueError, match="unknown keep 'best': choose one of better, lowest, last"):
+        History("best")
 
 
 def test_steps_are_on_disk_and_cut_back_to_the_checkpoint(tmp_path):

@@ -1,0 +1,188 @@
+"""Two models on the same structures: is the second better? By pairs, with an interval."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+from fairchem_gdeq.evaluation.basin import Basin
+
+NOTICEABLE = 0.02  # amu^0.5 Angstrom: the ends of two solvers on one potential differ by less
+RESAMPLES = 10_000
+# Of six structures that are all better, chance alone would have it once in 32: 6 is the least number
+# with which a two-sided 95% interval can mean anything.
+FEWEST = 6
+
+
+class Scored(Protocol):
+    """What is compared of a structure: its row, its Delta Q, and whether its relaxation diverged."""
+
+    @property
+    def row(self) -> int:
+        """Its place in the data set."""
+
+    @property
+    def delta_q(self) -> float:
+        """Eq. 2, amu^0.5 Angstrom."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its relaxation left every bound."""
+
+
+class End(NamedTuple):
+    """Just that, which a checkpoint can hold."""
+
+    row: int
+    delta_q: float
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a model does against another, structure by structure.
+
+    The mean of Delta Q is decided by the few structures that end farthest away. What decides here is the
+    mean change of log(1 + Delta Q), Delta Q in amu^0.5 Angstrom, in which they weigh no more than others.
+
+    Attributes:
+        structures: number of pairs.
+        confidence: of both intervals, which are bootstraps over structures.
+        log_change: mean change of log(1 + Delta Q); negative is better.
+        log_low, log_high: its interval.
+        change: mean change of Delta Q, amu^0.5 Angstrom.
+        low, high: its interval.
+        better, worse: structures whose Delta Q fell or rose by more than ``NOTICEABLE``.
+        gained, lost: structures that are in the right basin only after, or only before.
+        needed: structures with which a mean change of this size would show; infinite for none.
+    """
+
+    structures: int
+    confidence: float
+    log_change: float
+    log_low: float
+    log_high: float
+    change: float
+    low: float
+    high: float
+    better: int
+    worse: int
+    gained: int
+    lost: int
+    needed: float
+
+    @property
+    def verdict(self) -> str:
+        """``better`` or ``worse`` where the interval of ``log_change`` excludes 0, else ``undecided``.
+
+        So it is for fewer than ``FEWEST`` structures, of which a bootstrap makes too narrow intervals.
+        """
+        if self.structures < FEWEST:
+            return "undecided"
+        if self.log_high < 0:
+            return "better"
+        return "worse" if self.log_low > 0 else "undecided"
+
+    def state(self) -> dict[str, Any]:
+        """For results files and checkpoints."""
+        return {**asdict(self), "verdict": self.verdict}
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.verdict}: {self.better} of {self.structures} structures nearer, {self.worse} farther "
+            f"(by more than {NOTICEABLE}), {self.gained} basins gained, {self.lost} lost; mean change of "
+            f"log(1 + dQ) {self.log_change:+.3f} ({self.confidence:.0%}: {self.log_low:+.3f} to "
+            f"{self.log_high:+.3f}), of dQ {self.change:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+        )
+        if self.verdict == "undecided" and math.isfinite(self.needed):
+            text += f"; a change of this size shows with about {self.needed:.0f} structures"
+        return text
+
+
+def compare(
+    before: Sequence[Scored], after: Sequence[Scored], basin: Basin, confidence: float = 0.95
+) -> Comparison:
+    """Pair the records of two models by row.
+
+    A structure that diverged counts as not in its basin, and never as nearer than before.
+
+    Args:
+        before, after: records of the same rows, in any order.
+        basin: when a structure is in the right one.
+        confidence: of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: they are not of the same rows, or of none.
+    """
+    known, now = ({r.row: r for r in records} for records in (before, after))
+    if known.keys() != now.keys() or not known:
+        raise ValueError(
+            f"expected records of the same structures to compare: {len(known)} rows before, {len(now)} "
+            f"after, {len(known.keys() & now.keys())} in both"
+        )
+    rows = sorted(known)
+    old = _distances(known[row] for row in rows)
+    new = _distances(now[row] for row in rows)
+    lost_sight = np.array([now[row].diverged for row in rows])
+    new = np.where(lost_sight, np.maximum(old, new), new)
+    was = (old < basin.delta_q) & ~np.array([known[row].diverged for row in rows])
+    logs, plain = np.log1p(new) - np.log1p(old), new - old
+    found = (new < basin.delta_q) & ~lost_sight
+    return Comparison(
+        len(rows),
+        confidence,
+        *_mean_with_interval(logs, confidence),
+        *_mean_with_interval(plain, confidence),
+        better=int((plain < -NOTICEABLE).sum()),
+        worse=int((plain > NOTICEABLE).sum()),
+        gained=int((found & ~was).sum()),
+        lost=int((was & ~found).sum()),
+        needed=_needed(logs, confidence),
+    )
+
+
+def warn_of_few(count: int) -> None:
+    """Say so where there are too few validation structures for any difference to show."""
+    if count < FEWEST:
+        logging.warning(
+            f"{count} validation structures: with fewer than {FEWEST} hardly any change can be told from "
+            "chance, so the base may be kept whatever is gained. Give more, or set keep=lowest"
+        )
+
+
+def _distances(records: Iterable[Scored]) -> NDArray[np.float64]:
+    """Delta Q of each; where it is not finite, as far as any number goes in a mean of logarithms."""
+    found = np.array([r.delta_q for r in records], dtype=np.float64)
+    return np.where(np.isfinite(found), found, 1e6)
+
+
+def _mean_with_interval(
+    values: NDArray[np.float64], confidence: float
+) -> tuple[float, float, float]:
+    mean = float(values.mean())
+    if len(values) < 2 or np.ptp(values) == 0:
+        return mean, *((mean, mean) if len(values) > 1 else (-math.inf, math.inf))
+    found = bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        random_state=0,
+    ).confidence_interval
+    return mean, float(found.low), float(found.high)
+
+
+def _needed(values: NDArray[np.float64], confidence: float) -> float:
+    """(z s / m)^2: structures whose mean's interval would just exclude 0."""
+    mean, spread = abs(values.mean()), values.std()
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    return float((z * spread / mean) ** 2) if mean > 0 else math.inf
