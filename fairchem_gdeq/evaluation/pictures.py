@@ -41,10 +41,11 @@ def plot_epochs(path: Path, history: History) -> Path:
     steps = history.steps
     where = np.array([s["train/epoch"] for s in steps])
     for key, label in (("relaxed", "training, X*"), ("guided", "training, X_K")):
-        values = np.array([s[f"train/delta_q_{key}"] for s in steps])
+        values = np.array([s.get(f"train/delta_q_{key}", np.nan) for s in steps])
         if len(values) and np.isfinite(values).any():
-            bins = np.floor(where)
-            means = [np.nanmean(values[bins == b]) for b in np.unique(bins)]
+            known = np.isfinite(values)
+            bins = np.floor(where[known])
+            means = [values[known][bins == b].mean() for b in np.unique(bins)]
             axes.plot(np.unique(bins) + 0.5, means, "--", label=label)
     if history.base:
         axes.axhline(history.base["delta_q_mean"], color="0.4", ls=":", label="base, validation")

@@ -39,13 +39,18 @@ class Progress(Callback):
             return
         log = unit.history.last
         assert log is not None
-        relaxed = log["train/delta_q_relaxed"]
-        shown = relaxed if relaxed == relaxed else log["train/delta_q_guided"]
+        shown = {}
+        if "train/forces_loss" in log:
+            shown["forces"] = f"{log['train/forces_loss']:.3f}"
+        if "train/delta_q_relaxed" in log:
+            relaxed = log["train/delta_q_relaxed"]
+            known = relaxed if relaxed == relaxed else log["train/delta_q_guided"]
+            shown["dQ"] = f"{known:.2f}"
+            shown["conv"] = f"{log['train/converged']:.0%}"
+            shown["evals"] = f"{log['train/evaluations']:.0f}"
         self._bar.set_postfix(
             {
-                "dQ": f"{shown:.2f}",
-                "conv": f"{log['train/converged']:.0%}",
-                "evals": f"{log['train/evaluations']:.0f}",
+                **shown,
                 "MB": f"{log['train/peak_memory_mb']:.0f}",
                 **self._validated,
             },

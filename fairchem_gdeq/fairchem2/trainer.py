@@ -30,6 +30,7 @@ from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.records import Record, each_once
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
+from fairchem_gdeq.fairchem2.replay import BaseBatches, ForceReplay, FrameBatches, forces_loss
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_signal
@@ -41,7 +42,7 @@ from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.steplog import describe
-from fairchem_gdeq.training.steps import LearntStep
+from fairchem_gdeq.training.steps import Beside, LearntStep, Update
 
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
 
@@ -66,6 +67,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         alpha_lr: float = 0.0,
         warm_start: bool = False,
         keep: str = "better",
+        forces: ForceReplay | None = None,
         print_every: int = 10,
         clip_grad_norm: float | None = 1.0,
         ema_decay: float | None = 0.99,
@@ -85,6 +87,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             method: settings of a signal that is given by its name, as in version 0.1.
             keep: which epoch is exported, one of ``history.KEEP``; by default one that validation says is
                 better than the base, or else the base.
+            forces: what is trained on beside the signal.
             print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
@@ -123,6 +126,11 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         self.alpha = torch.tensor(is2rs.alpha, device=device, requires_grad=learn)
         self.alpha_optimizer = torch.optim.Adam([self.alpha], lr=alpha_lr) if learn else None
         self.warm_start = warm_start
+        self.forces = forces
+        # Frames are opened when training starts: evaluation does not need them. The base is known now.
+        self.replayed: FrameBatches | BaseBatches | None = None
+        if forces is not None and forces.of_base:
+            self.replayed = forces.open(self.force_task, hydra_model(model))
         self.adjoints = Adjoints()
         self.epoch_records: list[Record] = []
 
@@ -135,6 +143,8 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             self.warm_start = False
         if self.lazy_state_location is None and distutils.is_master():
             self.history.open(self._folder, 0)
+        if self.forces is not None and self.replayed is None:
+            self.replayed = self.forces.open(self.force_task, hydra_model(self.model))
         super().on_train_start(state)
         if not self.history.knows_base and self.score_base is not None:
             records = self.score_base()
@@ -160,20 +170,16 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         started = time.perf_counter()
         batch = data.to(get_device_for_local_rank())
         self.optimizer.zero_grad(set_to_none=True)
+        step = self.train_progress.num_steps_completed
         with tf32_context_manager(self.tf32):
-            report, operator = self.differentiate(batch)
-        applied = self._update(batch.num_graphs)
+            log = self._optimize(step, batch, state)
         seconds = time.perf_counter() - started
 
-        step = self.train_progress.num_steps_completed
-        log = describe(report, operator)
         log |= {
             "train/step": step,
             "train/lr": self.scheduler.get_last_lr()[0],
             "train/epoch": self.train_progress.num_epochs_completed
             + self.train_progress.num_steps_completed_in_epoch / len(state.train_state.dataloader),
-            "train/grad_norm": float(self.last_grad_norm),
-            "train/skipped_update": float(not applied),
             "train/alpha": float(self.alpha.detach()),
             "train/seconds": seconds,
             "train/peak_memory_mb": peak_mb(),
@@ -186,26 +192,67 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         self.scheduler.step()
         return log
 
-    def _update(self, count: int) -> bool:
-        """Average gradients over the structures of all ranks (``count`` here), clip, step, EMA.
+    def _optimize(self, step: int, batch: AtomicData, state: State) -> dict[str, float]:
+        """A step of the run: some of the optimizer on forces alone, then one on the signal; its log."""
+        forces, losses, alone, silent = self.forces, list[float](), 0, False
+        if forces is not None:
+            assert state.train_state is not None
+            total = len(state.train_state.dataloader) * (state.train_state.max_epochs or 1)
+            silent = forces.without_signal(step, total)
+            alone = forces.updates + silent
+        for turn in range(alone):
+            self._replay(step, turn, batch, None, losses)
+            done = self._update(1)
+        if silent:
+            log = {"train/loss": losses[-1], "train/signal_share": 0.0}
+        else:
+            report, operator = self.differentiate(batch)
+            beside = None
+            if forces is not None:
+                replay = partial(self._replay, step, alone, batch, report, losses)
+                beside = Beside(replay, forces.limit)
+            done = self._update(batch.num_graphs, beside)
+            log = describe(report, operator)
+            if forces is not None:
+                log["train/signal_share"] = done.share
+        if losses:
+            log["train/forces_loss"] = sum(losses) / len(losses)
+        self.last_grad_norm = done.norm
+        log["train/grad_norm"] = float(done.norm)
+        log["train/skipped_update"] = float(not done.applied)
+        return log
 
-        Returns:
-            False if no gradient was there, or one is not finite.
-        """
+    def _replay(
+        self,
+        step: int,
+        turn: int,
+        batch: AtomicData,
+        report: SignalReport | None,
+        losses: list[float],
+    ) -> None:
+        """Add the weighted gradient of a batch of forces to ``.grad``, and its loss to the list."""
+        assert self.forces is not None and self.replayed is not None
+        number = step * (self.forces.updates + 1) + turn
+        frames = self.replayed(number, batch, report).to(get_device_for_local_rank())
+        loss = forces_loss(hydra_model(self.model), self.replayed.task, frames)
+        (self.forces.lambda_forces * loss).backward()
+        losses.append(float(loss.detach()))
+
+    def _update(self, count: int, beside: Beside | None = None) -> Update:
+        """Average gradients over the structures of all ranks (``count`` here), clip, step, EMA."""
         learnt = None
         if self.alpha_optimizer is not None:
             learnt = LearntStep(self.alpha, self.alpha_optimizer, LEAST_ALPHA * self.is2rs.alpha)
         ema = self.ema_model
-        done = steps.update(
+        return steps.update(
             self.model.parameters(),
             self.optimizer,
             count,
             clip=float("inf") if self.clip_grad_norm is None else self.clip_grad_norm,
             step=learnt,
+            beside=beside,
             ema=None if ema is None else partial(ema.update_parameters, self.model),
         )
-        self.last_grad_norm = done.norm
-        return done.applied
 
     def _log(self, values: dict[str, float], step: int) -> None:
         """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs."""

@@ -40,10 +40,25 @@ class Update:
     Attributes:
         norm: of the parameters' gradient, before it was clipped.
         applied: False if no gradient was there, or one is not finite: nothing has moved.
+        share: what the signal's gradient was multiplied by to go with that of the forces; 1 without.
     """
 
     norm: Tensor
     applied: bool
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A second loss in a step.
+
+    Attributes:
+        differentiate: adds its gradient to the parameters' ``.grad``, weighted.
+        limit: longest gradient of the signal, in lengths of this one.
+    """
+
+    differentiate: Callable[[], None]
+    limit: float
 
 
 def differentiate(
@@ -76,6 +91,7 @@ def update(
     *,
     clip: float = float("inf"),
     step: LearntStep | None = None,
+    beside: Beside | None = None,
     rescale: Callable[[], None] | None = None,
     ema: Callable[[], None] | None = None,
 ) -> Update:
@@ -89,12 +105,18 @@ def update(
         count: structures of this rank in the step.
         clip: longest gradient, all parameters together.
         step: alpha, where it is trained; it is not clipped.
+        beside: a loss whose gradient goes with that of the signal.
         rescale: called before clipping, to change gradients in place.
         ema: called after the step.
     """
+    parameters = list(parameters)
     alpha = [] if step is None else [step.alpha]
     reached = average_over_ranks([*parameters, *alpha], count)
     found = [p for p in reached if step is None or p is not step.alpha]
+    share = 1.0
+    if beside is not None:
+        parameters = [p for p in parameters if p.requires_grad]
+        found, share = _together(parameters, found, beside)
     if rescale is not None:
         rescale()
     norm = nn.utils.clip_grad_norm_(found, clip)
@@ -118,4 +140,31 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     if step is not None:
         step.optimizer.zero_grad(set_to_none=True)
-    return Update(norm, applied)
+    return Update(norm, applied, share)
+
+
+def _together(
+    parameters: list[Tensor], reached: list[Tensor], beside: Beside
+) -> tuple[list[Tensor], float]:
+    """Gradients of both losses in ``.grad``: all parameters that any reaches, and the signal's factor.
+
+    A signal's gradient that is not finite is left out; the other goes on alone.
+    """
+    signal = {p: p.grad for p in reached if p.grad is not None}
+    for p in reached:
+        p.grad = None
+    beside.differentiate()
+    found = average_over_ranks(parameters, 1)  # the mean over ranks, as in fairchem's own training
+    ours, theirs = (
+        nn.utils.get_total_norm([g for g in grads if g is not None])
+        for grads in (signal.values(), [p.grad for p in found])
+    )
+    share = 0.0
+    if signal and bool(torch.isfinite(ours)):
+        share = min(1.0, beside.limit * float(theirs) / max(float(ours), 1e-30))
+        for p, grad in signal.items():
+            p.grad = share * grad if p.grad is None else p.grad + share * grad
+    else:
+        logging.warning("the signal's gradient is not finite: this step is one of the forces alone")
+    known = {id(p) for p in found}
+    return [*found, *(p for p in signal if share and id(p) not in known)], share

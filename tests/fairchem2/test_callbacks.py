@@ -7,6 +7,7 @@ import torch
 from fairchem.core.units.mlip_unit.mlip_unit import MLIPTrainEvalUnit
 from torchtnt.framework.unit import AppStateMixin
 
+from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.fairchem2 import callbacks
 from fairchem_gdeq.fairchem2.callbacks import Checkpoints, KeepBest
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
@@ -66,10 +67,11 @@ def test_adjoints_are_in_the_checkpoints_to_go_on_from_alone(monkeypatch, tmp_pa
     monkeypatch.setattr(MLIPTrainEvalUnit, "save_state", lambda unit, place: saved.append(place))
     unit = GDEQTrainer.__new__(GDEQTrainer)  # with what saving reads of a trainer alone
     AppStateMixin.__init__(unit)
-    unit.history, unit.adjoints = History(), Adjoints()
+    unit.history, unit.adjoints = History("last"), Adjoints()
     unit.adjoints.known[3] = torch.ones(2, 3)
     unit.alpha, unit.alpha_optimizer = torch.tensor(0.05), None
-    unit.history.add_epoch(1, {"delta_q_mean": 2.0})
+    unit.optimizer = torch.optim.AdamW([torch.zeros(1)])
+    unit.history.add_epoch(1, {"delta_q_mean": 2.0}, [], Basin())
     keep = KeepBest()
     keep.folder = tmp_path / "best"
     keep.on_eval_epoch_end(None, unit)

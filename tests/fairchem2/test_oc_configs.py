@@ -17,6 +17,7 @@ CHEAP = [
     "horizon=2",
     "relaxer.max_steps=4",
     "runner.train_eval_unit.signal.max_steps=4",
+    "keep=last",
 ]
 CPU = "job.device_type=CPU"
 

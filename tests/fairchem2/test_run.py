@@ -34,6 +34,8 @@ CHEAP = [
     "runner.train_eval_unit.signal.adjoint.tol=0.5",
     "warm_start=true",
     "keep=last",
+    "forces.updates=1",
+    "forces.alone=0.0",
     "checkpoint_minutes=0",  # before every step
 ]
 
@@ -43,6 +45,7 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     for split, count, seed in (("train", 8, 0), ("val", 3, 1), ("test", 3, 2)):
         small.write_is2rs(folder / split, small.silicon(count, seed))
+    small.write_frames(folder / "train_frames", small.silicon(6, 3))
     small.checkpoint(folder / "esen.pt")
     small.checkpoint(folder / "adapt.pt", "adapt")
     return folder
@@ -57,6 +60,7 @@ def command(inputs, run_dir, *extra, config="gdeq", base="esen"):
         f"base={inputs / f'{base}.pt'}",
         "train_structures=1.0",
         "test_structures=1.0",
+        "paths.val=${data}/val",
         f"job.run_dir={run_dir}",
         *CHEAP,
         *extra,
@@ -107,6 +111,8 @@ def test_train_ends_with_table_and_pictures(trained):
     assert stored["best_epoch"] == stored["history"]["epochs"][-1]
     assert "tuned against base, " in out and stored["comparison"]["structures"] == 3
     assert stored["history"]["base"]["structures"] == 3
+    for step in stored["history"]["steps"]:
+        assert step["train/forces_loss"] > 0 and 0 < step["train/signal_share"] <= 1
 
 
 def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path):
@@ -149,6 +155,7 @@ def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
     }
     for seed, (split, names) in enumerate(sids.items()):
         small.write_is2rs(tmp_path / split, small.silicon(len(names), seed), sids=names)
+    small.write_frames(tmp_path / "train_frames", small.silicon(4, 3))
     small.checkpoint(tmp_path / "esen.pt")
     # Loose, so that a random potential's equilibria and adjoints count.
     signal = "runner.train_eval_unit.signal."
@@ -416,9 +423,24 @@ def test_missing_base_is_one_clear_message(inputs, tmp_path):
     assert "nowhere/base.pt" in err and "base=" in err
 
 
-@pytest.mark.parametrize("config", ["bptt", "truncated_bptt", "implicit"])
+FORCES = {
+    "bptt": (["forces.src=null"], [False] * 4),
+    "truncated_bptt": (["forces.src=base", "forces.updates=0"], [True] * 4),
+    "implicit": (["forces.alone=0.5"], [True] * 4),
+}
+
+
+@pytest.mark.parametrize("config", FORCES)
 def test_other_signals_run_from_their_configs(inputs, tmp_path, config):
-    code, out, err = fairchem(inputs, tmp_path, "--mode", "train", "epochs=1", config=config)
+    """With no forces beside them, with the base's, and with frames that come first."""
+    options, known = FORCES[config]
+    arguments = ("--mode", "train", "epochs=1", *options)
+    code, out, err = fairchem(inputs, tmp_path, *arguments, config=config)
     assert code == 0, err[-3000:]
-    assert json.loads((tmp_path / config / "results" / "test.json").read_text())["signal"] == config
-    assert "tuned" in out
+    stored = json.loads((tmp_path / config / "results" / "test.json").read_text())
+    assert stored["signal"] == config and "tuned" in out
+    steps = stored["history"]["steps"]
+    assert ["train/forces_loss" in step for step in steps] == known[: len(steps)]
+    signal = ["train/delta_q_guided" in step for step in steps]
+    silent = len(steps) // 2 if config == "implicit" else 0
+    assert signal == [False] * silent + [True] * (len(steps) - silent)

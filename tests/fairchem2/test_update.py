@@ -35,7 +35,7 @@ def test_a_learnt_alpha_stays_positive_and_can_come_back():
     """With this rate the first step alone would make it -9.95."""
     found = unit()
     for _ in range(3):
-        assert update(found, 0.0, 1.0)
+        assert update(found, 0.0, 1.0).applied
         assert found.alpha.item() == pytest.approx(0.0005)
     for _ in range(40):
         update(found, 0.0, -1.0)
@@ -55,7 +55,7 @@ def test_a_learnt_alpha_within_bounds_is_adams():
 @pytest.mark.parametrize(("weight", "alpha"), [(float("nan"), 1.0), (1.0, float("nan"))])
 def test_nothing_moves_on_a_gradient_that_is_not_finite(weight, alpha):
     found = unit()
-    assert not update(found, weight, alpha)
+    assert not update(found, weight, alpha).applied
     assert found.model.weight.item() == 1.0 and found.alpha.item() == pytest.approx(0.05)
     assert found.alpha.grad is None and found.model.weight.grad is None
 
@@ -72,6 +72,7 @@ def test_gradients_are_averaged_before_they_are_clipped(monkeypatch):
     monkeypatch.setattr(steps, "average_over_ranks", average)
     found = unit()
     found.clip_grad_norm = 0.5
-    assert update(found, 1.0, 0.0, count=7) and counts == [7]
-    assert float(found.last_grad_norm) == pytest.approx(10.0)
+    done = update(found, 1.0, 0.0, count=7)
+    assert done.applied and counts == [7]
+    assert float(done.norm) == pytest.approx(10.0)
     assert found.model.weight.item() == pytest.approx(0.5)
