@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,8 @@ from fairchem_gdeq.evaluation.scoring import BASE, TUNED
 
 HERE = Path(__file__).parent
 KEPT = HERE / "gain"
-SPLITS = {"test": "results", "val": "results/validate"}
+SPLITS = ("test", "val")
+Ends = Mapping[int, "np.ndarray"]
 
 
 @dataclass(frozen=True)
@@ -131,31 +131,36 @@ def run_one(run: Run, folder: Path) -> None:
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (place / f"{run.name}.log").open("a") as log:
-        for mode in (["--mode", "train"], ["--mode", "validate", "split=val"]):
-            subprocess.run([*command, *mode], stdout=log, stderr=log, env=environment, check=True)
+        subprocess.run(
+            [*command, "--mode", "train"], stdout=log, stderr=log, env=environment, check=True
+        )
     keep(run, place / run.name)
 
 
 def keep(run: Run, place: Path) -> None:
     """Write the small file that tables are made from."""
-    found: dict[str, Any] = {"arm": run.arm, "seed": run.seed, "overrides": list(run.overrides)}
-    for split, where in SPLITS.items():
-        stored = json.loads((place / where / f"{split}.json").read_text())
-        found[split] = {
-            title: [
-                {key: r[key] for key in ("sid", "row", "delta_q", "diverged", "converged")}
-                | {"evaluations": r["evaluations"]}
-                for r in stored["records"][title]
-            ]
-            for title in (BASE, TUNED)
-        }
-        history = stored["history"]
+    stored = json.loads((place / "results" / "test.json").read_text())
+    history = stored["history"]
+    best = stored["best_epoch"]
     steps = history["steps"]
-    found["training"] = {
-        "seconds": sum(s["train/seconds"] for s in steps),
-        "steps": len(steps),
-        "signal_steps": sum("train/delta_q_guided" in s for s in steps),
-        "best_epoch": stored["best_epoch"] and stored["best_epoch"]["epoch"],
+    found = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "overrides": list(run.overrides),
+        "test": {
+            title: [[r["row"], r["delta_q"], r["evaluations"]] for r in stored["records"][title]]
+            for title in (BASE, TUNED)
+        },
+        "val": {
+            BASE: [[row, far] for row, far, _ in history["base_ends"]],
+            TUNED: [[row, far] for row, far, _ in (best["ends"] if best else history["base_ends"])],
+        },
+        "training": {
+            "seconds": sum(s["train/seconds"] for s in steps),
+            "steps": len(steps),
+            "signal_steps": sum("train/delta_q_guided" in s for s in steps),
+            "epoch": best["epoch"] if best else 0,
+        },
     }
     run.kept.parent.mkdir(parents=True, exist_ok=True)
     part = run.kept.with_suffix(".part")
@@ -166,25 +171,24 @@ def keep(run: Run, place: Path) -> None:
 # ---- showing ---------------------------------------------------------------------------------
 
 
-def over_seeds(outcomes: Sequence[Mapping[str, Any]], split: str, title: str) -> dict[int, list]:
-    """Records of each row from every seed."""
-    found: dict[int, list] = defaultdict(list)
+def over_seeds(outcomes: Sequence[Mapping[str, Any]], split: str, title: str) -> Ends:
+    """Delta Q [seeds] of each row."""
+    found: dict[int, list[float]] = defaultdict(list)
     for outcome in outcomes:
-        for record in outcome[split][title]:
-            found[record["row"]].append(record)
-    return found
+        for row, distance, *_ in outcome[split][title]:
+            found[row].append(distance)
+    return {row: np.array(distances) for row, distances in found.items()}
 
 
-def scores(records: Mapping[int, list]) -> dict[str, list[float]]:
-    """Mean, median and basins of each seed."""
-    basin = Basin()
-    distances = np.array([[r["delta_q"] for r in of_row] for of_row in records.values()]).T
-    return {
-        "mean": [float(d.mean()) for d in distances],
-        "median": [float(np.median(d)) for d in distances],
-        "basins": [100 * float((d < basin.delta_q).mean()) for d in distances],
-        "evaluations": [mean(r["evaluations"] for of_row in records.values() for r in of_row)],
+def cells(ends: Ends) -> list[str]:
+    """Mean, median and share of right basins: mean and sample deviation over seeds."""
+    seeds = np.array(list(ends.values())).T
+    found = {
+        "mean": seeds.mean(1),
+        "median": np.median(seeds, axis=1),
+        "basins": 100 * (seeds < Basin().delta_q).mean(1),
     }
+    return [spread(values.tolist()) for values in found.values()]
 
 
 def rows_of(table: str, split: str) -> Iterator[tuple[str, list[str]]]:
@@ -198,24 +202,18 @@ def rows_of(table: str, split: str) -> Iterator[tuple[str, list[str]]]:
             f"nothing is kept of table {table} yet: python -m benchmarks.gain run {table}"
         )
     first = next(iter(outcomes))
-    base = over_seeds(outcomes[first], split, BASE)
-    yield BASE, [*_cells(scores({k: v[:1] for k, v in base.items()})), "", "", ""]
+    base = over_seeds(outcomes[first][:1], split, BASE)
+    yield BASE, [*cells(base), "", "", ""]
     reference = over_seeds(outcomes[first], split, TUNED)
     for arm, found in outcomes.items():
         ends = over_seeds(found, split, TUNED)
-        seconds = spread([o["training"]["seconds"] / 60 for o in found])
-        against = "" if arm == first else _paired(reference, ends)
-        yield (
-            f"{arm} ({len(found)} seeds)",
-            [*_cells(scores(ends)), seconds, _paired(base, ends), against],
-        )
+        minutes = spread([o["training"]["seconds"] / 60 for o in found])
+        against = "" if arm == first else paired(reference, ends)
+        title = f"{arm}, {len(found)} seed{'s' if len(found) > 1 else ''}"
+        yield title, [*cells(ends), minutes, paired(base, ends), against]
 
 
-def _cells(found: Mapping[str, list[float]]) -> list[str]:
-    return [spread(values) for values in found.values()]
-
-
-def _paired(before: Mapping[int, list], after: Mapping[int, list]) -> str:
+def paired(before: Ends, after: Ends) -> str:
     """The change structure by structure: of log(1 + Delta Q), and of Delta Q, averaged over seeds."""
     logs = compare(*(_averaged(r, np.log1p, np.expm1) for r in (before, after)), Basin())
     plain = compare(*(_averaged(r, np.asarray, float) for r in (before, after)), Basin())
@@ -225,18 +223,15 @@ def _paired(before: Mapping[int, list], after: Mapping[int, list]) -> str:
     )
 
 
-def _averaged(records: Mapping[int, list], there: Any, back: Any) -> list[End]:
-    """A record for each row, whose Delta Q is an average over seeds."""
-    return [
-        End(row, float(back(np.mean(there([r["delta_q"] for r in of_row])))), False)
-        for row, of_row in records.items()
-    ]
+def _averaged(ends: Ends, there: Any, back: Any) -> list[End]:
+    """An end for each row, whose Delta Q is an average over seeds."""
+    return [End(row, float(back(there(found).mean())), False) for row, found in ends.items()]
 
 
 def show(table: str, split: str) -> None:
     """Print the table."""
     rows = dict(rows_of(table, split))
-    header = [f"{table}, {split}", "Delta Q mean", "median", "basins %", "evaluations", "minutes"]
+    header = [f"{table}, {split}", "Delta Q mean", "median", "basins %", "minutes"]
     header += ["log(1 + dQ) against base", "against the first arm"]
     print_rows(header, rows, (), lambda name: " | ".join(rows[name]))
 
