@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Rollout:
         settled: [s] bool, structures masked because their forces fell below the threshold.
         diverged: [s] bool, structures that left the finite world and were taken out.
         evaluations: [s] force evaluations spent on each structure.
-        gone: the same as ``diverged``, on the host.
+        gone: the same as ``diverged``, on the host: structures that are not differentiated.
     """
 
     steps: list[Application]
@@ -180,13 +180,25 @@ def guidance_by_sweep(
         The rollout, the losses [s] at X_K and the weighted batch mean.
     """
     path = rollout(operator, start, horizon, fmax)
+    losses, total = differentiate_path(path, loss, weight, ~path.diverged)
+    return path, losses, total
+
+
+def differentiate_path(
+    path: Rollout, loss: StructureLoss, weight: float, counted: Tensor
+) -> tuple[Tensor, float]:
+    """Add the gradient of ``weight * mean(loss(X_K))`` over the ``counted`` structures [s] of a rollout.
+
+    Returns:
+        The losses [s] at X_K and the weighted batch mean.
+    """
     with torch.enable_grad():
         x = path.positions.detach().requires_grad_(True)
         losses = loss(x)
-        total = weighted_mean(losses, ~path.diverged, weight, operator.structures.count)
+        total = weighted_mean(losses, counted, weight, len(counted))
         (lam,) = torch.autograd.grad(total, x)
-    sweep(path, lam)
-    return path, losses.detach(), float(total.detach())
+    sweep(replace(path, gone=~counted.cpu()), lam)
+    return losses.detach(), float(total.detach())
 
 
 def guidance_by_stored_graph(

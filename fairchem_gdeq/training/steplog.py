@@ -31,6 +31,7 @@ def describe(report: SignalReport, operator: Operator) -> dict[str, float]:
         "train/diverged": float(report.diverged.float().mean()),
         "train/converged": float(report.converged.float().mean()),
         "train/equilibrium_used": float(report.contributing.float().mean()),
+        "train/spared": float(report.spared.float().mean()),
         "train/adjoint_unbounded": float(report.unbounded.float().mean()),
         "train/force_removed": finite_or_nan(report.removed),
         "train/shift_removed": finite_or_nan(report.shift),

@@ -19,6 +19,7 @@ TIGHT = {"horizon": 4, "fmax": 1e-8, "max_steps": 2000, "adjoint": GMRES(tol=1e-
         ("guidance_gradient", "checkpoint", "sweep, stored_graph"),
         ("horizon", -1, ">= 0"),
         ("fmax", -0.1, ">= 0"),
+        ("spare", -0.1, ">= 0"),
     ],
 )
 def test_bad_settings_are_named(key, value, expected):
@@ -42,6 +43,38 @@ def test_batch_gradient_is_the_mean_of_single_ones(signal):
         total += grads(operator)
     torch.testing.assert_close(together, total / 3, rtol=1e-6, atol=1e-9)
     assert losses == pytest.approx(single / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("lambda_guide", [0.0, 1.0])
+def test_what_ends_right_is_not_differentiated(lambda_guide):
+    """The gradient is that of the other structures, in the mean over all, and the spared cost none."""
+    operator, x, target = random_batch("site", [4, 2, 3], conservative=True)
+    settings = TIGHT | {"lambda_guide": lambda_guide}
+    ends = make_signal("gdeq", **settings)(operator, x, target).relaxed
+    spare = float(ends.sort().values[:2].mean())  # between the nearest and the second
+    zero(operator)
+    report = make_signal("gdeq", **settings, spare=spare)(operator, x, target)
+    found = grads(operator)
+    assert report.spared.tolist() == (ends < spare).tolist() and int(report.spared.sum()) == 1
+    torch.testing.assert_close(report.relaxed, ends)
+    assert (report.vjps == 0).tolist() == report.spared.tolist()
+    wrong = ends >= spare
+    atoms = operator.structures.atoms_of(wrong)
+    zero(operator)
+    alone = make_signal("gdeq", **settings)(operator.select(wrong), x[atoms], target[atoms])
+    torch.testing.assert_close(found, grads(operator) * 2 / 3, rtol=1e-7, atol=1e-10)
+    assert report.loss == pytest.approx(alone.loss * 2 / 3)
+    zero(operator)
+    report = make_signal("gdeq", **settings, spare=1e6)(operator, x, target)
+    assert report.spared.all() and report.loss == 0.0
+    assert all(p.grad is None for p in operator.field.parameters())
+
+
+def test_what_diverged_is_not_spared():
+    operator, x, target = random_batch("site", [4, 2], conservative=True)
+    settings = TIGHT | {"spare": 1e6, "horizon": 0, "max_steps": 1}
+    report = make_signal("gdeq", **settings)(operator, x, target)
+    assert not report.converged.any() and not report.spared.any()
 
 
 class Neighbours(torch.nn.Module):

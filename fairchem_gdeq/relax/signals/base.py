@@ -24,6 +24,7 @@ class SignalReport:
         diverged: [s] bool, in the rollout or the solve; contributes nothing.
         converged: [s] bool, the equilibrium solve reached fmax.
         contributing: [s] bool, the equilibrium gradient was used: converged and adjoint solved.
+        spared: [s] bool, it ended right, and was not differentiated for that.
         unbounded: [s] bool, the adjoint was longer than damping promises, and was not used.
         residual: [s] max|F_free| at X*, eV/Angstrom; NaN where not solved.
         adjoint_residual: [s] relative; NaN where not solved.
@@ -43,6 +44,7 @@ class SignalReport:
     diverged: Tensor
     converged: Tensor
     contributing: Tensor
+    spared: Tensor
     unbounded: Tensor
     residual: Tensor
     adjoint_residual: Tensor
@@ -67,6 +69,7 @@ def unsolved(operator: Operator, positions: Tensor, target: Tensor) -> SignalRep
         diverged=none,
         converged=none,
         contributing=none,
+        spared=none,
         unbounded=none,
         residual=unknown,
         adjoint_residual=unknown,

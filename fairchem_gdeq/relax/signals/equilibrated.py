@@ -9,13 +9,30 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.adjoints import ADJOINTS, GMRES, Adjoint
-from fairchem_gdeq.relax.equilibrium import solve
+from fairchem_gdeq.relax.equilibrium import Solution, solve
 from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss, delta_q, rigid_shift, weighted_mean
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import to_device
 from fairchem_gdeq.relax.settings import require_not_negative
 from fairchem_gdeq.relax.signals.base import SignalReport
 from fairchem_gdeq.relax.solvers import LBFGS, SOLVERS, Solver
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """X* of the structures that phase 1 has not lost.
+
+    Attributes:
+        operator: G of those structures, its graph as the adjoint will have it.
+        rows: their indices in the whole batch.
+        atoms: those of their atoms.
+        solution: X*, and how it was reached.
+    """
+
+    operator: Operator
+    rows: Tensor
+    atoms: Tensor
+    solution: Solution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +74,40 @@ class Equilibrated:
         self, operator: Operator, target: Tensor, guess: Tensor | None, report: SignalReport
     ) -> SignalReport:
         """From the detached hand-off state; adds lambda_eq's gradient to ``report``."""
-        device = target.device
+        found = self.equilibrium(operator, report)
+        return report if found is None else self.sharpen(found, target, guess, report)
+
+    def equilibrium(self, operator: Operator, report: SignalReport) -> Equilibrium | None:
+        """Phase 2, from X_K of what has not diverged; None if everything has."""
         alive = ~report.diverged.cpu()
         if not bool(alive.any()):
-            return report
-        rows = to_device(alive.nonzero().squeeze(-1), device)
+            return None
+        rows = to_device(alive.nonzero().squeeze(-1), report.handoff.device)
         atoms, sub = operator.structures.atoms_of(alive), operator.select(alive)
         sub = sub.freeze(report.handoff[atoms]) if self.hold_graph else sub.unfreeze()
         found = solve(sub, report.handoff[atoms], self.solver, self.fmax, self.max_steps)
         if not self.hold_graph:
             sub = sub.freeze(found.positions)
+        return Equilibrium(sub, rows, atoms, found)
 
-        count = operator.structures.count
+    def sharpen(
+        self,
+        settled: Equilibrium,
+        target: Tensor,
+        guess: Tensor | None,
+        report: SignalReport,
+    ) -> SignalReport:
+        """Phase 3; of structures that ``report`` says are spared it takes the distance alone."""
+        sub, rows, atoms, found = settled.operator, settled.rows, settled.atoms, settled.solution
+        count, device = len(report.diverged), target.device
+        wanted = found.converged & ~report.spared[rows]
         with torch.enable_grad():
             x = found.positions.detach().requires_grad_(True)
             losses = self.loss(x, target[atoms], sub.structures, sub.pin)
-            (g,) = torch.autograd.grad(
-                weighted_mean(losses, found.converged, self.lambda_eq, count), x
-            )
+            (g,) = torch.autograd.grad(weighted_mean(losses, wanted, self.lambda_eq, count), x)
         losses = losses.detach()
 
-        usable = found.converged.cpu()
+        usable = wanted.cpu()
         solved = to_device(usable.nonzero().squeeze(-1), device)
         mine = sub.structures.atoms_of(usable)
         used, at = sub.select(usable), found.positions[mine]

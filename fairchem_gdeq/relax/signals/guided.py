@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
+from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS, Rollout, StructureLoss
 from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.settings import require_not_negative
@@ -49,18 +49,17 @@ class Guided:
     ) -> SignalReport:
         """Roll out ``horizon`` steps from start [n, 3] and add lambda_guide's gradient."""
         path, _, total = GUIDANCE_GRADIENTS[self.guidance_gradient](
-            operator,
-            start,
-            horizon,
-            lambda x: self.loss(x, target, operator.structures, operator.pin),
-            self.lambda_guide,
-            self.fmax,
+            operator, start, horizon, self.loss_of(operator, target), self.lambda_guide, self.fmax
         )
+        report = self.after(operator, path, target)
+        vjps = torch.where(path.diverged, 0, path.evaluations)
+        return replace(report, loss=total, vjps=vjps)
+
+    def loss_of(self, operator: Operator, target: Tensor) -> StructureLoss:
+        """The loss [s] by positions [n, 3]."""
+        return lambda x: self.loss(x, target, operator.structures, operator.pin)
+
+    def after(self, operator: Operator, path: Rollout, target: Tensor) -> SignalReport:
+        """The report of a rollout that was not differentiated yet."""
         report = unsolved(operator, path.positions, target)
-        return replace(
-            report,
-            loss=total,
-            diverged=path.diverged,
-            evaluations=path.evaluations,
-            vjps=torch.where(path.diverged, 0, path.evaluations),
-        )
+        return replace(report, diverged=path.diverged, evaluations=path.evaluations)
