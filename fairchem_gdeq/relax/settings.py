@@ -41,8 +41,8 @@ def require_not_negative(**values: float) -> None:
     """Refuse numbers that cannot be meant.
 
     Raises:
-        ValueError: one is negative; names it.
+        ValueError: one is negative or no number; names it.
     """
     for key, value in values.items():
-        if value < 0:
+        if not value >= 0:
             raise ValueError(f"{key}={value}: expected a number >= 0")

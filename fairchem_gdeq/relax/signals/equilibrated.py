@@ -49,6 +49,8 @@ class Equilibrated:
             potential itself, and only the adjoint holds one, that of X*.
         adjoint: of eq. 4; an adjoint, its name, or a mapping with ``name`` and options.
         loss: of X*; a loss or its name.
+        spare: a structure whose X* is nearer to its target than this (Delta Q, amu^0.5 Angstrom) is
+            not differentiated; 0 differentiates all.
     """
 
     lambda_eq: float = 1.0
@@ -58,6 +60,7 @@ class Equilibrated:
     hold_graph: bool = False
     adjoint: Adjoint = field(default_factory=GMRES)
     loss: Loss = field(default_factory=DeltaQ)
+    spare: float = 0.0
 
     def __post_init__(self) -> None:
         """Make what is given by its name.
@@ -69,13 +72,16 @@ class Equilibrated:
         object.__setattr__(self, "adjoint", ADJOINTS.make(self.adjoint))
         object.__setattr__(self, "loss", LOSSES.make(self.loss))
         require_not_negative(lambda_eq=self.lambda_eq, fmax=self.fmax, max_steps=self.max_steps)
+        require_not_negative(spare=self.spare)
 
     def settle(
         self, operator: Operator, target: Tensor, guess: Tensor | None, report: SignalReport
     ) -> SignalReport:
         """From the detached hand-off state; adds lambda_eq's gradient to ``report``."""
         found = self.equilibrium(operator, report)
-        return report if found is None else self.sharpen(found, target, guess, report)
+        if found is None:
+            return report
+        return self.sharpen(found, target, guess, self.judge(found, target, report))
 
     def equilibrium(self, operator: Operator, report: SignalReport) -> Equilibrium | None:
         """Phase 2, from X_K of what has not diverged; None if everything has."""
@@ -89,6 +95,13 @@ class Equilibrated:
         if not self.hold_graph:
             sub = sub.freeze(found.positions)
         return Equilibrium(sub, rows, atoms, found)
+
+    def judge(self, settled: Equilibrium, target: Tensor, report: SignalReport) -> SignalReport:
+        """Say in ``report`` which structures are spared."""
+        sub, found = settled.operator, settled.solution
+        distance = delta_q(found.positions, target[settled.atoms], sub.structures, sub.pin)
+        right = found.converged & (distance < self.spare)
+        return replace(report, spared=report.spared.index_copy(0, settled.rows, right))
 
     def sharpen(
         self,

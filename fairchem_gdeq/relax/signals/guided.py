@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS, Rollout, StructureLoss
+from fairchem_gdeq.relax.guidance import (
+    GUIDANCE_GRADIENTS,
+    Rollout,
+    StructureLoss,
+    differentiate_path,
+    rollout,
+)
 from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.settings import require_not_negative
@@ -23,12 +29,16 @@ class Guided:
         guidance_gradient: ``sweep`` (constant memory) or ``stored_graph`` (reference).
         fmax: a structure whose forces fall below it needs no more plain steps, eV/Angstrom.
         loss: of X_K; a loss or its name.
+        spare: a structure that ends nearer to its target than this (Delta Q, amu^0.5 Angstrom) is not
+            differentiated: what is right already costs no gradient. The end is X*, or X_K where no
+            equilibrium is sought. 0 differentiates all.
     """
 
     lambda_guide: float = 1.0
     guidance_gradient: str = "sweep"
     fmax: float = 0.01
     loss: Loss = field(default_factory=DeltaQ)
+    spare: float = 0.0
 
     def __post_init__(self) -> None:
         """Make what is given by its name.
@@ -42,18 +52,34 @@ class Guided:
                 f"guidance_gradient={self.guidance_gradient!r}: expected one of "
                 + ", ".join(GUIDANCE_GRADIENTS)
             )
-        require_not_negative(lambda_guide=self.lambda_guide, fmax=self.fmax)
+        require_not_negative(lambda_guide=self.lambda_guide, fmax=self.fmax, spare=self.spare)
+        if self.spare and self.guidance_gradient != "sweep":
+            raise ValueError(f"spare={self.spare} needs guidance_gradient=sweep")
 
     def guide(
         self, operator: Operator, start: Tensor, target: Tensor, horizon: int
     ) -> SignalReport:
         """Roll out ``horizon`` steps from start [n, 3] and add lambda_guide's gradient."""
+        if self.spare:
+            path = rollout(operator, start, horizon, self.fmax)
+            report = self.after(operator, path, target)
+            right = ~path.diverged & (report.guided < self.spare)
+            return self.steer(operator, path, target, replace(report, spared=right))
         path, _, total = GUIDANCE_GRADIENTS[self.guidance_gradient](
             operator, start, horizon, self.loss_of(operator, target), self.lambda_guide, self.fmax
         )
         report = self.after(operator, path, target)
         vjps = torch.where(path.diverged, 0, path.evaluations)
         return replace(report, loss=total, vjps=vjps)
+
+    def steer(
+        self, operator: Operator, path: Rollout, target: Tensor, report: SignalReport
+    ) -> SignalReport:
+        """Add lambda_guide's gradient of a rollout, but for structures that are spared."""
+        wanted = ~(path.diverged | report.spared)
+        loss = self.loss_of(operator, target)
+        _, total = differentiate_path(path, loss, self.lambda_guide, wanted)
+        return replace(report, loss=total, vjps=torch.where(wanted, path.evaluations, 0))
 
     def loss_of(self, operator: Operator, target: Tensor) -> StructureLoss:
         """The loss [s] by positions [n, 3]."""
