@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 
@@ -27,6 +28,10 @@ def fairchem2(checkpoint: Any) -> Any:
     weights = checkpoint.model_state_dict
     for name in weights:
         weights[name] = checkpoint.ema_state_dict[f"module.{name}"]
+    # A part of a config holds on to the whole, with the paths of the machine that it was used on.
+    for key in ("model_config", "tasks_config"):
+        part = OmegaConf.create(getattr(checkpoint, key))
+        setattr(checkpoint, key, OmegaConf.to_container(part, resolve=True))
     return checkpoint
 
 

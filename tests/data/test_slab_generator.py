@@ -14,6 +14,7 @@ import torch
 from ase.build import add_adsorbate, hcp0001, molecule
 from ase.db import connect
 from ase.geometry import find_mic
+from omegaconf import OmegaConf
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset
 from tests.data.springs import Springs
@@ -204,6 +205,11 @@ def test_visited_structures_begin_at_the_start_and_keep_what_is_fixed(generator)
 
 def test_shipped_weights_are_the_averaged_ones_once(generator, tmp_path):
     checkpoint = torch.load(FOLDER.parent / "si" / "base" / "esen.pt", weights_only=False)
+    checkpoint.model_state_dict = {
+        name: w + 1 for name, w in checkpoint.model_state_dict.items()
+    }  # as training leaves them, beside their average
+    whole = OmegaConf.create({"job": "of a machine", "model": checkpoint.model_config})
+    checkpoint.model_config = dict(whole.model)  # parts of the whole, as fairchem has them
     last = {name: w.clone() for name, w in checkpoint.model_state_dict.items()}
     torch.save(checkpoint, tmp_path / "both.pt")
     torch.save(generator.ship.fairchem2(checkpoint), tmp_path / "averaged.pt")
@@ -213,5 +219,7 @@ def test_shipped_weights_are_the_averaged_ones_once(generator, tmp_path):
         torch.equal(w, averaged[f"module.{name}"]) for name, w in shipped.model_state_dict.items()
     )
     assert any(not torch.equal(w, last[name]) for name, w in shipped.model_state_dict.items())
+    texts = [(tmp_path / f"{name}.pt").read_bytes() for name in ("both", "averaged")]
+    assert [b"of a machine" in text for text in texts] == [True, False]
     sizes = [(tmp_path / f"{name}.pt").stat().st_size for name in ("averaged", "both")]
     assert sizes[0] < 0.6 * sizes[1]
