@@ -7,6 +7,7 @@ the same step keep it.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,10 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task, compute_loss, mt_colla
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
+from fairchem_gdeq.training.frame_checks import given_settings
+from fairchem_gdeq.training.ranks import gather
 
 BASE = "base"
 
@@ -92,9 +96,33 @@ class ForceReplay:
         return BaseBatches(base, task, self.seed) if self.of_base else FrameBatches(self, task)
 
 
-def open_replay(src: str | Sequence[str] | None, **settings: object) -> ForceReplay | None:
-    """``ForceReplay``, or None where there is no ``src``; for configs."""
-    return None if src is None else ForceReplay(src=src, **settings)  # type: ignore[arg-type]
+def open_replay(
+    src: str | Sequence[str] | None,
+    dataset: str,
+    max_atoms: int,
+    seed: int = 0,
+    **given: float | None,
+) -> ForceReplay | None:
+    """``ForceReplay``, or None where there is no ``src``; for configs.
+
+    Args:
+        src: as there, or as ``given_settings``.
+        dataset, max_atoms, seed: as there.
+        given: the other settings; None is their default.
+
+    Raises:
+        ValueError: as ``given_settings``.
+    """
+    chosen = given_settings(src, given)
+    if src is None or chosen is None:
+        return None
+    return ForceReplay(src, dataset, max_atoms, seed=seed, **chosen)  # type: ignore[arg-type]
+
+
+def predicted_forces(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
+    """A model's forces [n, 3] of a batch of frames, eV/Angstrom."""
+    found: Tensor = task.normalizer.denorm(model(batch)[task.name][task.property])
+    return found
 
 
 def forces_loss(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
@@ -107,7 +135,7 @@ class FrameBatches:
 
     def __init__(self, settings: ForceReplay, task: Task) -> None:
         folders = [settings.src] if isinstance(settings.src, str) else list(settings.src)
-        self.task = task
+        self.task, self.source = task, ", ".join(folders)
         self.frames = open_frames(folders, settings.dataset)
         self.sampler = MaxAtomDistributedBatchSampler(
             self.frames,
@@ -118,6 +146,8 @@ class FrameBatches:
             shuffle=True,
         )
         require_forces(self.frames, folders)
+        if text := left_out(self.sampler):
+            logging.warning(f"frames {self.source}: {text}. They are left out; raise max_atoms")
         if not any(self.sampler.all_batches):
             raise ValueError(
                 f"frames {', '.join(folders)}: none is within forces.max_atoms={settings.max_atoms}"
@@ -131,7 +161,11 @@ class FrameBatches:
         if epoch != self._epoch:
             self.sampler.set_epoch_and_start_iteration(epoch, 0)
             self._epoch, self._order = epoch, list(self.sampler)
-        return self._collate([self.frames[i] for i in self._order[place]])
+        return self.of(self._order[place])
+
+    def of(self, indices: Sequence[int]) -> AtomicData:
+        """Frames of these numbers as a batch."""
+        return self._collate([self.frames[i] for i in indices])
 
 
 class BaseBatches:
@@ -201,12 +235,13 @@ def require_forces(frames: ConcatDataset, folders: Sequence[str]) -> None:
 def force_error(
     model: HydraModel, task: Task, batches: FrameBatches, device: torch.device
 ) -> float:
-    """Mean absolute error of a free atom's force component over all frames, eV/Angstrom."""
-    wrong, count = 0.0, 0
+    """Mean absolute error of a free atom's force component over all frames and ranks, eV/Angstrom."""
+    model.to(device).eval()
+    found = []
     for number in range(len(batches.sampler)):
         batch = batches(number, None, None).to(device)
         free = batch.fixed == 0
-        found = task.normalizer.denorm(model(batch)[task.name][task.property])
-        wrong += float((found - batch[task.name])[free].abs().sum())
-        count += 3 * int(free.sum())
-    return wrong / max(count, 1)
+        wrong = (predicted_forces(model, task, batch) - batch[task.name])[free].abs()
+        found.append((float(wrong.double().sum()), wrong.numel()))
+    wrong_sum, count = (sum(part) for part in zip(*gather(found), strict=True))
+    return wrong_sum / max(count, 1)

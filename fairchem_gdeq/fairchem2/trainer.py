@@ -143,13 +143,21 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             self.warm_start = False
         if self.lazy_state_location is None and distutils.is_master():
             self.history.open(self._folder, 0)
-        if self.forces is not None and self.replayed is None:
-            self.replayed = self.forces.open(self.force_task, hydra_model(self.model))
+        self.open_forces()
         super().on_train_start(state)
         if not self.history.knows_base and self.score_base is not None:
             records = self.score_base()
             self.history.set_base(summarise(records, self.is2rs.basin), records)
         self.model.eval()
+
+    def open_forces(self) -> None:
+        """Open what is trained on beside the signal, once.
+
+        Raises:
+            ValueError: as ``ForceReplay.open``.
+        """
+        if self.forces is not None and self.replayed is None:
+            self.replayed = self.forces.open(self.force_task, hydra_model(self.model))
 
     @property
     def _folder(self) -> Path:

@@ -1,0 +1,104 @@
+"""Frames of fairchem 2 beside the model and the structures of the run that is to train on them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from fairchem.core.common.distutils import get_device_for_local_rank
+from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.models.base import HydraModel
+
+from fairchem_gdeq.data.overlap import Named
+from fairchem_gdeq.evaluation.task import to_ase
+from fairchem_gdeq.fairchem2.fields import hydra_model
+from fairchem_gdeq.fairchem2.replay import FrameBatches, predicted_forces
+from fairchem_gdeq.training.frame_checks import (
+    SAMPLE,
+    Agreement,
+    Elements,
+    agreement,
+    require_no_overlap,
+    require_unit,
+)
+
+
+class Rows(Protocol):
+    """A data set of structures, of fairchem or of ours."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> AtomicData: ...
+
+
+def check_frames(
+    batches: FrameBatches, base: HydraModel, trained: Rows, held: Mapping[str, Rows]
+) -> None:
+    """Refuse frames that a run should not train on, and say what is strange about them.
+
+    Args:
+        batches: the frames.
+        base: the untrained model.
+        trained: structures that the run trains on.
+        held: the held-out splits by name.
+
+    Raises:
+        ValueError: an element that the model does not know, labels in another unit, or frames that
+            are held-out structures; says which.
+    """
+    elements = Elements(batches.source, element_limit(base))
+    frames = list(_named(batches.frames))
+    for frame in frames:
+        elements.add(frame)
+    elements.compare(
+        int(number) for i in range(len(trained)) for number in trained[i].atomic_numbers.unique()
+    )
+    structures = (each for name, rows in held.items() for each in _held(name, rows))
+    require_no_overlap(frames, structures, batches.source)
+    require_unit(agreement_with(batches, base), batches.source)
+
+
+def element_limit(model: HydraModel) -> int | None:
+    """The first atomic number that a model does not know; None where it does not say."""
+    known = getattr(hydra_model(model).backbone, "max_num_elements", None)
+    return known if isinstance(known, int) else None
+
+
+@torch.no_grad()
+def agreement_with(batches: FrameBatches, base: HydraModel) -> Agreement:
+    """How the labels of some frames compare with a model's forces; always the same frames."""
+    device = torch.device(get_device_for_local_rank())
+    model = copy.deepcopy(hydra_model(base)).to(device).eval()
+    task, every = batches.task, batches.sampler.all_batches
+    predicted, labels, count = [], [], 0
+    for place in np.random.default_rng(0).permutation(len(every)):
+        batch = batches.of(every[place]).to(device)
+        free = batch.fixed == 0
+        predicted.append(predicted_forces(model, task, batch)[free].cpu().numpy())
+        labels.append(batch[task.name][free].cpu().numpy())
+        count += len(batch.natoms)
+        if count >= SAMPLE:
+            break
+    return agreement(np.concatenate(predicted), np.concatenate(labels))
+
+
+def _named(rows: Rows) -> Iterator[Named]:
+    for index in range(len(rows)):
+        row = rows[index]
+        yield Named(_name(row), *to_ase(row, row.pos))
+
+
+def _held(split: str, rows: Rows) -> Iterator[Named]:
+    """Start and target of each structure of a split."""
+    for index in range(len(rows)):
+        row = rows[index]
+        for which, key in (("X_0", "pos"), ("X_gt", "pos_relaxed")):
+            if key in row:
+                yield Named(f"{which} of {_name(row)} in {split}", *to_ase(row, row[key]))
+
+
+def _name(row: AtomicData) -> str:
+    return str(row.sid if isinstance(row.sid, str) else row.sid[0])
