@@ -1,8 +1,4 @@
-"""Force training beside the signal: labelled frames, or the base's own forces where there are none.
-
-Relaxations repair what was wrong, and a potential forgets what was right. Forces that are trained on in
-the same step keep it.
-"""
+"""Forces of fairchem 2 beside the signal: labelled frames, or the base's own where there are none."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from fairchem.core.common import distutils
 from fairchem.core.datasets.atomic_data import AtomicData
@@ -29,60 +24,26 @@ from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
 from fairchem_gdeq.training.frame_checks import given_settings
 from fairchem_gdeq.training.ranks import gather
-
-BASE = "base"
+from fairchem_gdeq.training.replay import ReplaySettings, on_the_way, require_forces
 
 
 @dataclass(frozen=True)
-class ForceReplay:
-    """What is trained on beside the signal, and how much.
-
-    The gradient of a step is lambda_forces g_F + s g_S, with g_F that of fairchem's loss of a batch of
-    forces, g_S that of the signal, and s = min(1, limit |lambda_forces g_F| / |g_S|).
+class ForceReplay(ReplaySettings):
+    """``ReplaySettings`` for fairchem 2; frames are of any format that fairchem's ``ase_db`` opens.
 
     Attributes:
-        src: folder (or folders) of frames with forces, of any format that fairchem's ``ase_db`` opens; or
-            ``base``: forces of the untrained model, on the way from X_0 to X_K of the step's structures.
         dataset: the name by which the model knows its data.
         max_atoms: of a batch of frames.
-        lambda_forces: weight of the forces' loss.
-        limit: longest gradient of the signal, in lengths of that of the forces.
-        updates: optimizer steps on forces alone in each step of the run, before that of the signal.
-        alone: share of the run, at its beginning, whose steps are of forces alone. A signal at the
-            high rates that force training begins with does harm; at the low ones it ends with, good.
         seed: of the order of frames.
     """
 
-    src: str | Sequence[str]
     dataset: str
     max_atoms: int
-    lambda_forces: float = 10.0
-    limit: float = 1.0
-    updates: int = 0
-    alone: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("lambda_forces", 0), ("limit", 0), ("updates", 0), ("max_atoms", 1)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"forces.{name}={getattr(self, name)}: expected at least {least}")
-        if not 0 <= self.alone <= 1:
-            raise ValueError(f"forces.alone={self.alone}: expected a share of the run, from 0 to 1")
-        if self.of_base and (self.updates or self.alone):
-            raise ValueError(
-                f"forces.updates={self.updates}, forces.alone={self.alone}: the base's own forces "
-                "(forces.src=base) have nothing to teach without a signal. Name labelled frames with "
-                "forces.src=FOLDER, or set both to 0"
-            )
-
-    def without_signal(self, step: int, steps: int) -> bool:
-        """Whether a step, counted from 0, of a run of so many is of forces alone."""
-        return step < round(self.alone * steps)
-
-    @property
-    def of_base(self) -> bool:
-        """Whether the labels are the base's own."""
-        return self.src == BASE
+        super().__post_init__()
+        self._at_least(max_atoms=1)
 
     def open(self, task: Task, base: HydraModel) -> FrameBatches | BaseBatches:
         """The batches, for a model's force task.
@@ -134,7 +95,7 @@ class FrameBatches:
     """Batches of labelled frames, by their number in the run: a resumed run meets the same."""
 
     def __init__(self, settings: ForceReplay, task: Task) -> None:
-        folders = [settings.src] if isinstance(settings.src, str) else list(settings.src)
+        folders = settings.folders
         self.task, self.source = task, ", ".join(folders)
         self.frames = open_frames(folders, settings.dataset)
         self.sampler = MaxAtomDistributedBatchSampler(
@@ -145,7 +106,8 @@ class FrameBatches:
             seed=settings.seed,
             shuffle=True,
         )
-        require_forces(self.frames, folders)
+        every = (self.frames[i] for i in range(len(self.frames)))
+        require_forces(((one.sid, getattr(one, "forces", None)) for one in every), folders)
         if text := left_out(self.sampler):
             logging.warning(f"frames {self.source}: {text}. They are left out; raise max_atoms")
         if not any(self.sampler.all_batches):
@@ -181,11 +143,8 @@ class BaseBatches:
     def __call__(self, number: int, batch: AtomicData, report: SignalReport | None) -> AtomicData:
         """Each structure somewhere on the straight line from X_0 to X_K."""
         assert report is not None
-        place = np.random.default_rng([self.seed, number]).uniform(size=len(batch.natoms))
-        share = torch.as_tensor(place, dtype=batch.pos.dtype, device=batch.pos.device)
         moved = batch.clone()
-        ends = torch.where(report.handoff.isfinite(), report.handoff, batch.pos)
-        moved.pos = batch.pos + share[batch.batch, None] * (ends - batch.pos)
+        moved.pos = on_the_way(batch, report, number, self.seed)
         with torch.no_grad():
             found = self.base.to(moved.pos.device)(moved)[self.task.name][self.task.property]
         moved[self.task.name] = self.task.normalizer.denorm(found)
@@ -210,25 +169,6 @@ def open_frames(folders: Sequence[str], dataset: str) -> ConcatDataset:
         OmegaConf.create({"frames": frames}),
         OmegaConf.create({"sampling": {"type": "explicit", "ratios": ratios}}),
     )
-
-
-def require_forces(frames: ConcatDataset, folders: Sequence[str]) -> None:
-    """Refuse frames without forces; fairchem would train on nothing, in silence.
-
-    Raises:
-        ValueError: says which.
-    """
-    bad = []
-    for index in range(len(frames)):
-        frame = frames[index]
-        forces = getattr(frame, "forces", None)
-        if forces is None or not bool(torch.isfinite(forces).all()):
-            bad.append(frame.sid)
-    if bad:
-        raise ValueError(
-            f"frames {', '.join(folders)}: {len(bad)} of {len(frames)} have no forces, or some that are "
-            f"not finite, such as {bad[0]}. Expected forces in eV/Angstrom on every frame"
-        )
 
 
 @torch.no_grad()
