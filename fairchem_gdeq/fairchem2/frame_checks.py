@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from fairchem_gdeq.data.overlap import Named
 from fairchem_gdeq.evaluation.task import to_ase
 from fairchem_gdeq.fairchem2.fields import hydra_model
 from fairchem_gdeq.fairchem2.replay import FrameBatches, predicted_forces
+from fairchem_gdeq.fairchem2.supported import element_limit
 from fairchem_gdeq.training.frame_checks import (
     SAMPLE,
     Agreement,
@@ -35,36 +36,29 @@ class Rows(Protocol):
 
 
 def check_frames(
-    batches: FrameBatches, base: HydraModel, trained: Rows, held: Mapping[str, Rows]
+    batches: FrameBatches, base: HydraModel, trained: Iterable[int], held: Iterable[Named]
 ) -> None:
     """Refuse frames that a run should not train on, and say what is strange about them.
 
     Args:
         batches: the frames.
         base: the untrained model.
-        trained: structures that the run trains on.
-        held: the held-out splits by name.
+        trained: atomic numbers of the structures that the run trains on.
+        held: structures that are held out.
 
     Raises:
         ValueError: an element that the model does not know, labels in another unit, or frames that
             are held-out structures; says which.
     """
-    elements = Elements(batches.source, element_limit(base))
-    frames = list(_named(batches.frames))
-    for frame in frames:
-        elements.add(frame)
-    elements.compare(
-        int(number) for i in range(len(trained)) for number in trained[i].atomic_numbers.unique()
-    )
-    structures = (each for name, rows in held.items() for each in _held(name, rows))
-    require_no_overlap(frames, structures, batches.source)
+    elements = Elements(batches.source, element_limit(hydra_model(base)))
+    frames = []
+    for index in range(len(batches.frames)):
+        row = batches.frames[index]
+        frames.append(Named(_name(row), *to_ase(row, row.pos)))
+        elements.add(frames[-1])
+    elements.compare(trained)
+    require_no_overlap(frames, held, batches.source)
     require_unit(agreement_with(batches, base), batches.source)
-
-
-def element_limit(model: HydraModel) -> int | None:
-    """The first atomic number that a model does not know; None where it does not say."""
-    known = getattr(hydra_model(model).backbone, "max_num_elements", None)
-    return known if isinstance(known, int) else None
 
 
 @torch.no_grad()
@@ -85,14 +79,13 @@ def agreement_with(batches: FrameBatches, base: HydraModel) -> Agreement:
     return agreement(np.concatenate(predicted), np.concatenate(labels))
 
 
-def _named(rows: Rows) -> Iterator[Named]:
-    for index in range(len(rows)):
-        row = rows[index]
-        yield Named(_name(row), *to_ase(row, row.pos))
+def elements_of(rows: Rows) -> set[int]:
+    """Atomic numbers of a data set's structures."""
+    return {int(number) for i in range(len(rows)) for number in rows[i].atomic_numbers.unique()}
 
 
-def _held(split: str, rows: Rows) -> Iterator[Named]:
-    """Start and target of each structure of a split."""
+def structures_of(split: str, rows: Rows) -> Iterator[Named]:
+    """Start and target of each structure of a split, as messages call them."""
     for index in range(len(rows)):
         row = rows[index]
         for which, key in (("X_0", "pos"), ("X_gt", "pos_relaxed")):

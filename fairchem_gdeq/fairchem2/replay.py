@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from fairchem.core.common import distutils
@@ -27,6 +28,18 @@ from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.replay import ReplaySettings, on_the_way, require_forces
 
 
+class Frames(Protocol):
+    """Labelled frames as fairchem's data sets give them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> AtomicData: ...
+
+    def get_metadata(self, key: str, indices: list[int]) -> Sequence[int]:
+        """Numbers of atoms."""
+        ...
+
+
 @dataclass(frozen=True)
 class ForceReplay(ReplaySettings):
     """``ReplaySettings`` for fairchem 2; frames are of any format that fairchem's ``ase_db`` opens.
@@ -45,8 +58,10 @@ class ForceReplay(ReplaySettings):
         super().__post_init__()
         self._at_least(max_atoms=1)
 
-    def open(self, task: Task, base: HydraModel) -> FrameBatches | BaseBatches:
-        """The batches, for a model's force task.
+    def open(
+        self, task: Task, base: HydraModel, frames: Frames | None = None
+    ) -> FrameBatches | BaseBatches:
+        """The batches, for a model's force task; of ``frames``, where they are open already.
 
         Raises:
             ValueError: frames that have no forces, or none at all.
@@ -54,7 +69,9 @@ class ForceReplay(ReplaySettings):
         """
         if task.loss_fn is None:  # a checkpoint for inference alone
             task = replace(task, loss_fn=DDPMTLoss(L2NormLoss(), reduction="mean"))
-        return BaseBatches(base, task, self.seed) if self.of_base else FrameBatches(self, task)
+        if self.of_base:
+            return BaseBatches(base, task, self.seed)
+        return FrameBatches(self, task, frames)
 
 
 def open_replay(
@@ -94,10 +111,10 @@ def forces_loss(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
 class FrameBatches:
     """Batches of labelled frames, by their number in the run: a resumed run meets the same."""
 
-    def __init__(self, settings: ForceReplay, task: Task) -> None:
+    def __init__(self, settings: ForceReplay, task: Task, frames: Frames | None = None) -> None:
         folders = settings.folders
         self.task, self.source = task, ", ".join(folders)
-        self.frames = open_frames(folders, settings.dataset)
+        self.frames: Frames = frames or open_frames(folders, settings.dataset)
         self.sampler = MaxAtomDistributedBatchSampler(
             self.frames,
             settings.max_atoms,

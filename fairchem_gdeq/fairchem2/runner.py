@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scorin
 from fairchem_gdeq.fairchem2.base import build_model, open_inference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
-from fairchem_gdeq.fairchem2.frame_checks import check_frames
+from fairchem_gdeq.fairchem2.frame_checks import check_frames, elements_of, structures_of
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.replay import FrameBatches
@@ -142,7 +143,8 @@ class GDEQRunner(TrainEvalRunner):
             held["forces.val"] = frames.frames
         unit.open_forces()
         if isinstance(unit.replayed, FrameBatches):
-            check_frames(unit.replayed, self.base.model, trained, held)
+            structures = chain.from_iterable(structures_of(*each) for each in held.items())
+            check_frames(unit.replayed, self.base.model, elements_of(trained), structures)
 
     def validate(self) -> None:
         """Score the split; files go to ``results/validate``, those of the training run stay."""

@@ -53,8 +53,8 @@ def given_settings(
         said = ", ".join(f"forces.{name}={value}" for name, value in chosen.items())
         raise ValueError(
             f"{said}, and there are no forces to train on (forces.src=null). Name frames with "
-            "forces.src=FOLDER, take the base's own forces with forces.src=base, or switch force training "
-            f"off with forces.src={NO_FORCES}"
+            "forces.src=FOLDER, take the base's own with forces.src=base, or switch force training off "
+            f"with forces.src={NO_FORCES}"
         )
     return None if src is None else chosen
 
