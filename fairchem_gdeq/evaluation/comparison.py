@@ -179,7 +179,7 @@ def warn_of_few(count: int) -> None:
         shows = f"with fewer than {FEWEST} no change can be told from chance"
     text = (
         f"{count} validation structures: {shows}; one of {LARGE} takes about {few} structures, one of "
-        f"{SMALL} about {many} (structures change by {SPREAD} from one to the next)"
+        f"{SMALL} about {many} (where changes of single structures spread by {SPREAD})"
     )
     if count >= few:
         logging.info(text)

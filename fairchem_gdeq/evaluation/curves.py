@@ -56,7 +56,7 @@ def _draw_steps(axes: Axes, history: History, key: str, label: str) -> None:
         axes.plot(np.unique(epochs) + 0.5, means, "--", label=label)
         return
     (line,) = axes.plot(where, running_mean(values), "-", lw=1.5, label=label)
-    axes.plot(where, values, ".", ms=3, alpha=0.35, color=line.get_color())
+    axes.plot(where, values, ".", ms=5, alpha=0.4, color=line.get_color())
 
 
 def running_mean(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -85,12 +85,15 @@ def elements_of(rows: Rows) -> set[int]:
 
 
 def structures_of(split: str, rows: Rows) -> Iterator[Named]:
-    """Start and target of each structure of a split, as messages call them."""
+    """Start and target of each structure of a split, or frames, as messages call them."""
     for index in range(len(rows)):
         row = rows[index]
-        for which, key in (("X_0", "pos"), ("X_gt", "pos_relaxed")):
-            if key in row:
-                yield Named(f"{which} of {_name(row)} in {split}", *to_ase(row, row[key]))
+        name = f"{_name(row)} in {split}"
+        if "pos_relaxed" not in row:
+            yield Named(name, *to_ase(row, row.pos))
+            continue
+        yield Named(f"X_0 of {name}", *to_ase(row, row.pos))
+        yield Named(f"X_gt of {name}", *to_ase(row, row.pos_relaxed))
 
 
 def _name(row: AtomicData) -> str:

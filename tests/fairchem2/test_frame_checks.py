@@ -1,4 +1,4 @@
-"""Frames beside a real model and a run's structures: what is refused, and the force error of held-out ones."""
+"""Frames beside a real model and a run's structures: what is refused, and the force error."""
 
 import numpy as np
 import pytest

@@ -120,7 +120,9 @@ def test_frames_that_are_held_out_are_refused_and_close_ones_said(caplog):
     assert "1 are within 0.01 Angstrom of 1 held-out structures, such as near of" in caplog.text
     moved = atoms.copy()
     moved.translate(3)
-    with pytest.raises(ValueError, match=r"frames some: 1 of them are .* a is X_gt of one in split"):
+    with pytest.raises(
+        ValueError, match=r"frames some: 1 of them are .* a is X_gt of one in split"
+    ):
         require_no_overlap([Named("a", moved), Named("far", far)], held, "some")
 
 
