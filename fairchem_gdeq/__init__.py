@@ -22,6 +22,7 @@ METHOD = "fairchem_gdeq.relax"
 _PLACES = {
     "Code": API,
     "Evaluation": API,
+    "Forces": API,
     "Potential": API,
     "Relaxations": API,
     "Run": API,

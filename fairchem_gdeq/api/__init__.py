@@ -3,12 +3,14 @@
 from fairchem_gdeq.api.callables import from_callable
 from fairchem_gdeq.api.evaluating import Evaluation, evaluate
 from fairchem_gdeq.api.finetuning import Run, finetune
+from fairchem_gdeq.api.forces import Forces
 from fairchem_gdeq.api.potential import Potential, load_potential
 from fairchem_gdeq.api.relaxing import Code, Relaxations, relax
 
 __all__ = [
     "Code",
     "Evaluation",
+    "Forces",
     "Potential",
     "Relaxations",
     "Run",

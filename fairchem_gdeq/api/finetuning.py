@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from ase import Atoms
 from tqdm import tqdm
 
 from fairchem_gdeq.api.evaluating import scoring_of
+from fairchem_gdeq.api.forces import Forces
 from fairchem_gdeq.api.loop import Batches, Loop
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.api.structures import as_list, require_pairs
+from fairchem_gdeq.data.overlap import Named
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.fairchem2.base import train_only, warn_of_other_heads
@@ -85,6 +87,7 @@ def finetune(
     clip: float = 10.0,
     ema_decay: float | None = 0.9,
     warm_start: bool = False,
+    forces: Forces | Sequence[Atoms] | Literal["base"] | None = None,
     keep: str = "better",
     seed: int = 0,
     progress: bool = True,
@@ -111,6 +114,8 @@ def finetune(
         weight_decay, clip, ema_decay: of the optimizer, of the gradient's length, of the average
             (None: there is none).
         warm_start: begin a structure's adjoint solve from its last answer.
+        forces: what is trained on beside the signal, so that what is right stays right: structures with
+            forces, ``base`` for the base's own, or either with its settings as ``Forces``.
         keep: which epoch becomes ``best``: ``better``, one that validation says is better than the base
             with an interval that excludes chance; ``lowest``, the lowest in the mean of log(1 + Delta Q);
             ``last``.
@@ -140,7 +145,12 @@ def finetune(
         train_only(tuned.model, train)
     warn_of_other_heads(tuned.model, force_task(tuned.tasks))
     batches = Batches(tuned, given, wanted, max_atoms, seed)
-    loop = Loop(tuned, signal, batches, epochs, lr, weight_decay, clip, ema_decay)
+    beside = None
+    if forces is not None:
+        forces = forces if isinstance(forces, Forces) else Forces(forces)
+        beside = forces.open(base, max_atoms, seed)
+        beside.check(base, given, check.named() if check is not None else ())
+    loop = Loop(tuned, signal, batches, epochs, lr, weight_decay, clip, ema_decay, beside)
     loop.adjoints = Adjoints() if warm_start and epochs > 1 else None
 
     history, best = History(keep), base
@@ -184,9 +194,13 @@ def _best_epoch(history: History) -> int:
 
 
 def _show(bar: tqdm, log: dict[str, float], history: History) -> None:
-    numbers = {"dQ": log["train/delta_q_relaxed"], "conv": log["train/converged"]}
-    if math.isnan(numbers["dQ"]):
-        numbers["dQ"] = log["train/delta_q_guided"]
+    numbers = {}
+    if "train/forces_loss" in log:
+        numbers["forces"] = log["train/forces_loss"]
+    if "train/converged" in log:  # not where the step was of forces alone
+        numbers |= {"dQ": log["train/delta_q_relaxed"], "conv": log["train/converged"]}
+        if math.isnan(numbers["dQ"]):
+            numbers["dQ"] = log["train/delta_q_guided"]
     if history.epochs:
         numbers["val_dQ"] = history.epochs[-1]["delta_q_mean"]
     bar.set_postfix({key: f"{value:.2f}" for key, value in numbers.items()}, refresh=False)
@@ -199,6 +213,12 @@ class _Validation:
     def __init__(self, starts: list[Atoms], targets: list[Atoms], budget: int | None) -> None:
         require_pairs("validation", starts, targets)
         self.starts, self.targets, self.budget = starts, targets, budget
+
+    def named(self) -> Iterator[Named]:
+        """Each of them as messages call it."""
+        for what, structures in (("start", self.starts), ("target", self.targets)):
+            for index, atoms in enumerate(structures):
+                yield Named(f"validation {what} {index}", atoms)
 
     def scores(self, potential: Potential) -> tuple[dict[str, float], list[Record]]:
         """Summary and records of a potential."""

@@ -19,13 +19,14 @@ from fairchem.core.units.mlip_unit.mlip_unit import _get_consine_lr_scheduler, _
 from fairchem.core.units.mlip_unit.utils import tf32_context_manager
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fairchem_gdeq.api.forces import OpenForces
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.fairchem2.fields import hydra_model
-from fairchem_gdeq.relax import Signal
+from fairchem_gdeq.relax import Operator, Signal, SignalReport
 from fairchem_gdeq.training.adjoints import Adjoints
-from fairchem_gdeq.training.steplog import describe
-from fairchem_gdeq.training.steps import differentiate, update
+from fairchem_gdeq.training.replay import optimize
+from fairchem_gdeq.training.steps import Beside, Update, differentiate, update
 
 
 class Batches:
@@ -68,10 +69,13 @@ class Loop:
         weight_decay: float,
         clip: float,
         ema_decay: float | None,
+        forces: OpenForces | None = None,
     ) -> None:
         self.tuned, self.signal, self.batches, self.clip = tuned, signal, batches, clip
         self.adjoints: Adjoints | None = None
         self.steps: list[dict[str, float]] = []
+        self.total = epochs * len(batches)
+        self.replay = None if forces is None else forces.replay(tuned)
         adam = partial(torch.optim.AdamW, lr=lr, weight_decay=weight_decay)
         self.optimizer = _get_optimizer_wd(adam, tuned.model)
         self.scheduler = _get_consine_lr_scheduler(
@@ -110,22 +114,29 @@ class Loop:
             yield
 
     def _step(self, batch: AtomicData) -> dict[str, float]:
-        model, tuned = self.tuned.model, self.tuned
         self.optimizer.zero_grad(set_to_none=True)
+        differentiate = partial(self._differentiate, batch)
         with tf32_context_manager(False):
-            operator = tuned.task.operator(model, tuned.tasks, batch)
-            report = differentiate(self.signal, operator, batch, self.adjoints)
-        done = update(
-            model.parameters(),
-            self.optimizer,
-            batch.num_graphs,
-            clip=self.clip,
-            ema=None if self.ema is None else partial(self.ema.update_parameters, model),
-        )
-        log = describe(report, operator) | {
-            "train/lr": float(np.ravel(self.scheduler.get_last_lr())[0]),
-            "train/grad_norm": float(done.norm),
-            "train/skipped_update": float(not done.applied),
-        }
+            log = optimize(
+                len(self.steps), self.total, batch, differentiate, self._update, self.replay
+            )
+        log["train/lr"] = float(np.ravel(self.scheduler.get_last_lr())[0])
         self.scheduler.step()
         return log
+
+    def _differentiate(self, batch: AtomicData) -> tuple[SignalReport, Operator]:
+        """Add the signal's gradient of a batch to the parameters' ``.grad``."""
+        operator = self.tuned.task.operator(self.tuned.model, self.tuned.tasks, batch)
+        return differentiate(self.signal, operator, batch, self.adjoints), operator
+
+    def _update(self, count: int, beside: Beside | None = None) -> Update:
+        """A step of the optimizer with the gradient of so many structures."""
+        model = self.tuned.model
+        return update(
+            model.parameters(),
+            self.optimizer,
+            count,
+            clip=self.clip,
+            beside=beside,
+            ema=None if self.ema is None else partial(self.ema.update_parameters, model),
+        )

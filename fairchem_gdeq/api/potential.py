@@ -24,7 +24,7 @@ from fairchem_gdeq.api.structures import as_list, packs, to_row
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.fairchem2.base import load_base, open_inference
 from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task, hydra_model
-from fairchem_gdeq.fairchem2.supported import require_exact
+from fairchem_gdeq.fairchem2.supported import element_limit, require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 
 ATOMS_TOGETHER = {"cpu": 1000, "cuda": 10_000}  # evaluated at once; halved where memory runs out
@@ -73,8 +73,8 @@ class Potential:
         Raises:
             ValueError: it has an element that the model does not know.
         """
-        known = getattr(self.model.backbone, "max_num_elements", None)
-        if isinstance(known, int) and atoms.numbers.max(initial=0) >= known:
+        known = element_limit(self.model)
+        if known is not None and atoms.numbers.max(initial=0) >= known:
             raise ValueError(
                 f"atomic number {atoms.numbers.max()}: the model knows elements up to {known - 1}"
             )

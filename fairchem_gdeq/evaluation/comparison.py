@@ -149,12 +149,43 @@ def compare(
     )
 
 
+# Standard deviation over structures of the change of log(1 + dQ): that of 80 silicon test structures
+# between the shipped base and a run of configs/si/gdeq.yml.
+SPREAD = 0.6
+SMALL, LARGE = 0.1, 0.2  # mean changes of log(1 + dQ): for large dQ, of about a tenth and a fifth
+
+
+def structures_for(change: float, spread: float = SPREAD, confidence: float = 0.95) -> int:
+    """With how many structures a mean change would show.
+
+    Args:
+        change: mean change of log(1 + Delta Q).
+        spread: standard deviation of a structure's change.
+        confidence: of the interval that would just exclude 0.
+    """
+    return math.ceil((_quantile(confidence) * spread / change) ** 2)
+
+
+def change_for(count: int, spread: float = SPREAD, confidence: float = 0.95) -> float:
+    """The inverse: the mean change that would just show with so many structures."""
+    return _quantile(confidence) * spread / math.sqrt(count)
+
+
 def warn_of_few(count: int) -> None:
-    """Say so where there are too few validation structures for any difference to show."""
+    """Say what change so many validation structures can show, aloud where only a large one would."""
+    few, many = structures_for(LARGE), structures_for(SMALL)
+    shows = f"a mean change of log(1 + dQ) of about {change_for(count):.2f} would show"
     if count < FEWEST:
+        shows = f"with fewer than {FEWEST} no change can be told from chance"
+    text = (
+        f"{count} validation structures: {shows}; one of {LARGE} takes about {few} structures, one of "
+        f"{SMALL} about {many} (where changes of single structures spread by {SPREAD})"
+    )
+    if count >= few:
+        logging.info(text)
+    else:
         logging.warning(
-            f"{count} validation structures: with fewer than {FEWEST} hardly any change can be told from "
-            "chance, so the base may be kept whatever is gained. Give more, or set keep=lowest"
+            f"{text}. So the base may be kept though something is gained: give more, or set keep=lowest"
         )
 
 
@@ -184,5 +215,9 @@ def _mean_with_interval(
 def _needed(values: NDArray[np.float64], confidence: float) -> float:
     """(z s / m)^2: structures whose mean's interval would just exclude 0."""
     mean, spread = abs(values.mean()), values.std()
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    return float((z * spread / mean) ** 2) if mean > 0 else math.inf
+    return float((_quantile(confidence) * spread / mean) ** 2) if mean > 0 else math.inf
+
+
+def _quantile(confidence: float) -> float:
+    """Half an interval of a normal distribution, in its standard deviations."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -160,6 +160,14 @@ BUILT_IN = (
     # Only where every structure has a reference force.
     Metric("fbt", "", forces_below(FBT_THRESHOLD), Column("FbT", "{:.1%}")),
     Metric("afbt", "", forces_below(AFBT_THRESHOLDS), Column("AFbT", "{:.1%}")),
+    # Of labelled frames, not of relaxed structures: who scores a model adds it to the row.
+    Metric(
+        "force_mae",
+        "eV/A",
+        lambda columns, basin: None,
+        Column("force MAE\n(eV/A)", "{:.4f}"),
+        about="relaxation",
+    ),
 )
 
 for metric in BUILT_IN:

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from fairchem_gdeq.evaluation.curves import draw_delta_q, draw_forces, has_forces
 from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.training.history import History
@@ -34,25 +35,20 @@ def plot_all(
 
 
 def plot_epochs(path: Path, history: History) -> Path:
-    """Delta Q against epoch: validation, and the training batches' mean."""
-    fig, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    epochs = [e["epoch"] for e in history.epochs]
-    axes.plot(epochs, [e["delta_q_mean"] for e in history.epochs], "o-", label="validation")
-    steps = history.steps
-    where = np.array([s["train/epoch"] for s in steps])
-    for key, label in (("relaxed", "training, X*"), ("guided", "training, X_K")):
-        values = np.array([s.get(f"train/delta_q_{key}", np.nan) for s in steps])
-        if len(values) and np.isfinite(values).any():
-            known = np.isfinite(values)
-            bins = np.floor(where[known])
-            means = [values[known][bins == b].mean() for b in np.unique(bins)]
-            axes.plot(np.unique(bins) + 0.5, means, "--", label=label)
-    if history.base:
-        axes.axhline(history.base["delta_q_mean"], color="0.4", ls=":", label="base, validation")
-    if history.best:
-        axes.axvline(history.best["epoch"], color="0.7", lw=1, zorder=0, label="reported epoch")
-    axes.set(xlabel="epoch", ylabel=r"mean $\Delta Q$ (amu$^{1/2}$ Å)", ylim=(0, None))
-    axes.legend()
+    """Delta Q over the run, and below it the loss of the forces where there is one."""
+    forces = has_forces(history)
+    fig, panels = plt.subplots(
+        1 + forces,
+        figsize=(6, 6.5 if forces else 4),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    upper, *lower = panels[:, 0]
+    draw_delta_q(upper, history)
+    for axes in lower:
+        draw_forces(axes, history)
+    panels[-1, 0].set(xlabel="epoch")
     return _save(fig, path)
 
 

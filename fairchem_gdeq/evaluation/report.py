@@ -25,6 +25,7 @@ def report(
     basin: Basin,
     records: Mapping[str, list[Record]],
     history: History,
+    others: Mapping[str, Scores] | None = None,
 ) -> dict[str, Scores]:
     """Scores by row; on the first rank also the table, ``<split>.json`` and pictures.
 
@@ -35,8 +36,12 @@ def report(
         basin: when a structure counts as captured.
         records: of each row of the table, by its title.
         history: of the training run; empty where there was none.
+        others: scores of rows that are not of relaxed structures, such as force errors.
     """
-    scores = {title: summarise(found, basin) for title, found in records.items()}
+    scores = {
+        title: summarise(found, basin) | (others or {}).get(title, {})
+        for title, found in records.items()
+    }
     comparison = None
     if BASE in records and TUNED in records:
         comparison = compare(records[BASE], records[TUNED], basin)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.datasets.mt_concat_dataset import ConcatDataset, create_concat_dataset
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from fairchem_gdeq.batching import rows
 from fairchem_gdeq.data.is2rs import SourceDataset, collate
@@ -48,19 +48,21 @@ def row_count(loader: DataLoader) -> int:
     return sum(len(indices) for indices in loader.batch_sampler)
 
 
-def left_out(loader: DataLoader) -> str | None:
+def left_out(sampler: Sampler[list[int]]) -> str | None:
     """Which structures fairchem's sampler gives to no rank because they exceed its batch; or None."""
-    batches = getattr(loader.batch_sampler, "all_batches", None)
+    batches = getattr(sampler, "all_batches", None)
     if batches is None:
         return None
-    missing = sorted(set(range(len(loader.dataset))) - {i for batch in batches for i in batch})
+    rows = sampler.dataset
+    missing = sorted(set(range(len(rows))) - {i for batch in batches for i in batch})
     if not missing:
         return None
-    sizes = loader.dataset.get_metadata("natoms", missing)
-    first = loader.dataset[missing[0]]
+    sizes = rows.get_metadata("natoms", missing)
+    first = rows[missing[0]].sid
     return (
-        f"{len(missing)} of {len(loader.dataset)} structures have more atoms than a batch may "
-        f"({loader.batch_sampler.max_atoms}): up to {max(sizes)}; the first is {first.sid[0]}"
+        f"{len(missing)} of {len(rows)} structures have more atoms than a batch may "
+        f"({sampler.max_atoms}): up to {max(sizes)}; the first is "
+        f"{first if isinstance(first, str) else first[0]}"
     )
 
 

@@ -1,16 +1,13 @@
-"""Force training beside the signal: labelled frames, or the base's own forces where there are none.
-
-Relaxations repair what was wrong, and a potential forgets what was right. Forces that are trained on in
-the same step keep it.
-"""
+"""Forces of fairchem 2 beside the signal: labelled frames, or the base's own where there are none."""
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-import numpy as np
 import torch
 from fairchem.core.common import distutils
 from fairchem.core.datasets.atomic_data import AtomicData
@@ -24,64 +21,47 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task, compute_loss, mt_colla
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
+from fairchem_gdeq.training.frame_checks import given_settings
+from fairchem_gdeq.training.ranks import gather
+from fairchem_gdeq.training.replay import ReplaySettings, on_the_way, require_forces
 
-BASE = "base"
+
+class Frames(Protocol):
+    """Labelled frames as fairchem's data sets give them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> AtomicData: ...
+
+    def get_metadata(self, key: str, indices: list[int]) -> Sequence[int]:
+        """Numbers of atoms."""
+        ...
 
 
 @dataclass(frozen=True)
-class ForceReplay:
-    """What is trained on beside the signal, and how much.
-
-    The gradient of a step is lambda_forces g_F + s g_S, with g_F that of fairchem's loss of a batch of
-    forces, g_S that of the signal, and s = min(1, limit |lambda_forces g_F| / |g_S|).
+class ForceReplay(ReplaySettings):
+    """``ReplaySettings`` for fairchem 2; frames are of any format that fairchem's ``ase_db`` opens.
 
     Attributes:
-        src: folder (or folders) of frames with forces, of any format that fairchem's ``ase_db`` opens; or
-            ``base``: forces of the untrained model, on the way from X_0 to X_K of the step's structures.
         dataset: the name by which the model knows its data.
         max_atoms: of a batch of frames.
-        lambda_forces: weight of the forces' loss.
-        limit: longest gradient of the signal, in lengths of that of the forces.
-        updates: optimizer steps on forces alone in each step of the run, before that of the signal.
-        alone: share of the run, at its beginning, whose steps are of forces alone. A signal at the
-            high rates that force training begins with does harm; at the low ones it ends with, good.
         seed: of the order of frames.
     """
 
-    src: str | Sequence[str]
     dataset: str
     max_atoms: int
-    lambda_forces: float = 10.0
-    limit: float = 1.0
-    updates: int = 0
-    alone: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("lambda_forces", 0), ("limit", 0), ("updates", 0), ("max_atoms", 1)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"forces.{name}={getattr(self, name)}: expected at least {least}")
-        if not 0 <= self.alone <= 1:
-            raise ValueError(f"forces.alone={self.alone}: expected a share of the run, from 0 to 1")
-        if self.of_base and (self.updates or self.alone):
-            raise ValueError(
-                f"forces.updates={self.updates}, forces.alone={self.alone}: the base's own forces "
-                "(forces.src=base) have nothing to teach without a signal. Name labelled frames with "
-                "forces.src=FOLDER, or set both to 0"
-            )
+        super().__post_init__()
+        self._at_least(max_atoms=1)
 
-    def without_signal(self, step: int, steps: int) -> bool:
-        """Whether a step, counted from 0, of a run of so many is of forces alone."""
-        return step < round(self.alone * steps)
-
-    @property
-    def of_base(self) -> bool:
-        """Whether the labels are the base's own."""
-        return self.src == BASE
-
-    def open(self, task: Task, base: HydraModel) -> FrameBatches | BaseBatches:
-        """The batches, for a model's force task.
+    def open(
+        self, task: Task, base: HydraModel, frames: Frames | None = None
+    ) -> FrameBatches | BaseBatches:
+        """The batches, for a model's force task; of ``frames``, where they are open already.
 
         Raises:
             ValueError: frames that have no forces, or none at all.
@@ -89,12 +69,38 @@ class ForceReplay:
         """
         if task.loss_fn is None:  # a checkpoint for inference alone
             task = replace(task, loss_fn=DDPMTLoss(L2NormLoss(), reduction="mean"))
-        return BaseBatches(base, task, self.seed) if self.of_base else FrameBatches(self, task)
+        if self.of_base:
+            return BaseBatches(base, task, self.seed)
+        return FrameBatches(self, task, frames)
 
 
-def open_replay(src: str | Sequence[str] | None, **settings: object) -> ForceReplay | None:
-    """``ForceReplay``, or None where there is no ``src``; for configs."""
-    return None if src is None else ForceReplay(src=src, **settings)  # type: ignore[arg-type]
+def open_replay(
+    src: str | Sequence[str] | None,
+    dataset: str,
+    max_atoms: int,
+    seed: int = 0,
+    **given: float | None,
+) -> ForceReplay | None:
+    """``ForceReplay``, or None where there is no ``src``; for configs.
+
+    Args:
+        src: as there, or as ``given_settings``.
+        dataset, max_atoms, seed: as there.
+        given: the other settings; None is their default.
+
+    Raises:
+        ValueError: as ``given_settings``.
+    """
+    chosen = given_settings(src, given)
+    if src is None or chosen is None:
+        return None
+    return ForceReplay(src, dataset, max_atoms, seed=seed, **chosen)  # type: ignore[arg-type]
+
+
+def predicted_forces(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
+    """A model's forces [n, 3] of a batch of frames, eV/Angstrom."""
+    found: Tensor = task.normalizer.denorm(model(batch)[task.name][task.property])
+    return found
 
 
 def forces_loss(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
@@ -105,10 +111,10 @@ def forces_loss(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
 class FrameBatches:
     """Batches of labelled frames, by their number in the run: a resumed run meets the same."""
 
-    def __init__(self, settings: ForceReplay, task: Task) -> None:
-        folders = [settings.src] if isinstance(settings.src, str) else list(settings.src)
-        self.task = task
-        self.frames = open_frames(folders, settings.dataset)
+    def __init__(self, settings: ForceReplay, task: Task, frames: Frames | None = None) -> None:
+        folders = settings.folders
+        self.task, self.source = task, ", ".join(folders)
+        self.frames: Frames = frames or open_frames(folders, settings.dataset)
         self.sampler = MaxAtomDistributedBatchSampler(
             self.frames,
             settings.max_atoms,
@@ -117,7 +123,10 @@ class FrameBatches:
             seed=settings.seed,
             shuffle=True,
         )
-        require_forces(self.frames, folders)
+        every = (self.frames[i] for i in range(len(self.frames)))
+        require_forces(((one.sid, getattr(one, "forces", None)) for one in every), folders)
+        if text := left_out(self.sampler):
+            logging.warning(f"frames {self.source}: {text}. They are left out; raise max_atoms")
         if not any(self.sampler.all_batches):
             raise ValueError(
                 f"frames {', '.join(folders)}: none is within forces.max_atoms={settings.max_atoms}"
@@ -131,7 +140,11 @@ class FrameBatches:
         if epoch != self._epoch:
             self.sampler.set_epoch_and_start_iteration(epoch, 0)
             self._epoch, self._order = epoch, list(self.sampler)
-        return self._collate([self.frames[i] for i in self._order[place]])
+        return self.of(self._order[place])
+
+    def of(self, indices: Sequence[int]) -> AtomicData:
+        """Frames of these numbers as a batch."""
+        return self._collate([self.frames[i] for i in indices])
 
 
 class BaseBatches:
@@ -147,11 +160,8 @@ class BaseBatches:
     def __call__(self, number: int, batch: AtomicData, report: SignalReport | None) -> AtomicData:
         """Each structure somewhere on the straight line from X_0 to X_K."""
         assert report is not None
-        place = np.random.default_rng([self.seed, number]).uniform(size=len(batch.natoms))
-        share = torch.as_tensor(place, dtype=batch.pos.dtype, device=batch.pos.device)
         moved = batch.clone()
-        ends = torch.where(report.handoff.isfinite(), report.handoff, batch.pos)
-        moved.pos = batch.pos + share[batch.batch, None] * (ends - batch.pos)
+        moved.pos = on_the_way(batch, report, number, self.seed)
         with torch.no_grad():
             found = self.base.to(moved.pos.device)(moved)[self.task.name][self.task.property]
         moved[self.task.name] = self.task.normalizer.denorm(found)
@@ -178,35 +188,17 @@ def open_frames(folders: Sequence[str], dataset: str) -> ConcatDataset:
     )
 
 
-def require_forces(frames: ConcatDataset, folders: Sequence[str]) -> None:
-    """Refuse frames without forces; fairchem would train on nothing, in silence.
-
-    Raises:
-        ValueError: says which.
-    """
-    bad = []
-    for index in range(len(frames)):
-        frame = frames[index]
-        forces = getattr(frame, "forces", None)
-        if forces is None or not bool(torch.isfinite(forces).all()):
-            bad.append(frame.sid)
-    if bad:
-        raise ValueError(
-            f"frames {', '.join(folders)}: {len(bad)} of {len(frames)} have no forces, or some that are "
-            f"not finite, such as {bad[0]}. Expected forces in eV/Angstrom on every frame"
-        )
-
-
 @torch.no_grad()
 def force_error(
     model: HydraModel, task: Task, batches: FrameBatches, device: torch.device
 ) -> float:
-    """Mean absolute error of a free atom's force component over all frames, eV/Angstrom."""
-    wrong, count = 0.0, 0
+    """Mean absolute error of a free atom's force component over all frames and ranks, eV/Angstrom."""
+    model.to(device).eval()
+    found = []
     for number in range(len(batches.sampler)):
         batch = batches(number, None, None).to(device)
         free = batch.fixed == 0
-        found = task.normalizer.denorm(model(batch)[task.name][task.property])
-        wrong += float((found - batch[task.name])[free].abs().sum())
-        count += 3 * int(free.sum())
-    return wrong / max(count, 1)
+        wrong = (predicted_forces(model, task, batch) - batch[task.name])[free].abs()
+        found.append((float(wrong.double().sum()), wrong.numel()))
+    wrong_sum, count = (sum(part) for part in zip(*gather(found), strict=True))
+    return wrong_sum / max(count, 1)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -21,13 +22,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
+from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
 from fairchem_gdeq.fairchem2.base import build_model, open_inference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
+from fairchem_gdeq.fairchem2.frame_checks import check_frames, elements_of, structures_of
+from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
+from fairchem_gdeq.fairchem2.replay import FrameBatches
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
@@ -53,6 +58,7 @@ class GDEQRunner(TrainEvalRunner):
         callbacks: list[Callback] | None = None,
         max_epochs: int = 1,
         trust_files: bool = False,
+        held_frames: HeldFrames | None = None,
     ) -> None:
         """
         Args:
@@ -70,6 +76,7 @@ class GDEQRunner(TrainEvalRunner):
                 structures are a row of their own. None: there are no such columns.
             callbacks, max_epochs: as ``TrainEvalRunner``.
             trust_files: as ``base.open_inference``, for ``checkpoint``.
+            held_frames: labelled frames on which base and tuned model have a force error in the table.
 
         Raises:
             ValueError: an unknown mode, split or baseline, or an evaluated split with structures
@@ -82,7 +89,7 @@ class GDEQRunner(TrainEvalRunner):
         if split not in self.loaders:
             raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.loaders)}")
         for name, loader in self.loaders.items():
-            if text := left_out(loader):
+            if text := left_out(loader.batch_sampler):
                 if name != "train":
                     raise ValueError(f"split {name}: {text}. Raise eval_max_atoms.")
                 logging.warning(
@@ -98,6 +105,7 @@ class GDEQRunner(TrainEvalRunner):
         self.mode, self.split, self.test, self.checkpoint = mode, split, test, checkpoint
         baseline_rows(baselines, train_eval_unit.is2rs)  # refuses unknown ones before the training
         self.baselines, self.trust_files = baselines, trust_files
+        self.held_frames = held_frames
         self.reference = open_reference(reference)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         self.base = EvaluatedModel(
@@ -121,9 +129,22 @@ class GDEQRunner(TrainEvalRunner):
         for callback in self.callbacks:
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"
+        self._check_frames()
         self.train_eval_unit.score_base = partial(self._scoring("val").relaxed, self.base)
         super().run()
         self.score(self.test, self.results)
+
+    def _check_frames(self) -> None:
+        """Refuse frames that the run should not train on, and held-out frames without forces."""
+        unit = self.train_eval_unit
+        held = {f"split {name}": loader.dataset for name, loader in self.loaders.items()}
+        trained = held.pop("split train")
+        if self.held_frames is not None and (frames := self.held_frames.open(unit.force_task)):
+            held["forces.val"] = frames.frames
+        unit.open_forces()
+        if isinstance(unit.replayed, FrameBatches):
+            structures = chain.from_iterable(structures_of(*each) for each in held.items())
+            check_frames(unit.replayed, self.base.model, elements_of(trained), structures)
 
     def validate(self) -> None:
         """Score the split; files go to ``results/validate``, those of the training run stay."""
@@ -167,8 +188,16 @@ class GDEQRunner(TrainEvalRunner):
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON and plots."""
         unit, scoring = self.train_eval_unit, self._scoring(split)
-        records = scoring.compare(self.base, self.tuned(), self.baselines, self.reference)
-        return report(split, folder, unit.signal_name, unit.is2rs.basin, records, unit.history)
+        tuned = self.tuned()
+        records = scoring.compare(self.base, tuned, self.baselines, self.reference)
+        errors: dict[str, Scores] = {}
+        if self.held_frames is not None:
+            models = {each.name: each.model for each in (self.base, tuned) if each is not None}
+            device = torch.device(get_device_for_local_rank())
+            errors = self.held_frames.scores(unit.force_task, models, device)
+        return report(
+            split, folder, unit.signal_name, unit.is2rs.basin, records, unit.history, errors
+        )
 
     def _scoring(self, split: str) -> Scoring:
         """A split with the unit's force task."""

@@ -44,6 +44,12 @@ def require_exact(model: HydraModel) -> None:
         )
 
 
+def element_limit(model: HydraModel) -> int | None:
+    """The first atomic number that a model does not know; None where it does not say."""
+    known = getattr(model.backbone, "max_num_elements", None)
+    return known if isinstance(known, int) else None
+
+
 def _edge_list_reasons(backbone: nn.Module) -> list[str]:
     reasons = []
     if getattr(backbone, "use_quaternion_wigner", True) is False:

@@ -22,7 +22,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import (
 )
 from fairchem.core.units.mlip_unit.utils import tf32_context_manager
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
@@ -41,7 +41,7 @@ from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather
-from fairchem_gdeq.training.steplog import describe
+from fairchem_gdeq.training.replay import Replay, optimize
 from fairchem_gdeq.training.steps import Beside, LearntStep, Update
 
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
@@ -143,13 +143,21 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             self.warm_start = False
         if self.lazy_state_location is None and distutils.is_master():
             self.history.open(self._folder, 0)
-        if self.forces is not None and self.replayed is None:
-            self.replayed = self.forces.open(self.force_task, hydra_model(self.model))
+        self.open_forces()
         super().on_train_start(state)
         if not self.history.knows_base and self.score_base is not None:
             records = self.score_base()
             self.history.set_base(summarise(records, self.is2rs.basin), records)
         self.model.eval()
+
+    def open_forces(self) -> None:
+        """Open what is trained on beside the signal, once.
+
+        Raises:
+            ValueError: as ``ForceReplay.open``.
+        """
+        if self.forces is not None and self.replayed is None:
+            self.replayed = self.forces.open(self.force_task, hydra_model(self.model))
 
     @property
     def _folder(self) -> Path:
@@ -193,50 +201,26 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         return log
 
     def _optimize(self, step: int, batch: AtomicData, state: State) -> dict[str, float]:
-        """A step of the run: some of the optimizer on forces alone, then one on the signal; its log."""
-        forces, losses, alone, silent = self.forces, list[float](), 0, False
-        if forces is not None:
-            assert state.train_state is not None
-            total = len(state.train_state.dataloader) * (state.train_state.max_epochs or 1)
-            silent = forces.without_signal(step, total)
-            alone = forces.updates + silent
-        for turn in range(alone):
-            self._replay(step, turn, batch, None, losses)
-            done = self._update(1)
-        if silent:
-            log = {"train/loss": losses[-1], "train/signal_share": 0.0}
-        else:
-            report, operator = self.differentiate(batch)
-            beside = None
-            if forces is not None:
-                replay = partial(self._replay, step, alone, batch, report, losses)
-                beside = Beside(replay, forces.limit)
-            done = self._update(batch.num_graphs, beside)
-            log = describe(report, operator)
-            if forces is not None:
-                log["train/signal_share"] = done.share
-        if losses:
-            log["train/forces_loss"] = sum(losses) / len(losses)
-        self.last_grad_norm = done.norm
-        log["train/grad_norm"] = float(done.norm)
-        log["train/skipped_update"] = float(not done.applied)
+        """A step of the run, ``replay.optimize``; its log."""
+        assert state.train_state is not None
+        total = len(state.train_state.dataloader) * (state.train_state.max_epochs or 1)
+        differentiate = partial(self.differentiate, batch)
+        log = optimize(step, total, batch, differentiate, self._update, self._replay)
+        self.last_grad_norm = log["train/grad_norm"]
         return log
 
-    def _replay(
-        self,
-        step: int,
-        turn: int,
-        batch: AtomicData,
-        report: SignalReport | None,
-        losses: list[float],
-    ) -> None:
-        """Add the weighted gradient of a batch of forces to ``.grad``, and its loss to the list."""
-        assert self.forces is not None and self.replayed is not None
-        number = step * (self.forces.updates + 1) + turn
-        frames = self.replayed(number, batch, report).to(get_device_for_local_rank())
-        loss = forces_loss(hydra_model(self.model), self.replayed.task, frames)
-        (self.forces.lambda_forces * loss).backward()
-        losses.append(float(loss.detach()))
+    @property
+    def _replay(self) -> Replay | None:
+        """Forces beside the signal, where there are any."""
+        if self.forces is None or self.replayed is None:
+            return None
+        return Replay(self.forces, self.replayed, self._forces_loss)
+
+    def _forces_loss(self, frames: AtomicData) -> Tensor:
+        """fairchem's loss of a batch of forces."""
+        assert self.replayed is not None
+        frames = frames.to(get_device_for_local_rank())
+        return forces_loss(hydra_model(self.model), self.replayed.task, frames)
 
     def _update(self, count: int, beside: Beside | None = None) -> Update:
         """Average gradients over the structures of all ranks (``count`` here), clip, step, EMA."""

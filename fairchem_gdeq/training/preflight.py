@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+
+from fairchem_gdeq.training.frame_checks import NO_FORCES
+from fairchem_gdeq.training.replay import BASE
 
 LOADERS = ("train_dataloader", "eval_dataloader", "test_dataloader")
 
@@ -32,9 +36,27 @@ def missing(config: DictConfig) -> str | None:
                 for source in [split.src] if isinstance(split.src, str) else split.src:
                     if not glob(source):
                         return f"data set {source}: no such file or folder {here}. {each.hint}"
+    for key, folder in _frames(runner):
+        if not glob(folder):
+            without = f"forces.src={NO_FORCES}" if key == "src" else "forces.val=null"
+            return (
+                f"frames {folder}: no such file or folder {here}. Name labelled frames with "
+                f"forces.{key}=FOLDER, or do without them: {without}"
+            )
     base = runner.train_eval_unit.model
     if "path" in base and (text := no_base(base.path, base.get("hint", ""))):
         return text
     if config.job.device_type == "CUDA" and not torch.cuda.is_available():
         return "job.device_type is CUDA, and PyTorch finds no GPU: add job.device_type=CPU"
     return None
+
+
+def _frames(runner: DictConfig) -> Iterator[tuple[str, str]]:
+    """Folders of labelled frames that the mode reads, each after its key in the section ``forces``."""
+    places = {"src": runner.train_eval_unit.get("forces"), "val": runner.get("held_frames")}
+    wanted = {"train": ("src", "val"), "validate": ("val",)}.get(runner.get("mode", "train"), ())
+    for key in wanted:
+        given = (places[key] or {}).get("src")
+        for folder in [given] if isinstance(given, str) else given or ():
+            if folder not in (BASE, NO_FORCES):
+                yield key, folder

@@ -127,7 +127,7 @@ def test_a_run_with_parts_from_outside(tmp_path):
         *("-c", str(ROOT / "configs" / "si" / "gdeq.yml"), "--mode", "train"),
         *(f"data={tmp_path}", f"base={tmp_path / 'base.pt'}", "trust_files=true", "epochs=1"),
         *("train_structures=1.0", "test_structures=1.0", f"job.run_dir={tmp_path}"),
-        *("forces.src=null", "paths.val=${data}/val"),
+        *("forces.src=none", "forces.val=null", "paths.val=${data}/val"),
         *("horizon=2", "relaxer.max_steps=5", "max_atoms=16", "eval_max_atoms=64"),
         "relaxer.solver=tests.outside.HeavyBall",
         "signal=tests.outside.TwoWindows",

@@ -46,6 +46,7 @@ def inputs(tmp_path_factory):
     for split, count, seed in (("train", 8, 0), ("val", 3, 1), ("test", 3, 2)):
         small.write_is2rs(folder / split, small.silicon(count, seed))
     small.write_frames(folder / "train_frames", small.silicon(6, 3))
+    small.write_frames(folder / "val_frames", small.silicon(3, 4))
     small.checkpoint(folder / "esen.pt")
     small.checkpoint(folder / "adapt.pt", "adapt")
     return folder
@@ -156,6 +157,7 @@ def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
     for seed, (split, names) in enumerate(sids.items()):
         small.write_is2rs(tmp_path / split, small.silicon(len(names), seed), sids=names)
     small.write_frames(tmp_path / "train_frames", small.silicon(4, 3))
+    small.write_frames(tmp_path / "val_frames", small.silicon(4, 4))
     small.checkpoint(tmp_path / "esen.pt")
     # Loose, so that a random potential's equilibria and adjoints count.
     signal = "runner.train_eval_unit.signal."
@@ -423,8 +425,26 @@ def test_missing_base_is_one_clear_message(inputs, tmp_path):
     assert "nowhere/base.pt" in err and "base=" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["forces.src=null"],
+            "forces.updates=1, forces.alone=0.0, and there are no forces to train",
+        ),
+        (["forces.src=nowhere"], "frames nowhere: no such file or folder"),
+        (["forces.val=nowhere"], "do without them: forces.val=null"),
+        (["forces.src=${data}/train_frames", "forces.val=${forces.src}"], "are held out"),
+    ],
+)
+def test_frames_that_cannot_be_meant_stop_the_run_before_it_begins(inputs, tmp_path, options, said):
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "train", *options)
+    assert code != 0 and said in err and "step/s" not in err
+    assert not list(tmp_path.glob("gdeq/checkpoints/*"))
+
+
 FORCES = {
-    "bptt": (["forces.src=null"], [False] * 4),
+    "bptt": (["forces.src=none", "forces.val=null"], [False] * 4),
     "truncated_bptt": (["forces.src=base", "forces.updates=0"], [True] * 4),
     "implicit": (["forces.alone=0.5"], [True] * 4),
 }
@@ -441,6 +461,9 @@ def test_other_signals_run_from_their_configs(inputs, tmp_path, config):
     assert stored["signal"] == config and "tuned" in out
     steps = stored["history"]["steps"]
     assert ["train/forces_loss" in step for step in steps] == known[: len(steps)]
+    measured = ["force_mae" in stored["scores"][row] for row in ("unrelaxed X_0", "base", "tuned")]
+    assert measured == ([False] * 3 if config == "bptt" else [False, True, True])
+    assert ("force MAE" in out) == (config != "bptt")
     signal = ["train/delta_q_guided" in step for step in steps]
     silent = len(steps) // 2 if config == "implicit" else 0
     assert signal == [False] * silent + [True] * (len(steps) - silent)

@@ -41,6 +41,9 @@ CHEAP = [
     "runner.train_eval_unit.signal.adjoint.tol=0.5",
     "runner.train_eval_unit.clip_grad_norm=1.0",
     "checkpoint_minutes=0",
+    "paths.val=${data}/val",
+    "forces.src=none",
+    "forces.val=null",
 ]
 STEP = {"rel": 1e-4, "abs": 1e-5}  # single precision, through a relaxation
 

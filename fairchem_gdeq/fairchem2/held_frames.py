@@ -1,0 +1,56 @@
+"""Labelled frames held out: the force error of the base and of what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from fairchem.core.models.base import HydraModel
+from fairchem.core.units.mlip_unit.mlip_unit import Task
+
+from fairchem_gdeq.evaluation.metric import Scores
+from fairchem_gdeq.fairchem2.fields import hydra_model
+from fairchem_gdeq.fairchem2.replay import ForceReplay, FrameBatches, force_error
+
+
+@dataclass(frozen=True)
+class HeldFrames:
+    """What force errors are measured on.
+
+    Attributes:
+        src: folder (or folders) of frames with forces, as ``ForceReplay`` has them; None: there are none.
+        dataset: the name by which the model knows its data.
+        max_atoms: evaluated together.
+    """
+
+    src: str | Sequence[str] | None
+    dataset: str
+    max_atoms: int
+
+    def open(self, task: Task) -> FrameBatches | None:
+        """The frames, for a model's force task; None where there are none.
+
+        Raises:
+            ValueError: as ``ForceReplay.open``.
+        """
+        if self.src is None:
+            return None
+        return FrameBatches(ForceReplay(self.src, self.dataset, self.max_atoms), task)
+
+    def scores(
+        self, task: Task, models: Mapping[str, torch.nn.Module], device: torch.device
+    ) -> dict[str, Scores]:
+        """The mean absolute error ``force_mae`` (eV/Angstrom, free atoms) of each model by its name.
+
+        Raises:
+            ValueError: as ``open``.
+        """
+        batches = self.open(task)
+        if batches is None:
+            return {}
+
+        def error(model: HydraModel) -> float:
+            return force_error(model, task, batches, device)
+
+        return {name: {"force_mae": error(hydra_model(model))} for name, model in models.items()}
