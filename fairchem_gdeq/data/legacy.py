@@ -1,4 +1,4 @@
-"""IS2RE/IS2RS LMDBs of OC20 and OC22: pickled PyG ``Data`` under the keys "0", "1", ...
+"""IS2RE/IS2RS and S2EF LMDBs of OC20 and OC22: pickled PyG ``Data`` under the keys "0", "1", ...
 
 They may have a record "length". OC22's have no ``tags`` in some versions, and ``nads`` besides.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from fairchem_gdeq.data import lmdb_file
 from fairchem_gdeq.data.rows import TARGET, BadRow
 from fairchem_gdeq.data.safe_pickle import load
 
+FORCES = ("force", "forces")  # S2EF's name, and that of files from fairchem 1 on
 SCALARS = {"y_init": "energy_initial", "y_relaxed": "energy_relaxed", "nads": "nads"}
 
 
@@ -26,8 +28,9 @@ class LegacySource:
     """Rows of LMDBs, or of all ``*.lmdb`` in folders, in the order of file names and keys.
 
     A row's ``info`` has sid, the target [n, 3] where there is one, and, where given,
-    energy_initial and energy_relaxed (eV) and nads. Edges and distances stored by the old
-    preprocessing are not read. All structures are periodic in three directions, as in OC20.
+    energy_initial and energy_relaxed (eV) and nads. A row with forces (S2EF) has them as the results
+    of a calculator. Edges and distances stored by the old preprocessing are not read. All structures
+    are periodic in three directions, as in OC20.
     """
 
     def __init__(
@@ -145,6 +148,12 @@ def _atoms(fields: dict[str, object], where: str, name: str, target_key: str | N
     for key, ours in SCALARS.items():
         if key in fields and (value := _numbers(fields, key, where)).size == 1:
             atoms.info[ours] = float(value.reshape(-1)[0])
+    for key in FORCES:
+        if key in fields:
+            forces = _numbers(fields, key, where)
+            if forces.shape != (n, 3):
+                raise BadRow(where, f"{key} has shape {forces.shape}, expected ({n}, 3)")
+            atoms.calc = SinglePointCalculator(atoms, forces=forces)
     return atoms
 
 

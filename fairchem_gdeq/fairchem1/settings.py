@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.task import RelaxationTask
+from fairchem_gdeq.fairchem1.replay import ForceReplay
 from fairchem_gdeq.relax import Relaxer, Signal, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.training.history import KEEP
@@ -36,6 +37,7 @@ class Settings:
         warm_start: begin a structure's adjoint solve from its last answer, where there is more than
             one epoch: no structure is seen again in a single one.
         keep: which epoch is kept, one of ``history.KEEP``.
+        forces: what is trained on beside the signal; None where its ``src`` is null.
         eval_max_atoms: evaluated together where structures are only relaxed.
         split: ``train``, ``val`` or ``test``: what ``--mode validate`` scores.
         baselines: rows of the table besides: ``ase_fire``, ``ase_lbfgs``.
@@ -57,6 +59,7 @@ class Settings:
     basin: Basin = field(default_factory=Basin)
     warm_start: bool = False
     keep: str = "better"
+    forces: ForceReplay | None = None
     split: str = "test"
     baselines: tuple[str, ...] = ()
     reference: str | None = None
@@ -75,6 +78,7 @@ class Settings:
         values["relaxer"] = _built("task.relaxer", Relaxer, _parts(values["relaxer"]))
         if "basin" in values:
             values["basin"] = _built("task.basin", Basin, values["basin"])
+        values["forces"] = _forces(values.get("forces"))
         # ``method`` is what they were called in version 0.1.
         values["settings"] = _parts({**values.pop("method", {}), **values.get("settings", {})})
         if "horizon" in values["settings"]:
@@ -118,6 +122,15 @@ def _built(where: str, kind: type, values: Mapping[str, Any]) -> Any:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _forces(section: Mapping[str, Any] | None) -> ForceReplay | None:
+    """The section ``forces``; its keys and values are checked also where ``src`` is null."""
+    try:
+        found: ForceReplay = _built("task.forces", ForceReplay, {"src": None, **(section or {})})
+    except ValueError as error:
+        raise ValueError(f"task.{str(error).removeprefix('task.')}") from error
+    return None if found.src is None else found
 
 
 def _parts(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,10 +27,9 @@ from fairchem_gdeq.evaluation.rows import open_reference
 from fairchem_gdeq.evaluation.scoring import TUNED, EvaluatedModel
 from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint
+from fairchem_gdeq.fairchem1.evaluating import BEST
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
 from fairchem_gdeq.training.ranks import rank
-
-BEST = "best_checkpoint.pt"
 
 
 def results(trainer: GDEQTrainer) -> Path:

@@ -2,115 +2,44 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-import os
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
-from fairchem.core.common.utils import update_config
 from fairchem.core.modules.evaluator import Evaluator
-from fairchem.core.trainers import OCPTrainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import Batch
 
 from fairchem_gdeq.evaluation.metrics import summarise
-from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring
-from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint, require_model
+from fairchem_gdeq.fairchem1.evaluating import BEST, EvaluatingTrainer
 from fairchem_gdeq.fairchem1.fields import OCPForceField
-from fairchem_gdeq.fairchem1.settings import Settings
-from fairchem_gdeq.fairchem1.splits import CHECKED, LMDB_FORMATS, split_of
 from fairchem_gdeq.frozen.forward import full_precision
+from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.training import steps
-from fairchem_gdeq.training.adjoints import Adjoints
-from fairchem_gdeq.training.checkpoint_files import open_checkpoint
-from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
-from fairchem_gdeq.training.steplog import describe
+from fairchem_gdeq.training.replay import Replay, optimize
+from fairchem_gdeq.training.steps import Beside, Update
 
-PRIMARY = "delta_q_mean"
-BEST = "best_checkpoint.pt"
-# Of a trainer's config, by split.
-SECTIONS = {"train": "dataset"} | {name: f"{name}_dataset" for name in ("val", "test", "relax")}
+# Logged of each step; of the other numbers, fairchem logs running means.
+EACH = ("train/grad_norm", "train/skipped_update", "train/seconds", "train/peak_memory_mb")
 
 
 @registry.register_trainer("gdeq")
-class GDEQTrainer(OCPTrainer):
+class GDEQTrainer(EvaluatingTrainer):
     """Fine-tunes a direct-force model through its own relaxations.
 
     The loop, logging, checkpoints, resume, EMA and ``--submit`` are fairchem's; the gradient is one
     of ``fairchem_gdeq.relax.signals``. What is saved names fairchem's own trainer ``ocp``.
     """
 
-    def __init__(
-        self,
-        task: dict[str, Any],
-        model: dict[str, Any],
-        timestamp_id: str | None = None,
-        inference_only: bool = False,
-        amp: bool = False,
-        **fairchems: Any,
-    ) -> None:
-        """As ``OCPTrainer``, with ``Settings`` in ``task``.
-
-        ``amp``, which many of fairchem's own configs set, is not used, and the log says so: forces
-        of half precision have no fixed point to the accuracy that eq. 4 needs.
-
-        Outputs, loss functions and normalizers are those of the base, so that a tuned checkpoint
-        opens wherever the base does.
-
-        Raises:
-            ValueError: a key or value of ``task`` that cannot be meant, or a base of another model.
-            FileNotFoundError: there is no such base.
-        """
-        self.settings = Settings.read(task)
-        self.is2rs, self.signal = self.settings.is2rs, self.settings.make_signal()
-        self.history, self.adjoints = History(self.settings.keep), Adjoints()
-        if amp:
-            logging.warning("amp: true is not used: relaxations are computed in float32")
-        if not inference_only:
-            path = self.settings.base
-            trust = self.settings.trust_files
-            self._base_checkpoint = read_checkpoint(path, self.settings.base_hint, trust)
-            stored = update_config(self._base_checkpoint["config"])
-            require_model(path, stored, model)
-            fairchems |= {key: stored[key] for key in ("outputs", "loss_functions")}
-            fairchems["evaluation_metrics"] = {"primary_metric": PRIMARY}
-        super().__init__(
-            task=task,
-            model=model,
-            timestamp_id=timestamp_id or self.settings.run_id,
-            inference_only=inference_only,
-            amp=False,  # neither autocast nor a scaler
-            **fairchems,
-        )
-
-    # ---- loading -----------------------------------------------------------------------------
-
-    def load_datasets(self) -> None:
-        """As fairchem's, with our checked reader in place of its readers of IS2RE/IS2RS LMDBs."""
-        for split, section in SECTIONS.items():
-            config = self.config[section]
-            inherits = split != "train" and config.get("use_train_settings", True)
-            form = config.get("format", None if inherits else "lmdb")
-            if config and form in LMDB_FORMATS:
-                config["format"] = CHECKED
-        super().load_datasets()
-
-    def load_references_and_normalizers(self) -> None:
-        """Those of the base, with its weights; it is also kept for comparison."""
-        load_averaged(self, self.settings.base, self._base_checkpoint)
-        del self._base_checkpoint
-        self.base = EvaluatedModel(BASE, copy.deepcopy(self._unwrapped_model), self.is2rs)
-
-    # ---- training ----------------------------------------------------------------------------
+    replay: Replay | None = None  # forces beside the signal, once training starts
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
         """As fairchem's; what is done goes to the history beside the checkpoints."""
+        if self.settings.forces is not None:
+            self.replay = self.settings.forces.open(self, partial(self.field_of, self.base.model))
         if self.step == 0 and self._writes:
             self.history.open(self._folder, 0)
         if not self.history.knows_base and self.val_loader is not None:
@@ -120,15 +49,29 @@ class GDEQTrainer(OCPTrainer):
             self.save({}, checkpoint_file=BEST, training_state=False)
         super().train(disable_eval_tqdm)
 
-    @property
-    def warm_start(self) -> bool:
-        """Whether adjoints are kept for the next visit: there is none in a single epoch."""
-        return self.settings.warm_start and self.config["optim"]["max_epochs"] > 1
+    def differentiate(self, batch: Batch) -> tuple[SignalReport, Operator]:
+        """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
+        field = OCPForceField.frozen(self._unwrapped_model, batch, self._denorm)
+        operator = self.is2rs.operator_of(field, batch)
+        adjoints = self.adjoints if self.warm_start else None
+        return steps.differentiate(self.signal, operator, batch, adjoints), operator
+
+    def _update(self, count: int, beside: Beside | None = None) -> Update:
+        """Average gradients over the structures of all ranks (``count`` here), clip, step, EMA."""
+        return steps.update(
+            self.model.parameters(),
+            self.optimizer,
+            count,
+            clip=self.clip_grad_norm or float("inf"),
+            beside=beside,
+            rescale=self._divide_shared,
+            ema=self.ema.update if self.ema else None,
+        )
 
     # fairchem's loop calls these four, in this order
 
     def _forward(self, batch: Batch) -> dict[str, Any]:
-        """In training: the signal's gradient for one batch, and the numbers of the step.
+        """In training: one step of the run, and its numbers.
 
         fairchem puts the model into training mode before each step; it goes back to evaluation mode,
         since every evaluation of a step must be the same map.
@@ -137,20 +80,20 @@ class GDEQTrainer(OCPTrainer):
             return super()._forward(batch)  # OCPTrainer.predict, as OCPCalculator calls it
         self.model.eval()
         reset_peak()
-        self._started = time.perf_counter()
+        started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self.device)
-        field = OCPForceField.frozen(self._unwrapped_model, batch, self._denorm)
-        operator = self.is2rs.operator_of(field, batch)
-        adjoints = self.adjoints if self.warm_start else None
+        total = len(self.train_loader) * self.config["optim"]["max_epochs"]
+        signal = partial(self.differentiate, batch)
         with full_precision(self.device):
-            report = steps.differentiate(self.signal, operator, batch, adjoints)
-        self._structures = batch.num_graphs
-        self._log = describe(report, operator)
-        return self._log
+            log = optimize(self.step - 1, total, batch, signal, self._update, self.replay)
+        log["train/seconds"] = time.perf_counter() - started
+        log["train/peak_memory_mb"] = peak_mb()
+        self._log = log
+        return log
 
     def _compute_loss(self, out: dict[str, Any], batch: Batch) -> Tensor:
-        """Eq. 5's value; its gradient is there already."""
+        """Eq. 5's value, or that of the forces where they are alone; the step is taken already."""
         if not out.keys() & {"train/loss"}:
             return super()._compute_loss(out, batch)
         return torch.tensor(out["train/loss"], device=self.device)
@@ -164,34 +107,20 @@ class GDEQTrainer(OCPTrainer):
     ) -> dict[str, Any]:
         """The step's numbers in fairchem's running means; what is not known (NaN) is left out."""
         for key, value in out.items():
-            if key != "train/loss" and value == value:
+            if key not in ("train/loss", *EACH) and value == value:
                 metrics = evaluator.update(key.removeprefix("train/"), value, metrics)
         return metrics
 
     def _backward(self, loss: Tensor) -> None:
-        """The optimizer's step; a gradient that is not finite is counted and thrown away."""
-        update = steps.update(
-            self.model.parameters(),
-            self.optimizer,
-            self._structures,
-            clip=self.clip_grad_norm or float("inf"),
-            rescale=self._divide_shared,
-            ema=self.ema.update if self.ema else None,
-        )
-        done = {
-            "train/grad_norm": float(update.norm),
-            "train/skipped_update": float(not update.applied),
-            "train/seconds": time.perf_counter() - self._started,
-            "train/peak_memory_mb": peak_mb(),
-        }
+        """The step, which is taken already, goes to history and log."""
         progress = {
             "train/step": self.step,
             "train/epoch": (self.step - 1) / len(self.train_loader),
             "train/lr": self.scheduler.get_lr(),
         }
-        self.history.add_step(self._log | done | progress)
+        self.history.add_step(self._log | progress)
         if self.logger is not None:
-            shown = {key.removeprefix("train/"): value for key, value in done.items()}
+            shown = {key.removeprefix("train/"): self._log[key] for key in EACH}
             self.logger.log(shown, step=self.step, split="train")
 
     def _divide_shared(self) -> None:
@@ -199,119 +128,3 @@ class GDEQTrainer(OCPTrainer):
         for parameter, factor in getattr(self._unwrapped_model, "shared_parameters", []):
             if parameter.grad is not None:
                 parameter.grad /= factor
-
-    # ---- evaluation --------------------------------------------------------------------------
-
-    def _denorm(self, forces: Tensor) -> Tensor:
-        """The model's forces [n, 3] in eV/Angstrom, by the base's normalizer where it has one."""
-        return self.normalizers["forces"](forces) if "forces" in self.normalizers else forces
-
-    def field_of(self, model: nn.Module, batch: Batch) -> OCPForceField:
-        """A model on a batch as a field that builds its graph anew at every evaluation."""
-        return OCPForceField.unfrozen(model, batch, self._denorm).on(self.device)
-
-    def scoring(self, split: str) -> Scoring:
-        """``train``, ``val``, ``test`` or ``relax``; files of it are named as its folder.
-
-        Raises:
-            ValueError: the config has no such data set.
-        """
-        loader = getattr(self, f"{split}_loader", None)
-        if loader is None:
-            raise ValueError(f"the config has no data set for this: give it dataset.{split}.src")
-        source = self.config[SECTIONS[split]]["src"]
-        name = Path(source).stem if isinstance(source, str) else split
-        rows = split_of(name, loader, self.settings.eval_max_atoms, self.device)
-        return Scoring(rows, self.field_of)
-
-    @torch.no_grad()
-    def validate(self, split: str = "val", disable_tqdm: bool = False) -> dict[str, Any]:
-        """Relax a split with the averaged weights and score it; logged, and kept in the history."""
-        self.model.eval()
-        if self.ema:
-            self.ema.store()
-            self.ema.copy_to()
-        now = EvaluatedModel(f"epoch {self.epoch:g}", self._unwrapped_model, self.is2rs)
-        with full_precision(self.device):
-            records = self.scoring(split).relaxed(now)
-        if self.ema:
-            self.ema.restore()
-        scores = summarise(records, self.is2rs.basin)
-        self.history.add_epoch(self.epoch, scores, records, self.is2rs.basin)
-        logging.info(", ".join(f"{key}: {value:.4f}" for key, value in scores.items()))
-        if self.logger is not None:
-            self.logger.log(scores | {"epoch": self.epoch}, step=self.step, split=split)
-        return {key: {"metric": value} for key, value in scores.items()}
-
-    def update_best(
-        self, primary_metric: str, val_metrics: dict[str, Any], disable_eval_tqdm: bool = True
-    ) -> None:
-        """Save ``best_checkpoint.pt`` where the epoch is the best so far (``history.KEEP``).
-
-        fairchem's own takes the largest value for the best, and predicts the test split each time.
-        """
-        self._save_history()  # the checkpoint of this step is older than its scores
-        best = self.history.best
-        if best is not None and best["epoch"] == self.history.epochs[-1]["epoch"]:
-            self.best_val_metric = best[primary_metric]
-            self.save(val_metrics, checkpoint_file=BEST, training_state=False)
-            distutils.synchronize()  # the others read it, too
-
-    # ---- checkpoints -------------------------------------------------------------------------
-
-    def save(
-        self,
-        metrics: dict[str, Any] | None = None,
-        checkpoint_file: str = "checkpoint.pt",
-        training_state: bool = True,
-    ) -> str | None:
-        """fairchem's checkpoint; beside it the history's epochs, and the adjoints of each rank."""
-        if training_state:
-            if not self.is_debug:
-                self.adjoints.save(self._folder)
-            self._save_history()
-        return super().save(metrics, checkpoint_file, training_state)
-
-    def _save_history(self) -> None:
-        if self._writes:
-            torch.save({"history": self.history.state()}, self._folder / STATE)
-
-    @property
-    def _folder(self) -> Path:
-        """Where the run's checkpoints are."""
-        return Path(self.config["cmd"]["checkpoint_dir"])
-
-    @property
-    def _writes(self) -> bool:
-        return not self.is_debug and distutils.is_master()
-
-    def load_checkpoint(
-        self,
-        checkpoint_path: str,
-        checkpoint: dict[str, Any] | None = None,
-        inference_only: bool = False,
-    ) -> None:
-        """As fairchem's; to go on with a training, with what is in the file beside it.
-
-        Raises:
-            ValueError: a training is to go on from something else than a run of this trainer.
-        """
-        state = os.path.join(os.path.dirname(checkpoint_path), STATE)
-        if not inference_only and not os.path.isfile(state):
-            raise ValueError(
-                f"checkpoint {checkpoint_path}: not of a run of this trainer ({state} is missing). "
-                "A potential to start from is named with --task.base=PATH"
-            )
-        if checkpoint is None:  # fairchem would open it by itself
-            checkpoint = read_checkpoint(checkpoint_path, "", self.settings.trust_files)
-        super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
-        if not inference_only:
-            stored = open_checkpoint(state)
-            self.history.load(stored["history"])
-            if self._writes and "steps" in stored["history"]:  # from before the file of steps
-                done = [s for s in stored["history"]["steps"] if s["train/step"] <= self.step]
-                self.history.take_over(self._folder, done)
-            elif self._writes:
-                self.history.open(self._folder, self.step, first=1)
-            if self.warm_start:
-                self.adjoints.load(Path(checkpoint_path).parent)

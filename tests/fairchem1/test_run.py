@@ -22,6 +22,7 @@ from fairchem.core.trainers import OCPTrainer
 from fairchem_gdeq.fairchem1 import GDEQTrainer
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem1 import small1
+from fairchem_gdeq.testing.frames import write_frames
 
 ROOT = Path(__file__).parents[2]
 KIND = "equiformer_v2"
@@ -37,8 +38,10 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     small1.write_data(folder, {"train": 4, "val": 2, "test": 2})
     small1.checkpoint(folder / f"{KIND}.pt", KIND)
+    write_frames(folder / "train_frames", [pyg.slab(40 + i) for i in range(8)])
     shared = ROOT / "configs" / "shared" / "finetune_fairchem1.yml"
     config = {"includes": [str(shared)], **small1.config(folder, KIND)}
+    config["task"]["forces"] = {"src": str(folder / "train_frames"), "updates": 1}
     (folder / "config.yml").write_text(yaml.safe_dump(config))
     return folder
 
@@ -75,6 +78,8 @@ def test_train_ends_with_table_pictures_and_checkpoints(trained):
     assert list(stored["scores"]) == ["unrelaxed X_0", "base", "tuned"]
     assert len(stored["history"]["steps"]) == 4 and len(stored["history"]["epochs"]) == 2
     assert stored["best_epoch"] == stored["history"]["epochs"][-1]
+    for step in stored["history"]["steps"]:
+        assert step["train/forces_loss"] > 0 and 0 < step["train/signal_share"] <= 1
     for name in ("test_basins.png", "test_structures.png", "epochs.png"):
         assert (trained / "results" / "run" / name).stat().st_size > 1000
     assert list((trained / "logs" / "tensorboard" / "run").iterdir())
@@ -116,6 +121,25 @@ def test_the_other_modes_use_the_best_epoch(inputs, trained):
         assert one["delta_q"] == pytest.approx(other["delta_q"], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("options", "with_forces", "silent"),
+    [
+        (["--task.forces.src=None"], 0, 0),
+        (["--task.forces.src=base", "--task.forces.updates=0"], 2, 0),
+        (["--task.forces.alone=0.5", "--task.forces.updates=0"], 2, 1),
+    ],
+)
+def test_what_may_stand_beside_the_signal(inputs, tmp_path, options, with_forces, silent):
+    """Nothing, the base's own forces, and frames that come first."""
+    fairchem(inputs, tmp_path, "train", "--optim.max_epochs=1", *options)
+    steps = results(tmp_path)["history"]["steps"]
+    assert len(steps) == 2
+    assert [step for step in steps if "train/forces_loss" in step] == steps[:with_forces]
+    assert [step for step in steps if "train/delta_q_guided" in step] == steps[silent:]
+    if silent:
+        assert steps[0]["train/loss"] == steps[0]["train/forces_loss"] > 0
+
+
 def test_interrupted_training_goes_on_and_ends_the_same(inputs, trained, tmp_path, monkeypatch):
     save, options = GDEQTrainer.save, [*CONSTANT, "--optim.checkpoint_every=1"]
 
@@ -140,6 +164,9 @@ def test_interrupted_training_goes_on_and_ends_the_same(inputs, trained, tmp_pat
         assert one == pytest.approx(other, rel=1e-4)
     for name, value in weights(trained).items():
         torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-5, atol=1e-7)
+    # The same frames: two batches a step, four an epoch, so that the run was left in the middle of one.
+    losses = [[step["train/forces_loss"] for step in run["steps"]] for run in (straight, resumed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(set(losses[0])) == 4
 
     folders = [run / "checkpoints" / "run" for run in (trained, tmp_path)]
     state = torch.load(folders[0] / "gdeq_state.pt", weights_only=True)
@@ -296,6 +323,8 @@ def test_a_base_with_averaged_weights_gives_those(inputs, trained, tmp_path):
         (["--task.horizn=3"], "task: unknown keys horizn"),
         (["--task.settings.horizon=3"], r"task\.settings: unknown keys horizon"),
         (["--task.signal=newton"], r"task: unknown training signal 'newton': choose one of"),
+        (["--task.forces.src=nowhere"], r"frames nowhere: no such file.*--task\.forces\.src=PATH"),
+        (["--task.forces.alone=2"], r"task\.forces\.alone=2: expected a share of the run"),
         (["--checkpoint", "BASE"], r"not of a run of this trainer.*--task\.base=PATH"),
     ],
 )
@@ -363,6 +392,7 @@ def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
             *(f"--task.{option}" for option in options),
             *(
                 "--dataset.train.first_n=None",
+                f"--task.forces.src={inputs / 'train_frames'}",
                 *sources,
                 f"--task.base={tmp_path / 'base.pt'}",
                 "--optim.max_epochs=1",

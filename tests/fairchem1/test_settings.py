@@ -1,7 +1,11 @@
 """The ``task`` section of a fairchem 1 config."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+import yaml
+
+from fairchem_gdeq.fairchem1.replay import ForceReplay
 from fairchem_gdeq.fairchem1.settings import Settings
 
 TASK = {"base": "base.pt", "eval_max_atoms": 100}
@@ -20,3 +24,35 @@ def test_plain_steps_of_training_and_evaluation(task, in_training, in_evaluation
     settings = Settings.read(TASK | task)
     assert settings.make_signal().horizon == in_training
     assert settings.is2rs.relaxer.horizon == in_evaluation
+
+
+def test_forces_are_those_of_the_section():
+    section = {"src": ["a", "b"], "batch_size": 3, "limit": 0.5, "updates": 1, "alone": 0.5}
+    found = Settings.read(TASK | {"forces": section}).forces
+    assert found == ForceReplay(["a", "b"], batch_size=3, limit=0.5, updates=1, alone=0.5)
+    assert found.folders == ["a", "b"] and found.lambda_forces == 10.0
+
+
+def test_the_shared_config_has_the_defaults_of_forces():
+    shared = Path(__file__).parents[2] / "configs" / "shared" / "finetune_fairchem1.yml"
+    section = yaml.safe_load(shared.read_text())["task"]["forces"]
+    assert Settings.read(TASK | {"forces": section}).forces is None
+    assert Settings.read(TASK | {"forces": section | {"src": "a"}}).forces == ForceReplay("a")
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"src": "x", "updates": -1}, r"task\.forces\.updates=-1: expected at least 0"),
+        ({"src": "x", "limit": float("nan")}, r"task\.forces\.limit=nan"),
+        ({"src": "x", "alone": 1.5}, r"task\.forces\.alone=1\.5: expected a share of the run"),
+        ({"src": "base", "updates": 2}, "have nothing to teach without a signal"),
+        ({"src": "x", "batch_size": 0}, r"task\.forces\.batch_size=0: expected at least 1"),
+        ({"src": "x", "format": "xyz"}, r"task\.forces\.format='xyz': choose one of ase_db, lmdb"),
+        ({"src": "x", "limit": "long"}, r"task\.forces: .*not supported"),
+        ({"max_atoms": 100}, r"task\.forces: unknown keys max_atoms; it has .*batch_size"),
+    ],
+)
+def test_forces_that_cannot_be_meant(section, said):
+    with pytest.raises(ValueError, match=said):
+        Settings.read(TASK | {"forces": section})

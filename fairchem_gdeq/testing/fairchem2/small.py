@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from ase.build import bulk
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.db import connect
 from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
@@ -13,6 +12,8 @@ from fairchem.core.models.base import HydraModel
 from fairchem.core.modules.normalization.normalizer import Normalizer
 from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 from fairchem.core.units.mlip_unit.mlip_unit import OutputSpec, Task
+
+from fairchem_gdeq.testing.frames import write_frames as write_frames
 
 ESEN = {
     "backbone": {
@@ -130,20 +131,6 @@ def write_is2rs(folder, structures: list, seed: int = 1, sids: list[str] | None 
             target = atoms.positions + rng.normal(scale=0.05, size=atoms.positions.shape)
             sid = f"row{i}" if sids is None else sids[i]
             database.write(atoms, data={"sid": sid, "pos_relaxed": target})
-    np.savez(folder / "metadata.npz", natoms=np.array([len(a) for a in structures]))
-
-
-def write_frames(folder, structures: list, seed: int = 2, spoil: int | None = None) -> None:
-    """Frames with random forces for force training; one of number ``spoil`` is not finite."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    with connect(folder / "data.aselmdb", type="aselmdb") as database:
-        for i, atoms in enumerate(structures):
-            frame, forces = atoms.copy(), rng.normal(size=atoms.positions.shape)
-            if i == spoil:
-                forces[0, 0] = np.nan
-            frame.calc = SinglePointCalculator(frame, energy=0.0, forces=forces)
-            database.write(frame, data={"sid": f"frame{i}"})
     np.savez(folder / "metadata.npz", natoms=np.array([len(a) for a in structures]))
 
 
