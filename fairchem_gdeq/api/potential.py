@@ -47,7 +47,7 @@ class Potential:
     model: HydraModel
     tasks: list[Task]
     dataset: str
-    task: IS2RS = field(default_factory=lambda: IS2RS(alpha=0.05))
+    task: IS2RS = field(default_factory=IS2RS)
     config: Any = None
     tasks_config: Any = None
     name: str = "potential"

@@ -162,7 +162,7 @@ def test_a_function_is_trained_through():
     s = structures([1])
     s = type(s)(s.batch, s.free, s.masses.double(), s.cell.double(), s.pbc)
     operator = Operator.build(gdeq.from_callable(lambda x: site - x), s, alpha=0.3)
-    gdeq.Implicit(fmax=1e-8, adjoint=gdeq.GMRES(tol=1e-8))(
+    gdeq.Implicit(fmax=1e-8, adjoint=gdeq.GMRES(tol=1e-8, damping=0.0))(
         operator, torch.ones(1, 3, dtype=torch.float64), target
     )
     torch.testing.assert_close(site.grad, torch.tensor([[0.0, -0.6, -0.8]], dtype=torch.float64))

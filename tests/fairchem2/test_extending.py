@@ -52,7 +52,11 @@ def test_parts_by_name(outside):
         torch.testing.assert_close(together.positions[atoms], alone.positions, rtol=0, atol=1e-9)
         assert int(alone.steps) == int(together.steps[k])
     settings = {"horizon": 2, "solver": "heavy_ball", "max_steps": 4000, "fmax": 1e-6}
-    settings |= {"adjoint": {"name": "short_gmres", "tol": 1e-6}, "loss": "log_delta_q", "short": 1}
+    settings |= {
+        "adjoint": {"name": "short_gmres", "tol": 1e-6, "damping": 0.0},
+        "loss": "log_delta_q",
+        "short": 1,
+    }
     report = make_signal("gdeq", **settings)(operator, x, target)
     assert report.contributing.all()
     expected = report.guided.log1p().mean() + report.relaxed.log1p().mean()

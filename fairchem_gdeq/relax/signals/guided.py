@@ -27,7 +27,7 @@ class Guided:
 
     lambda_guide: float = 1.0
     guidance_gradient: str = "sweep"
-    fmax: float = 0.01
+    fmax: float = 0.02
     loss: Loss = field(default_factory=DeltaQ)
 
     def __post_init__(self) -> None:
