@@ -27,7 +27,10 @@ def test_a_setting_that_is_not_given_is_that_of_version_0_1():
 
 def test_an_old_key_beside_a_part_is_an_option_of_it():
     """As where a config of version 0.1 builds on a shared one of today."""
-    shared = {"adjoint": {"name": "gmres", "tol": 0.05, "damping": 0.03}, "solver": {"name": "fire"}}
+    shared = {
+        "adjoint": {"name": "gmres", "tol": 0.05, "damping": 0.03},
+        "solver": {"name": "fire"},
+    }
     with pytest.warns(FutureWarning):
         new = current_settings(shared | {"adjoint_tol": 0.1, "solver_options": {"patience": 3}})
     assert new == {
