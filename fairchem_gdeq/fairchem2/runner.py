@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
+from fairchem_gdeq.evaluation.metric import add_metrics
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
@@ -50,6 +51,7 @@ class GDEQRunner(TrainEvalRunner):
         checkpoint: str | None = None,
         baselines: Sequence[str] = (),
         reference: Calculator | str | None = None,
+        metrics: Sequence[str] = (),
         callbacks: list[Callback] | None = None,
         max_epochs: int = 1,
         trust_files: bool = False,
@@ -68,12 +70,13 @@ class GDEQRunner(TrainEvalRunner):
             reference: where FbT and AFbT come from: an ASE calculator, which is asked at the
                 structures of every row, or a file with forces (``reference.ReferenceFile``), whose
                 structures are a row of their own. None: there are no such columns.
+            metrics: paths of further metrics (``evaluation.metric.add_metrics``).
             callbacks, max_epochs: as ``TrainEvalRunner``.
             trust_files: as ``base.open_inference``, for ``checkpoint``.
 
         Raises:
-            ValueError: an unknown mode, split or baseline, or an evaluated split with structures
-                that fairchem's sampler would leave out.
+            ValueError: an unknown mode, split, baseline or metric, or an evaluated split with
+                structures that fairchem's sampler would leave out.
             FileNotFoundError: there is no such reference file.
         """
         if mode not in MODES:
@@ -99,6 +102,7 @@ class GDEQRunner(TrainEvalRunner):
         baseline_rows(baselines, train_eval_unit.is2rs)  # refuses unknown ones before the training
         self.baselines, self.trust_files = baselines, trust_files
         self.reference = open_reference(reference)
+        add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         self.base = EvaluatedModel(
             BASE, copy.deepcopy(hydra_model(train_eval_unit.model)), train_eval_unit.is2rs

@@ -117,7 +117,7 @@ def test_a_family_of_backbones(monkeypatch):
 
 
 def test_a_run_with_parts_from_outside(tmp_path):
-    """Solver, adjoint, loss, signal and backbone by their paths, and a metric in the table."""
+    """Solver, loss, signal, backbone and metric by their paths."""
     for split, count, seed in (("train", 4, 0), ("val", 2, 1), ("test", 2, 2)):
         small.write_is2rs(tmp_path / split, small.silicon(count, seed))
     model = {"backbone": {"model": "tests.outside.Tethers"}, "heads": small.COORDINATE_HEAD}
@@ -132,6 +132,7 @@ def test_a_run_with_parts_from_outside(tmp_path):
         "signal=tests.outside.TwoWindows",
         f"+{signal}.loss=tests.outside.LogDeltaQ",
         f"+{signal}.short=1",
+        "metrics=[tests.outside.WORST]",
     ]
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = commands.fairchem(*arguments, env=environment)
