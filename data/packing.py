@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
 from ase_lmdb import summary
 from records import Record, finished, load
@@ -61,10 +62,24 @@ def start_of(record: Record) -> Atoms:
     return start
 
 
+def labelled(frame: Atoms) -> Atoms:
+    """A frame with its labels, rounded (1e-4 Angstrom, 1e-3 eV/Angstrom) to keep files small.
+
+    Forces are as ASE gives them, zero on fixed atoms: training leaves those out.
+    """
+    out = frame.copy()
+    out.info = {}
+    out.positions = out.positions.round(4)
+    forces = frame.get_forces().round(3)
+    energy = round(float(frame.get_potential_energy()), 4)
+    out.calc = SinglePointCalculator(out, energy=energy, forces=forces)
+    return out
+
+
 def frames_of(records: dict[str, Record]) -> list[tuple[Atoms, dict[str, object]]]:
-    """All structures that were kept, with energy and forces, each named by its step."""
+    """All structures that were kept, with rounded energy and forces, each named by its step."""
     return [
-        (frame, {"sid": f"{name}_{step}"})
+        (labelled(frame), {"sid": f"{name}_{step}"})
         for name, record in records.items()
         for frame, step in zip(record.frames, record.steps, strict=True)
     ]

@@ -65,16 +65,16 @@ class ShortGMRES(GMRES):
     restart: int = 3
 
 
-@LOSSES.register("log_delta_q")
+@LOSSES.register("root_delta_q")
 @dataclass(frozen=True)
-class LogDeltaQ:
-    """log(1 + Delta Q): structures that are far away pull less."""
+class RootDeltaQ:
+    """The root of 1 + Delta Q: structures that are far away pull less."""
 
     def __call__(
         self, positions: Tensor, target: Tensor, structures: Structures, pin: Tensor
     ) -> Tensor:
         """[s]."""
-        return delta_q(positions, target, structures, pin).log1p()
+        return (1 + delta_q(positions, target, structures, pin)).sqrt()
 
 
 @SIGNALS.register("two_windows")

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from anomalies import anomaly
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 from plan import in_order, plan
 from systems import System, build
@@ -35,20 +34,6 @@ FRAMES = 12  # kept of each relaxation
 EXPLORED = HERE / "work" / "explored"  # where explore.py leaves what it labels
 # Whose relaxations' frames lie in ``<split>_frames``, where it is not just the split itself.
 FRAMES_FROM = {"train": ("train", "other_metals"), "other_metals": (), "test": ()}
-
-
-def labelled(frame: Atoms) -> Atoms:
-    """A frame with its labels, rounded (1e-4 Angstrom, 1e-3 eV/Angstrom) to keep files small.
-
-    Forces are as ASE gives them, zero on fixed atoms: training leaves those out.
-    """
-    out = frame.copy()
-    out.info = {}
-    out.positions = out.positions.round(4)
-    forces = frame.get_forces().round(3)
-    energy = round(float(frame.get_potential_energy()), 4)
-    out.calc = SinglePointCalculator(out, energy=energy, forces=forces)
-    return out
 
 
 def file_of(system: System, relaxed: Path) -> Path:
@@ -97,11 +82,8 @@ def pack(split: str, systems: dict[str, list[System]], relaxed: Path, out: Path)
             "energy_relaxed": float(end.get_potential_energy()),
         }
         rows.append((start, data))
-    frames = [
-        (labelled(frame), data)
-        for name in FRAMES_FROM.get(split, (split,))
-        for frame, data in packing.frames_of(kept[name])
-    ]
+    sources = FRAMES_FROM.get(split, (split,))
+    frames = [row for name in sources for row in packing.frames_of(kept[name])]
     statistics: dict[str, object] = {
         "structures": len(rows),
         "anomalies": anomalies,
@@ -110,7 +92,7 @@ def pack(split: str, systems: dict[str, list[System]], relaxed: Path, out: Path)
     if split == "train":
         explored = sorted(EXPLORED.glob("*.traj"))
         frames += [
-            (labelled(frame), {"sid": f"{file.stem}_{i}"})
+            (packing.labelled(frame), {"sid": f"{file.stem}_{i}"})
             for file in explored
             for i, frame in enumerate(read(file, ":"))
         ]

@@ -21,6 +21,7 @@ from fairchem_gdeq.relax.equilibrium import Solution, solve
 from fairchem_gdeq.relax.loss import (
     LOSSES,
     DeltaQ,
+    LogDeltaQ,
     Loss,
     delta_q,
     free_displacement,
@@ -68,6 +69,7 @@ __all__ = [
     "ForceField",
     "Identity",
     "Implicit",
+    "LogDeltaQ",
     "Loss",
     "Neumann",
     "Operator",

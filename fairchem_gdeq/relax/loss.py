@@ -98,6 +98,35 @@ class DeltaQ:
         return delta_q(positions, target, structures, pin)
 
 
+@LOSSES.register("log_delta_q")
+@dataclass(frozen=True)
+class LogDeltaQ:
+    """scale * log(1 + Delta Q / scale): a structure far from its target pulls less than one near it.
+
+    Near the target it is Delta Q; at Delta Q = scale its gradient is half as long.
+
+    Attributes:
+        scale: amu^0.5 Angstrom.
+    """
+
+    scale: float = 3.0
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: a scale that is not positive.
+        """
+        if not self.scale > 0:
+            raise ValueError(f"scale={self.scale} of log_delta_q: expected a positive number")
+
+    def __call__(
+        self, positions: Tensor, target: Tensor, structures: Structures, pin: Tensor
+    ) -> Tensor:
+        """[s], amu^0.5 Angstrom."""
+        far = delta_q(positions, target, structures, pin)
+        return self.scale * torch.log1p(far / self.scale)
+
+
 def weighted_mean(losses: Tensor, counted: Tensor, weight: float, structures: int) -> Tensor:
     """One term of eq. 5: ``weight`` times the mean loss over a batch.
 

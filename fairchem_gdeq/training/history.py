@@ -26,8 +26,9 @@ class History:
 
     Attributes:
         last: log of the latest step, None before the first.
-        epochs: validation scores, with the epoch's number under ``epoch``, and under ``against_base``
-            what ``comparison.Comparison`` says.
+        epochs: validation scores, with the epoch's number under ``epoch``, under ``ends`` what is
+            compared of each structure (row, Delta Q, diverged), and under ``against_base`` what
+            ``comparison.Comparison`` says.
         base: validation scores of the base, once they have been measured.
         keep: one of ``KEEP``.
     """
@@ -110,7 +111,8 @@ class History:
     ) -> None:
         """Scores of an epoch; a repeat after a resume replaces what was there."""
         self.epochs = [e for e in self.epochs if e["epoch"] != epoch]
-        entry: dict[str, Any] = {"epoch": epoch, **scores}
+        ends = [[r.row, r.delta_q, r.diverged] for r in records]
+        entry: dict[str, Any] = {"epoch": epoch, **scores, "ends": ends}
         if self._base_ends is not None:
             found = compare(self._base_ends, records, basin)
             logging.info(f"validation of epoch {epoch:g} against the base, {found}")

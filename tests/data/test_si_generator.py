@@ -3,10 +3,9 @@
 import json
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,16 +234,24 @@ def test_the_command_goes_on_with_what_is_not_packed(scripts, monkeypatch):
     assert {start.file.parent for start in asked} <= {FOLDER / "relaxed"}
 
 
-def test_records_that_are_shipped_belong_to_the_plan(scripts, jobs):
-    """Each starts where the plan says, went downhill, and is small."""
-    by_name = {job.sid: job for job in jobs}
-    files = sorted((FOLDER / "relaxed").glob("*.npz"))
-    assert {file.stem for file in files} <= set(by_name)
-    assert sum(file.stat().st_size for file in files) < 15_000 * len(files)
-    for file in files[:: len(files) // 8 + 1]:
-        record = scripts.records.load(file)
-        start = scripts.generate.start_of(by_name[file.stem])
-        np.testing.assert_allclose(record.frames[0].positions, start.positions, atol=1e-5)
-        energies = [frame.get_potential_energy() for frame in record.frames]
-        assert energies[-1] < min(energies) + 1e-3 and len(energies) <= by_name[file.stem].frames
-        assert all(before < after for before, after in pairwise(record.steps))
+@pytest.mark.parametrize("split", SECOND)
+def test_what_is_packed_belongs_to_the_plan(scripts, jobs, split):
+    """Each starts where the plan says, and not all of them may fail to converge."""
+    by_name = {job.sid: job for job in second(jobs, split)}
+    with connect(FOLDER / split / "data.aselmdb", type="aselmdb") as database:
+        rows = list(database.select())
+    assert {row.data["sid"] for row in rows} <= set(by_name)
+    assert 0.97 * len(by_name) <= len(rows)
+    for row in rows[:: len(rows) // 8]:
+        start = scripts.generate.start_of(by_name[row.data["sid"]])
+        assert row.toatoms().get_chemical_symbols() == start.get_chemical_symbols()
+        np.testing.assert_allclose(row.positions, start.positions, atol=1e-5)
+
+
+def test_packed_frames_go_downhill():
+    with connect(FOLDER / "train_more_frames" / "data.aselmdb", type="aselmdb") as database:
+        energies = defaultdict(list)
+        for row in database.select(limit=120):
+            energies[row.data["sid"].rpartition("_")[0]].append(row.energy)
+    assert len(energies) > 8
+    assert all(found[-1] < min(found) + 1e-3 for found in list(energies.values())[:-1])

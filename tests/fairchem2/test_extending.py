@@ -53,13 +53,16 @@ def test_parts_by_name(outside):
         assert int(alone.steps) == int(together.steps[k])
     settings = {"horizon": 2, "solver": "heavy_ball", "max_steps": 4000, "fmax": 1e-6}
     settings |= {
+    settings |= {
         "adjoint": {"name": "short_gmres", "tol": 1e-6, "damping": 0.0},
-        "loss": "log_delta_q",
+        "loss": "root_delta_q",
+        "short": 1,
+    }
         "short": 1,
     }
     report = make_signal("gdeq", **settings)(operator, x, target)
     assert report.contributing.all()
-    expected = report.guided.log1p().mean() + report.relaxed.log1p().mean()
+    expected = (1 + report.guided).sqrt().mean() + (1 + report.relaxed).sqrt().mean()
     assert report.loss == pytest.approx(float(expected), rel=1e-9)
     windows = make_signal("two_windows", **settings)
     assert type(windows) is outside.TwoWindows and SIGNALS.name_of(windows) == "two_windows"
@@ -127,10 +130,11 @@ def test_a_run_with_parts_from_outside(tmp_path):
         *("-c", str(ROOT / "configs" / "si" / "gdeq.yml"), "--mode", "train"),
         *(f"data={tmp_path}", f"base={tmp_path / 'base.pt'}", "trust_files=true", "epochs=1"),
         *("train_structures=1.0", "test_structures=1.0", f"job.run_dir={tmp_path}"),
+        *("forces.src=null", "paths.val=${data}/val"),
         *("horizon=2", "relaxer.max_steps=5", "max_atoms=16", "eval_max_atoms=64"),
         "relaxer.solver=tests.outside.HeavyBall",
         "signal=tests.outside.TwoWindows",
-        f"+{signal}.loss=tests.outside.LogDeltaQ",
+        "loss=tests.outside.RootDeltaQ",
         f"+{signal}.short=1",
         "metrics=[tests.outside.WORST]",
     ]

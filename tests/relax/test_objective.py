@@ -9,7 +9,7 @@ from ase.geometry import find_mic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairchem_gdeq.relax import Structures, delta_q, max_displacement
+from fairchem_gdeq.relax import LogDeltaQ, Structures, delta_q, max_displacement
 from fairchem_gdeq.testing.fields import structures
 
 CELLS = {
@@ -60,6 +60,27 @@ def test_delta_q_is_its_formula():
         assert value == pytest.approx(np.sqrt((m[mine, None] * d[mine] ** 2).sum()), rel=1e-12)
     longest = max_displacement(x, y, s, none)
     assert longest[0] == pytest.approx(np.linalg.norm(d[1:3], axis=1).max())
+
+
+def test_far_structures_pull_less_in_the_logarithm():
+    """Its slope by Delta Q is 1 / (1 + Delta Q / scale)."""
+    s = structures([3, 5])
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(8, 3, generator=generator)
+    x = (y + torch.randn(8, 3, generator=generator)).requires_grad_(True)
+    none = torch.zeros(2, dtype=torch.bool)
+    value, loss = delta_q(x, y, s, none), LogDeltaQ(2.5)(x, y, s, none)
+    torch.testing.assert_close(loss, 2.5 * torch.log(1 + value / 2.5))
+    (plain,) = torch.autograd.grad(value.sum(), x)
+    (robust,) = torch.autograd.grad(loss.sum(), x)
+    slope = (1 / (1 + value / 2.5))[s.batch, None]
+    torch.testing.assert_close(robust, slope * plain)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_scale_that_cannot_be_meant(scale):
+    with pytest.raises(ValueError, match="expected a positive number"):
+        LogDeltaQ(scale)
 
 
 @pytest.mark.parametrize("pinned", [False, True])
