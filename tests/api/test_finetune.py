@@ -18,8 +18,9 @@ from tests import commands
 
 ROOT = Path(__file__).parents[2]
 ADJOINT = {"tol": 0.5, "max_vjps": 10, "damping": 0.03}
-SIGNAL = gdeq.GDEQ(horizon=3, fmax=0.5, max_steps=25, adjoint=gdeq.GMRES(**ADJOINT))
-QUICK = gdeq.Relaxer(horizon=3, fmax=0.5, max_steps=25)
+SHORT = {"horizon": 3, "fmax": 0.5, "max_steps": 25, "solver": gdeq.LBFGS(softest=10.0)}
+SIGNAL = gdeq.GDEQ(**SHORT, adjoint=gdeq.GMRES(**ADJOINT))
+QUICK = gdeq.Relaxer(**SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
         *(f"data={folder}", f"base={folder / 'esen.pt'}", f"job.run_dir={tmp_path}"),
         *("train_structures=1.0", "test_structures=1.0", "epochs=2", "max_atoms=16"),
         *("eval_max_atoms=64", "horizon=3", "relaxer.max_steps=25", "relaxer.fmax=0.5"),
-        *("lr=1e-3", "warm_start=true"),
+        *("lr=1e-3", "warm_start=true", "ema_decay=0.9", "forces.src=null", "paths.val=${data}/val"),
         *(f"{signal}fmax=0.5", f"{signal}max_steps=25"),
         *(f"{signal}adjoint.{key}={value}" for key, value in ADJOINT.items()),
     ]

@@ -53,11 +53,8 @@ def test_parts_by_name(outside):
         assert int(alone.steps) == int(together.steps[k])
     settings = {"horizon": 2, "solver": "heavy_ball", "max_steps": 4000, "fmax": 1e-6}
     settings |= {
-    settings |= {
         "adjoint": {"name": "short_gmres", "tol": 1e-6, "damping": 0.0},
         "loss": "root_delta_q",
-        "short": 1,
-    }
         "short": 1,
     }
     report = make_signal("gdeq", **settings)(operator, x, target)
