@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from ase.calculators.calculator import Calculator
@@ -42,9 +43,9 @@ class GDEQRunner(TrainEvalRunner):
     def __init__(
         self,
         mode: str,
-        train_dataloader: DataLoader,
-        eval_dataloader: DataLoader,
-        test_dataloader: DataLoader,
+        train_dataloader: DataLoader[Any],
+        eval_dataloader: DataLoader[Any],
+        test_dataloader: DataLoader[Any],
         train_eval_unit: GDEQTrainer,
         split: str = "test",
         test: str = "test",

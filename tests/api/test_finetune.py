@@ -79,7 +79,13 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path):
         *(f"data={folder}", f"base={folder / 'esen.pt'}", f"job.run_dir={tmp_path}"),
         *("train_structures=1.0", "test_structures=1.0", "epochs=2", "max_atoms=16"),
         *("eval_max_atoms=64", "horizon=3", "relaxer.max_steps=25", "relaxer.fmax=0.5"),
-        *("lr=1e-3", "warm_start=true", "ema_decay=0.9", "forces.src=null", "paths.val=${data}/val"),
+        *(
+            "lr=1e-3",
+            "warm_start=true",
+            "ema_decay=0.9",
+            "forces.src=null",
+            "paths.val=${data}/val",
+        ),
         *(f"{signal}fmax=0.5", f"{signal}max_steps=25"),
         *(f"{signal}adjoint.{key}={value}" for key, value in ADJOINT.items()),
     ]

@@ -163,6 +163,8 @@ def test_an_error_of_the_potential_is_one_structures(potential, monkeypatch):
 
 
 def test_what_is_no_structure_is_refused(potential):
+    with pytest.raises(TypeError, match=r"expected a potential of load_potential.*got HydraModel"):
+        relax([], small.model("esen"))
     with pytest.raises(TypeError, match="structure 1: expected ase"):
         relax([*small.silicon(1), "Si"], potential)
 
