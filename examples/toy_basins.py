@@ -89,7 +89,12 @@ def train(horizon: int, seed: int, steps: int = 150) -> float:
     """Final error after training with Algorithm 1 at this horizon (0: implicit only)."""
     operator, start, target = problem(seed)
     optimizer = torch.optim.Adam([operator.field.weights], lr=0.05)  # type: ignore[attr-defined]
-    settings = {"solver": Picard(), "fmax": 1e-3, "max_steps": 500, "adjoint": GMRES(tol=1e-4)}
+    settings = {
+        "solver": Picard(),
+        "fmax": 1e-3,
+        "max_steps": 500,
+        "adjoint": GMRES(tol=1e-4, damping=0.0),
+    }
     signal = GDEQ(horizon=horizon, **settings) if horizon else Implicit(**settings)
     for _ in range(steps):
         optimizer.zero_grad()

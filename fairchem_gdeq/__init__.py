@@ -14,48 +14,77 @@ Importing the package loads neither PyTorch nor fairchem; they come with the fir
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-API = "fairchem_gdeq.api"
-METHOD = "fairchem_gdeq.relax"
-# Where a name comes from, once it is used.
-_PLACES = {
-    "Code": API,
-    "Evaluation": API,
-    "Forces": API,
-    "Potential": API,
-    "Relaxations": API,
-    "Run": API,
-    "evaluate": API,
-    "finetune": API,
-    "from_callable": API,
-    "load_potential": API,
-    "Anderson": METHOD,
-    "BPTT": METHOD,
-    "FIRE": METHOD,
-    "GDEQ": METHOD,
-    "GMRES": METHOD,
-    "Implicit": METHOD,
-    "LBFGS": METHOD,
-    "Picard": METHOD,
-    "Relaxer": METHOD,
-    "TruncatedBPTT": METHOD,
-}
+if TYPE_CHECKING:  # what type checkers and editors see of it
+    from fairchem_gdeq.api import (
+        Code,
+        Evaluation,
+        Forces,
+        Potential,
+        Relaxations,
+        Run,
+        evaluate,
+        finetune,
+        from_callable,
+        load_potential,
+        relax,
+    )
+    from fairchem_gdeq.relax import (
+        BPTT,
+        FIRE,
+        GDEQ,
+        GMRES,
+        LBFGS,
+        Anderson,
+        Implicit,
+        Picard,
+        Relaxer,
+        TruncatedBPTT,
+    )
 
-__all__ = ["__version__", "relax"]
-__all__ += list(_PLACES)
+    __version__: str
+
+__all__ = [
+    "BPTT",
+    "FIRE",
+    "GDEQ",
+    "GMRES",
+    "LBFGS",
+    "Anderson",
+    "Code",
+    "Evaluation",
+    "Forces",
+    "Implicit",
+    "Picard",
+    "Potential",
+    "Relaxations",
+    "Relaxer",
+    "Run",
+    "TruncatedBPTT",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "from_callable",
+    "load_potential",
+    "relax",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # they would take any name for one that is there
 
-        return version("fairchem-gdeq")
-    if name == "relax":
-        return import_module("fairchem_gdeq.relax")  # which can be called
-    if name in _PLACES:
-        return getattr(import_module(_PLACES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("fairchem-gdeq")
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        method = import_module("fairchem_gdeq.relax")
+        if name == "relax":
+            return method  # which can be called
+        place = method if name in method.__all__ else import_module("fairchem_gdeq.api")
+        return getattr(place, name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.evaluation.metric import Column, Metric, register_metric
+from fairchem_gdeq.evaluation.metric import Column, Metric
 from fairchem_gdeq.models.coordinates import CoordinateBackbone
 from fairchem_gdeq.relax import (
     GMRES,
@@ -105,11 +105,9 @@ class Tethers(CoordinateBackbone):
         return {"node_embedding": torch.tanh(self.inner(self.embed_atoms(data)))}
 
 
-register_metric(
-    Metric(
-        "delta_q_worst",
-        "amu^0.5 A",
-        lambda columns, basin: float(columns["delta_q"].max()),
-        Column("worst\nDelta Q", "{:.2f}"),
-    )
+WORST = Metric(
+    "delta_q_worst",
+    "amu^0.5 A",
+    lambda columns, basin: float(columns["delta_q"].max()),
+    Column("worst\nDelta Q", "{:.2f}"),
 )

@@ -14,7 +14,33 @@ def test_settings_of_a_signal():
     with pytest.warns(FutureWarning):
         old = instantiate(config | {"solver": "lbfgs", "solver_options": {"softest": 10.0}})
     new = {"horizon": 7, "solver": LBFGS(softest=10.0), "adjoint": GMRES(0.05, 60, 0.03)}
+    new["fmax"] = 0.01  # that of version 0.1
     assert make_signal("gdeq", **current_settings(old)) == make_signal("gdeq", **new)
+
+
+def test_a_setting_that_is_not_given_is_that_of_version_0_1():
+    with pytest.warns(FutureWarning):
+        old = instantiate({"_target_": "fairchem_gdeq.relax.Method", "horizon": 7})
+    expected = make_signal("gdeq", horizon=7, fmax=0.01, adjoint=GMRES(0.01, 60, 0.0))
+    assert make_signal("gdeq", **old) == expected
+
+
+def test_an_old_key_beside_a_part_is_an_option_of_it():
+    """As where a config of version 0.1 builds on a shared one of today."""
+    shared = {
+        "adjoint": {"name": "gmres", "tol": 0.05, "damping": 0.03},
+        "solver": {"name": "fire"},
+    }
+    with pytest.warns(FutureWarning):
+        new = current_settings(shared | {"adjoint_tol": 0.1, "solver_options": {"patience": 3}})
+    assert new == {
+        "adjoint": {"name": "gmres", "tol": 0.1, "damping": 0.03},
+        "solver": {"name": "fire", "patience": 3},
+    }
+    with pytest.warns(FutureWarning):
+        assert current_settings({"adjoint": "identity", "adjoint_tol": 0.1}) == {
+            "adjoint": {"name": "identity"}
+        }
 
 
 def test_a_relaxer():

@@ -109,7 +109,7 @@ class CallablePotential:
     """What ``relax`` reads of a ``Potential``, for a field of one function; on the CPU, in double."""
 
     source: CallableField
-    task: IS2RS = field(default_factory=lambda: IS2RS(alpha=0.05))
+    task: IS2RS = field(default_factory=IS2RS)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     atoms_together: int = 1000
 

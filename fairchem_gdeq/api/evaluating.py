@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ase import Atoms
+from fairchem.core.datasets.atomic_data import AtomicData
 from rich.console import Console
 
 from fairchem_gdeq.api.potential import Potential
@@ -98,7 +99,7 @@ def scoring_of(
 ) -> tuple[Scoring, EvaluatedModel]:
     """What the trainers score a split with, for structures that have been checked."""
 
-    def rows():
+    def rows() -> Iterator[AtomicData]:
         for index, (start, target) in enumerate(zip(starts, targets, strict=True)):
             yield potential.row(start, index, target)
 

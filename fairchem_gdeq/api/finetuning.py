@@ -22,12 +22,10 @@ from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.fairchem2.base import train_only, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task
-from fairchem_gdeq.relax import GDEQ, GMRES, Relaxer, Signal
+from fairchem_gdeq.relax import GDEQ, Relaxer, Signal
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.history import History
 
-# As the configs have it: loose and damped, since exactly, a soft mode outweighs the rest of the gradient.
-DEFAULT = GDEQ(horizon=20, fmax=0.02, adjoint=GMRES(tol=0.05, max_vjps=60, damping=0.03))
 Pairs = tuple[Iterable[Atoms], Iterable[Atoms]]
 
 
@@ -105,7 +103,7 @@ def finetune(
         validation: starts and targets that select the epoch.
         epochs: passes over the starts.
         lr: learning rate at its highest.
-        signal: the training signal; None is ``DEFAULT``, that of the configs.
+        signal: the training signal; None is ``GDEQ()``, whose defaults are those of the configs.
         max_atoms: atoms of a training batch; None is four times the largest start.
         eval_max_atoms: atoms evaluated together in validation.
         train: patterns of the names of the parameters that learn; None is all.
@@ -128,7 +126,7 @@ def finetune(
     """
     given, wanted = as_list(starts), as_list(targets)
     require_pairs("training", given, wanted)
-    signal = signal or DEFAULT
+    signal = signal or GDEQ()
     largest = max(len(atoms) for atoms in given)
     max_atoms = max_atoms or 4 * largest
     if max_atoms < largest:

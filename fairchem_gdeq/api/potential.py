@@ -47,7 +47,7 @@ class Potential:
     model: HydraModel
     tasks: list[Task]
     dataset: str
-    task: IS2RS = field(default_factory=lambda: IS2RS(alpha=0.05))
+    task: IS2RS = field(default_factory=IS2RS)
     config: Any = None
     tasks_config: Any = None
     name: str = "potential"
@@ -55,12 +55,14 @@ class Potential:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        found: torch.device = next(self.model.parameters()).device
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the model's weights, and of the positions that it is given."""
-        return next(self.model.parameters()).dtype
+        found: torch.dtype = next(self.model.parameters()).dtype
+        return found
 
     @property
     def atoms_together(self) -> int:
@@ -149,7 +151,7 @@ class PotentialCalculator(Calculator):
         evaluations: how often the model was called.
     """
 
-    implemented_properties = ("energy", "free_energy", "forces")
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 - ASE declares a list
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
@@ -163,6 +165,7 @@ class PotentialCalculator(Calculator):
     ) -> None:
         """Fill ``results``."""
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None  # ASE's method has set them
         (forces,) = self.potential.forces(self.atoms)
         self.evaluations += 1
         self.results = {"forces": forces, "energy": np.nan, "free_energy": np.nan}

@@ -41,7 +41,7 @@ class _End:
 
     code: Code
     reason: str = ""
-    positions: NDArray | None = None
+    positions: NDArray[np.float64] | None = None
     evaluations: int = 0
     residual: float = float("nan")
 
@@ -80,7 +80,7 @@ class Relaxations:
 
 def relax(
     structures: Atoms | Iterable[Atoms],
-    potential: Potential | ForceField,
+    potential: Potential | CallableField,
     *,
     fmax: float | None = None,
     max_steps: int | None = None,
@@ -108,11 +108,15 @@ def relax(
         progress: show a bar.
 
     Raises:
-        TypeError: something is not an ``Atoms``.
+        TypeError: something is not an ``Atoms``, or the potential is something else.
     """
     given = as_list(structures)
-    if isinstance(potential, CallableField):
-        potential = CallablePotential(potential)
+    opened = CallablePotential(potential) if isinstance(potential, CallableField) else potential
+    if not isinstance(opened, Potential | CallablePotential):
+        raise TypeError(
+            f"expected a potential of load_potential or finetune, or a field of from_callable, got "
+            f"{type(potential).__name__}"
+        )
     wanted = {
         "fmax": fmax,
         "max_steps": max_steps,
@@ -120,8 +124,8 @@ def relax(
         "horizon": horizon,
     }
     chosen = {key: value for key, value in wanted.items() if value is not None}
-    task = replace(potential.task, relaxer=replace(potential.task.relaxer, **chosen))
-    job = _Job(given, potential, task, max_atoms or potential.atoms_together)
+    task = replace(opened.task, relaxer=replace(opened.task.relaxer, **chosen))
+    job = _Job(given, opened, task, max_atoms or opened.atoms_together)
     with tqdm(total=len(given), desc="relax", unit="structure", disable=not progress) as bar:
         job.run_all(bar)
     ends = [job.ends[i] for i in range(len(given))]
@@ -134,7 +138,7 @@ def relax(
     ]
     if forces:
         sound = [i for i in range(len(given)) if i not in missed]
-        found = potential.forces([out[i] for i in sound], max_atoms)
+        found = opened.forces([out[i] for i in sound], max_atoms)
         for i, values in zip(sound, found, strict=True):
             out[i].calc = SinglePointCalculator(out[i], forces=values)
     return Relaxations(

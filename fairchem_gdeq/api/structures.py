@@ -110,7 +110,7 @@ def to_row(
 
 def relaxed_copy(atoms: Atoms, positions: np.ndarray) -> Atoms:
     """A copy with its free atoms at positions [n, 3], Angstrom; fixed ones stay to the last digit."""
-    out = atoms.copy()
+    out: Atoms = atoms.copy()
     free = free_atoms(atoms)
     out.arrays["positions"][free] = positions[free]
     return out

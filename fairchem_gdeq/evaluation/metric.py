@@ -1,20 +1,19 @@
 r"""What a metric is, and the list of them: the scores and the results table are made from it.
 
-Another metric is an entry more, in any module that is imported before a split is scored::
+Another metric is an entry more. A config names it by its path, ``metrics=[package.module.WORST]``; from
+Python, ``register_metric(WORST)`` adds it::
 
-    register_metric(
-        Metric(
-            "delta_q_worst",
-            "amu^0.5 A",
-            lambda columns, basin: float(columns["delta_q"].max()),
-            Column("worst\\nDelta Q", "{:.2f}"),
-        )
+    WORST = Metric(
+        "delta_q_worst",
+        "amu^0.5 A",
+        lambda columns, basin: float(columns["delta_q"].max()),
+        Column("worst\\nDelta Q", "{:.2f}"),
     )
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.records import Record
+from fairchem_gdeq.relax.registry import at_path
 from fairchem_gdeq.relax.structures import Structures
 
 Scores = dict[str, float]  # of one row of the results table, by the metrics' names
@@ -115,6 +115,23 @@ def register_metric(metric: Metric) -> Metric:
         raise ValueError(f"metric {metric.name}: every record has a field of that name")
     METRICS[metric.name] = metric
     return metric
+
+
+def add_metrics(paths: Iterable[str]) -> None:
+    """Register the metrics that a config names; one that is registered already stays.
+
+    Args:
+        paths: of each, ``package.module.NAME``.
+
+    Raises:
+        ValueError: nothing is at a path, it is no ``Metric``, or as ``register_metric``.
+    """
+    for path in paths:
+        metric = at_path(path, "metric")
+        if not isinstance(metric, Metric):
+            raise ValueError(f"metric {path!r}: expected a Metric, found {type(metric).__name__}")
+        if METRICS.get(metric.name) is not metric:
+            register_metric(metric)
 
 
 def measured_metrics() -> dict[str, Callable[[RelaxedBatch], Tensor]]:

@@ -90,7 +90,7 @@ class RelaxationTask:
         basin: when one counts as captured.
     """
 
-    alpha: float = 0.03
+    alpha: float = 0.05
     cap: float | None = 0.1
     remove_drift: bool | None = None
     relaxer: Relaxer = field(default_factory=Relaxer)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges
 from fairchem_gdeq.fairchem1.graphs import FrozenGraph
@@ -20,7 +20,7 @@ class EquiformerV2(FramedEdges):
     def _framed(self, graph: FrozenGraph) -> Iterator[None]:
         rotations = list(self.backbone.SO3_rotation)
 
-        def setter(rotation: nn.Module) -> Any:
+        def setter(rotation: Any) -> Any:
             def set_wigner(vectors: Tensor) -> None:
                 rotation.device, rotation.dtype = vectors.device, vectors.dtype
                 rotation.wigner = self.wigner(graph, vectors, rotation.lmax)

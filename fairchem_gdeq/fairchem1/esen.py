@@ -11,14 +11,14 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from fairchem_gdeq.fairchem1.frames import DRAWN, FramedEdges
-from fairchem_gdeq.fairchem1.graphs import FrozenGraph
+from fairchem_gdeq.fairchem1.graphs import FrozenGraph, Lonely
 from fairchem_gdeq.frozen.patching import replaced
 
 
 class ESEN(FramedEdges):
     """The backbone asks ``get_rotmat_and_wigner`` for its matrices and passes them to its blocks."""
 
-    lonely = "anywhere"
+    lonely: Lonely = "anywhere"
 
     def _graph_data(self, graph: FrozenGraph, data: Batch) -> dict[str, Any]:
         found = super()._graph_data(graph, data)

@@ -28,8 +28,8 @@ from fairchem_gdeq.frozen.patching import installed, swapped
 
 def bare_model(module: nn.Module) -> nn.Module:
     """The model inside any number of DDP wrappers."""
-    while isinstance(getattr(module, "module", None), nn.Module):
-        module = module.module
+    while isinstance(inside := getattr(module, "module", None), nn.Module):
+        module = inside
     return module
 
 

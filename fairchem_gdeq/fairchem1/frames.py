@@ -19,7 +19,7 @@ from e3nn import o3
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph
+from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph, Lonely
 from fairchem_gdeq.frozen.rolls import rolls
 
 DRAWN = "the frames of edges are drawn at random and have no derivative"
@@ -134,7 +134,7 @@ def block_diagonal(blocks: list[Tensor]) -> Tensor:
 class FramedEdges(EdgeList):
     """Backbones with edge frames. A family says where its Wigner matrices come from."""
 
-    lonely = "in company"
+    lonely: Lonely = "in company"
 
     def build(self, batch: Batch, widen: float = 0.0) -> FrozenGraph:
         """As ``EdgeList.build``; also frozen are each edge's direction and roll."""

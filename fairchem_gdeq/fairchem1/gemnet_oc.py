@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.fairchem1.graphs import CHOSEN, OWN_GRAPH, EdgeList, FrozenGraph, edge_counts
+from fairchem_gdeq.fairchem1.graphs import (
+    CHOSEN,
+    OWN_GRAPH,
+    EdgeList,
+    FrozenGraph,
+    Lonely,
+    edge_counts,
+)
 from fairchem_gdeq.frozen.patching import replaced, swapped
 
 STRAIGHT = 1e-3  # sine of the angle between two edges below which they are in line
@@ -30,7 +37,7 @@ class GemNetOC(EdgeList):
     nothing: within ``STRAIGHT`` of a line the angle counts as constant. Forces are not changed.
     """
 
-    lonely = "in company"
+    lonely: Lonely = "in company"
 
     def _edges(self, batch: Batch, widen: float) -> FrozenGraph:
         """Runs the model's own selection; per edge: ``chosen`` [e, k], for each further graph."""

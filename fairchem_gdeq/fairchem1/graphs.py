@@ -29,6 +29,7 @@ from fairchem_gdeq.relax.segments import segment_count, to_device, transformed
 
 CHOSEN = "chosen"  # of ``extra``: [e, k], what an edge serves: further graphs, message blocks
 OWN_GRAPH = "the model works on a graph of its own instead of the frozen one"
+Lonely = Literal["nowhere", "in company", "anywhere"]
 COUNTS = "counts"  # of ``derived``: ``neighbors``, on the host
 
 
@@ -109,11 +110,11 @@ class EdgeList:
         lonely: where the model can evaluate a structure without neighbours.
     """
 
-    lonely: Literal["nowhere", "in company", "anywhere"] = "nowhere"
+    lonely: Lonely = "nowhere"
     rotation_equivariant = True
 
     def __init__(self, backbone: nn.Module) -> None:
-        self.backbone = backbone
+        self.backbone: Any = backbone  # of a class that comes without types
 
     def build(self, batch: Batch, widen: float = 0.0) -> FrozenGraph:
         """The graph the model itself makes at the batch's positions; ``widen`` the cutoff by (A).

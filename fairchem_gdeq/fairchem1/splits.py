@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from fairchem.core.datasets import data_list_collater
@@ -18,17 +19,18 @@ LMDB_FORMATS = ("lmdb", "single_point_lmdb", "oc22_lmdb")
 CHECKED = "is2rs_lmdb"
 
 
-def rows_of(loader: DataLoader) -> Iterator[Batch]:
+def rows_of(loader: DataLoader[Any]) -> Iterator[Batch]:
     """The structures of a loader's batches as batches of one, in order."""
     return rows.rows_of(loader, partial(data_list_collater, otf_graph=True))
 
 
-def split_of(name: str, loader: DataLoader, budget: int, device: torch.device) -> Split:
+def split_of(name: str, loader: DataLoader[Any], budget: int, device: torch.device) -> Split:
     """A loader's structures, to be relaxed ``budget`` atoms at a time."""
+    batches: Any = loader.batch_sampler
     return Split(
         name=name,
         rows=partial(rows_of, loader),
-        count=len(loader.batch_sampler.sampler),
+        count=len(batches.sampler),
         budget=budget,
         device=device,
     )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairchem.core.models.base import HydraModel
@@ -51,7 +51,7 @@ def load_base(
     require_file(path, hint)
     checkpoint = open_inference(path, trust_files)
     if isinstance(overrides, DictConfig):
-        overrides = OmegaConf.to_container(overrides, resolve=True)
+        overrides = cast("dict[str, Any]", OmegaConf.to_container(overrides, resolve=True))
     model = build_model(path, checkpoint, overrides)
     model.finetune_model_full_config = checkpoint.model_config  # what the exported one is built of
     model.base_tasks = checkpoint.tasks_config

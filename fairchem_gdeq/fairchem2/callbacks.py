@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from fairchem.core.common import distutils
 from fairchem.core.components.callbacks import TrainCheckpointCallback
@@ -28,8 +29,9 @@ class Progress(Callback):
         """Open the bar where the run (or the resumed run) stands."""
         if not distutils.is_master():
             return
-        steps = len(state.train_state.dataloader)
-        total = steps * state.train_state.max_epochs if state.train_state.max_epochs else None
+        training: Any = state.train_state
+        steps = len(training.dataloader)
+        total = steps * training.max_epochs if training.max_epochs else None
         done = unit.train_progress.num_steps_completed
         self._bar = tqdm(total=total, initial=done, desc=unit.signal_name, unit="step")
 

@@ -37,11 +37,12 @@ def hydra_model(module: nn.Module) -> HydraModel:
         TypeError: there is no fairchem 2 model inside.
     """
     while not hasattr(module, "backbone"):
-        if not hasattr(module, "module"):
+        inside = getattr(module, "module", None)
+        if not isinstance(inside, nn.Module):
             raise TypeError(
                 f"expected a fairchem 2 model with a backbone and heads, got {type(module).__name__}"
             )
-        module = module.module
+        module = inside
     return module
 
 

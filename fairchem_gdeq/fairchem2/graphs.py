@@ -80,7 +80,7 @@ class EdgeList:
     rotation_equivariant = True
 
     def __init__(self, backbone: nn.Module) -> None:
-        self.backbone = backbone
+        self.backbone: Any = backbone  # of a class that comes without types
 
     def periodic(self, batch: AtomicData) -> Tensor:
         """As ``Graphs.periodic``."""

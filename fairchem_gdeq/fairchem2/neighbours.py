@@ -66,7 +66,7 @@ class NeighbourLists:
     rotation_equivariant = False  # they read the directions of displacements as plain numbers
 
     def __init__(self, backbone: nn.Module) -> None:
-        self.backbone = backbone
+        self.backbone: Any = backbone  # of a class that comes without types
         self.all_pairs = isinstance(backbone, AllScAIPBackbone)
         self.module = allscaip_radius_graph if self.all_pairs else escaip_radius_graph
 
@@ -130,7 +130,7 @@ class NeighbourLists:
             widest.append(slots.max() + 1)
             if not self.all_pairs and len(widest) == structures:  # fairchem fills its tables next
                 self._check_slots(int(torch.stack(widest).max()))
-            columns = (found[0], found[1], found[4], found[5], slots)
+            columns: tuple[Any, ...] = (found[0], found[1], found[4], found[5], slots)
             if drops:
                 fits = (slots < width).all(dim=1).nonzero().flatten()
                 columns = tuple(column[fits] for column in columns)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from ase.calculators.calculator import Calculator
@@ -22,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
-from fairchem_gdeq.evaluation.metric import Scores
+from fairchem_gdeq.evaluation.metric import Scores, add_metrics
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
@@ -46,15 +47,16 @@ class GDEQRunner(TrainEvalRunner):
     def __init__(
         self,
         mode: str,
-        train_dataloader: DataLoader,
-        eval_dataloader: DataLoader,
-        test_dataloader: DataLoader,
+        train_dataloader: DataLoader[Any],
+        eval_dataloader: DataLoader[Any],
+        test_dataloader: DataLoader[Any],
         train_eval_unit: GDEQTrainer,
         split: str = "test",
         test: str = "test",
         checkpoint: str | None = None,
         baselines: Sequence[str] = (),
         reference: Calculator | str | None = None,
+        metrics: Sequence[str] = (),
         callbacks: list[Callback] | None = None,
         max_epochs: int = 1,
         trust_files: bool = False,
@@ -74,13 +76,14 @@ class GDEQRunner(TrainEvalRunner):
             reference: where FbT and AFbT come from: an ASE calculator, which is asked at the
                 structures of every row, or a file with forces (``reference.ReferenceFile``), whose
                 structures are a row of their own. None: there are no such columns.
+            metrics: paths of further metrics (``evaluation.metric.add_metrics``).
             callbacks, max_epochs: as ``TrainEvalRunner``.
             trust_files: as ``base.open_inference``, for ``checkpoint``.
             held_frames: labelled frames on which base and tuned model have a force error in the table.
 
         Raises:
-            ValueError: an unknown mode, split or baseline, or an evaluated split with structures
-                that fairchem's sampler would leave out.
+            ValueError: an unknown mode, split, baseline or metric, or an evaluated split with
+                structures that fairchem's sampler would leave out.
             FileNotFoundError: there is no such reference file.
         """
         if mode not in MODES:
@@ -107,6 +110,7 @@ class GDEQRunner(TrainEvalRunner):
         self.baselines, self.trust_files = baselines, trust_files
         self.held_frames = held_frames
         self.reference = open_reference(reference)
+        add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         self.base = EvaluatedModel(
             BASE, copy.deepcopy(hydra_model(train_eval_unit.model)), train_eval_unit.is2rs

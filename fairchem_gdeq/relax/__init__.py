@@ -5,6 +5,7 @@ operator (eq. 1), loss (eq. 2), guidance (eq. 3), equilibrium and solvers, adjoi
 """
 
 import sys
+from inspect import Signature, signature
 from types import ModuleType
 from typing import Any
 
@@ -103,14 +104,22 @@ def __getattr__(name: str) -> object:
 class _Callable(ModuleType):
     """Lets ``fairchem_gdeq.relax(structures, potential)`` be the function of that name.
 
-    The import system puts this package into that attribute, so it has to be both.
+    The import system puts this package into that attribute, so it has to be both. Type checkers read
+    of the function alone in ``fairchem_gdeq/__init__.py``.
     """
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        """``fairchem_gdeq.api.relax``."""
+        """Relax structures with a potential: ``help(fairchem_gdeq.api.relax)`` says all."""
         from fairchem_gdeq.api import relax
 
         return relax(*args, **settings)
+
+    @property
+    def __signature__(self) -> Signature:
+        """That of the function, for notebooks and editors."""
+        from fairchem_gdeq.api import relax
+
+        return signature(relax)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -10,6 +10,23 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])
 
 
+def at_path(path: str, kind: str) -> Any:
+    """What ``package.module.NAME`` is; ``kind`` is what messages call it.
+
+    Raises:
+        ValueError: there is nothing of that path.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (
+        ImportError,
+        AttributeError,
+        ValueError,
+    ) as error:  # the latter for a name without module
+        raise ValueError(f"{kind} {path!r}: nothing is there ({error})") from error
+
+
 class Registry(Generic[T]):
     """Classes of one kind of part, by name.
 
@@ -47,20 +64,13 @@ class Registry(Generic[T]):
             ValueError: there is none.
         """
         if "." in name:
-            return self._at(name)
+            made: Callable[..., T] = at_path(name, self.kind)
+            return made
         if name not in self._known:
             raise ValueError(
                 f"unknown {self.kind} {name!r}: choose one of {', '.join(self._known)}"
             )
         return self._known[name]
-
-    def _at(self, path: str) -> Callable[..., T]:
-        module, _, name = path.rpartition(".")
-        try:
-            made: Callable[..., T] = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"{self.kind} {path!r}: no such class ({error})") from error
-        return made
 
     def name_of(self, part: T) -> str:
         """The name of a part; that of its class where it is not registered."""

@@ -20,9 +20,9 @@ from tests import commands
 
 ROOT = Path(__file__).parents[2]
 ADJOINT = {"tol": 0.5, "max_vjps": 10, "damping": 0.03}
-SOLVER = gdeq.LBFGS(softest=10.0)
-SIGNAL = gdeq.GDEQ(horizon=3, fmax=0.5, max_steps=25, solver=SOLVER, adjoint=gdeq.GMRES(**ADJOINT))
-QUICK = gdeq.Relaxer(horizon=3, fmax=0.5, max_steps=25, solver=SOLVER)
+SHORT = {"horizon": 3, "fmax": 0.5, "max_steps": 25, "solver": gdeq.LBFGS(softest=10.0)}
+SIGNAL = gdeq.GDEQ(**SHORT, adjoint=gdeq.GMRES(**ADJOINT))
+QUICK = gdeq.Relaxer(**SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,9 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path, kind):
         *(f"data={folder}", f"base={folder / 'esen.pt'}", f"job.run_dir={tmp_path}"),
         *("train_structures=1.0", "test_structures=1.0", "epochs=2", "max_atoms=16"),
         *("eval_max_atoms=64", "horizon=3", "relaxer.max_steps=25", "relaxer.fmax=0.5"),
-        *("lr=1e-3", "warm_start=true", "paths.val=${data}/val", "forces.val=null"),
-        *FORCES[kind],
+        *("lr=1e-3", "warm_start=true", "ema_decay=0.9", "paths.train=${data}/train"),
+        *("paths.val=${data}/val", "paths.test=${data}/test", "forces.val=null"),
+        *("loss=delta_q", "spare=0", *FORCES[kind]),
         *(f"{signal}fmax=0.5", f"{signal}max_steps=25"),
         *(f"{signal}adjoint.{key}={value}" for key, value in ADJOINT.items()),
     ]

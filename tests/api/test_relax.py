@@ -1,7 +1,9 @@
 """``fairchem_gdeq.relax`` against ASE, and what it does with structures of every kind."""
 
+import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,40 @@ def test_importing_the_package_is_cheap():
     code = "import sys, fairchem_gdeq as g; g.__version__; print({'torch', 'fairchem'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_function_and_the_package_of_one_name():
+    """The attribute is both, in whichever way it is imported, and editors see the function."""
+    code = (
+        "import fairchem_gdeq as g; import fairchem_gdeq.relax as r; "
+        "from fairchem_gdeq.relax import GDEQ; "
+        "from fairchem_gdeq import relax; assert relax is r is g.relax and g.GDEQ is GDEQ; "
+        "import inspect; from fairchem_gdeq.api import relax as function; "
+        "assert inspect.signature(relax) == inspect.signature(function); print(callable(relax))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_type_checkers_see_the_names_that_there_are():
+    """What is imported for them alone is what ``__getattr__`` finds."""
+    source = Path(gdeq.__file__).read_text()
+    (block,) = (
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.If) and isinstance(node.body[0], ast.ImportFrom)
+    )
+    seen = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {*seen, "__version__"} == {*gdeq.__all__} == {*gdeq.__all__} & {*dir(gdeq)}
+    for name, place in seen.items():
+        assert name == "relax" or getattr(gdeq, name) is getattr(import_module(place), name)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = gdeq.nothing
 
 
 def test_relaxations_are_those_of_ase():
@@ -127,6 +163,8 @@ def test_an_error_of_the_potential_is_one_structures(potential, monkeypatch):
 
 
 def test_what_is_no_structure_is_refused(potential):
+    with pytest.raises(TypeError, match=r"expected a potential of load_potential.*got HydraModel"):
+        relax([], small.model("esen"))
     with pytest.raises(TypeError, match="structure 1: expected ase"):
         relax([*small.silicon(1), "Si"], potential)
 
@@ -162,7 +200,7 @@ def test_a_function_is_trained_through():
     s = structures([1])
     s = type(s)(s.batch, s.free, s.masses.double(), s.cell.double(), s.pbc)
     operator = Operator.build(gdeq.from_callable(lambda x: site - x), s, alpha=0.3)
-    gdeq.Implicit(fmax=1e-8, adjoint=gdeq.GMRES(tol=1e-8))(
+    gdeq.Implicit(fmax=1e-8, adjoint=gdeq.GMRES(tol=1e-8, damping=0.0))(
         operator, torch.ones(1, 3, dtype=torch.float64), target
     )
     torch.testing.assert_close(site.grad, torch.tensor([[0.0, -0.6, -0.8]], dtype=torch.float64))

@@ -9,7 +9,7 @@ import torch
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.measures import measure
-from fairchem_gdeq.evaluation.metric import METRICS, Column, Metric, register_metric
+from fairchem_gdeq.evaluation.metric import METRICS, Column, Metric, add_metrics, register_metric
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.records import Label, Record, to_rows
 from fairchem_gdeq.evaluation.report import report
@@ -97,6 +97,20 @@ def test_a_measure_from_outside_is_in_records_scores_file_and_table(tmp_path, ca
     assert stored["scores"]["unrelaxed"]["lift"] == pytest.approx(0.3)
     assert [r["lift"] for r in stored["records"]["unrelaxed"]] == pytest.approx([0.3, 0.1])
     assert "lift" in (shown := capsys.readouterr().out) and " 0.300 " in shown
+
+
+def test_a_metric_is_named_by_its_path():
+    path = f"{__name__}.WORST"
+    add_metrics([path])
+    assert METRICS["delta_q_worst"] is WORST
+    add_metrics([path, path])  # as a second run in one process
+    for wrong, found in (
+        (f"{__name__}.BEST", "nothing is there"),
+        (f"{__name__}.RECORD", "expected a Metric, found Record"),
+        ("worst", "nothing is there"),
+    ):
+        with pytest.raises(ValueError, match=found):
+            add_metrics([wrong])
 
 
 def test_records_without_further_measures_are_written_as_their_fields():

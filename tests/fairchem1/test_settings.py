@@ -1,5 +1,6 @@
 """The ``task`` section of a fairchem 1 config."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,11 @@ def test_the_shared_config_has_the_defaults_of_forces():
 def test_forces_that_cannot_be_meant(section, said):
     with pytest.raises(ValueError, match=said):
         Settings.read(TASK | {"forces": section})
+
+
+def test_what_is_not_given_is_as_the_shared_config_says():
+    shared = Path(__file__).parents[2] / "configs" / "shared" / "finetune_fairchem1.yml"
+    stated = Settings.read(TASK | yaml.safe_load(shared.read_text())["task"])
+    bare = Settings.read(TASK)
+    assert stated.make_signal() == bare.make_signal()
+    assert replace(stated, settings={}) == replace(bare, settings={})

@@ -53,7 +53,7 @@ def test_parts_by_name(outside):
         assert int(alone.steps) == int(together.steps[k])
     settings = {"horizon": 2, "solver": "heavy_ball", "max_steps": 4000, "fmax": 1e-6}
     settings |= {
-        "adjoint": {"name": "short_gmres", "tol": 1e-6},
+        "adjoint": {"name": "short_gmres", "tol": 1e-6, "damping": 0.0},
         "loss": "root_delta_q",
         "short": 1,
     }
@@ -117,7 +117,7 @@ def test_a_family_of_backbones(monkeypatch):
 
 
 def test_a_run_with_parts_from_outside(tmp_path):
-    """Solver, adjoint, loss, signal and backbone by their paths, and a metric in the table."""
+    """Solver, loss, signal, backbone and metric by their paths."""
     for split, count, seed in (("train", 4, 0), ("val", 2, 1), ("test", 2, 2)):
         small.write_is2rs(tmp_path / split, small.silicon(count, seed))
     model = {"backbone": {"model": "tests.outside.Tethers"}, "heads": small.COORDINATE_HEAD}
@@ -133,6 +133,7 @@ def test_a_run_with_parts_from_outside(tmp_path):
         "signal=tests.outside.TwoWindows",
         "loss=tests.outside.RootDeltaQ",
         f"+{signal}.short=1",
+        "metrics=[tests.outside.WORST]",
     ]
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = commands.fairchem(*arguments, env=environment)

@@ -101,7 +101,7 @@ def test_a_singular_system_fails_alone_and_stays_finite():
     """Curvature 0 in one structure: I - J_G has a null vector, and g has a part along it."""
     operator = springs([[0.0, 2.0, 3.0], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], alpha=0.1)
     g = torch.ones(3, 3)
-    answer = GMRES(tol=1e-8, max_vjps=30)(operator, torch.zeros(3, 3), g)
+    answer = GMRES(tol=1e-8, max_vjps=30, damping=0.0)(operator, torch.zeros(3, 3), g)
     assert answer.converged.tolist() == [False, True, False]
     assert torch.isfinite(answer.u).all()
     assert float(answer.residual[0]) > 0.1 and float(answer.residual[2]) == pytest.approx(1.0)
@@ -112,17 +112,17 @@ def test_a_guess_costs_nothing_where_it_is_zero_and_is_dropped_where_it_is_worse
     operator, x, _ = random_batch("site", [4, 3, 5])
     x = solve(operator, x, LBFGS(stiffness=3.0), 1e-10, 2000).positions
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
-    cold = GMRES(tol=1e-8, max_vjps=100)(operator, x, g)
-    zero = GMRES(tol=1e-8, max_vjps=100)(operator, x, g, guess=torch.zeros_like(x))
+    cold = GMRES(tol=1e-8, max_vjps=100, damping=0.0)(operator, x, g)
+    zero = GMRES(tol=1e-8, max_vjps=100, damping=0.0)(operator, x, g, guess=torch.zeros_like(x))
     assert torch.equal(zero.vjps, cold.vjps) and torch.equal(zero.u, cold.u)
     mixed = 1e4 * torch.ones_like(
         x
     )  # far off for the first, nothing for the second, right for the third
     mixed[operator.structures.batch == 1] = 0.0
     mixed[operator.structures.batch == 2] = cold.u[operator.structures.batch == 2]
-    warm = GMRES(tol=1e-7, max_vjps=100)(operator, x, g, guess=mixed)
+    warm = GMRES(tol=1e-7, max_vjps=100, damping=0.0)(operator, x, g, guess=mixed)
     assert warm.converged.all()
-    less = GMRES(tol=1e-7, max_vjps=100)(operator, x, g)
+    less = GMRES(tol=1e-7, max_vjps=100, damping=0.0)(operator, x, g)
     assert (warm.vjps - less.vjps)[:2].tolist() == [1, 0] and int(warm.vjps[2]) == 1
 
 
@@ -228,7 +228,9 @@ def test_a_restart_of_anderson_empties_its_window():
 def test_a_singular_system_is_given_up_when_its_space_is_exhausted():
     """Curvatures 0, 2, 3 span three vectors, and no more VJPs find anything else."""
     operator = springs([[0.0, 2.0, 3.0], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0]], alpha=0.1)
-    answer = GMRES(tol=1e-8, max_vjps=60)(operator, torch.zeros(3, 3), torch.ones(3, 3))
+    answer = GMRES(tol=1e-8, max_vjps=60, damping=0.0)(
+        operator, torch.zeros(3, 3), torch.ones(3, 3)
+    )
     assert answer.converged.tolist() == [False, False, True]
     assert answer.vjps.tolist()[:2] == [3, 1] and int(answer.vjps[2]) <= 4
 
@@ -236,8 +238,10 @@ def test_a_singular_system_is_given_up_when_its_space_is_exhausted():
 def test_a_guess_that_is_not_a_number_is_dropped():
     operator = springs([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]], alpha=0.1)
     guess = torch.tensor([[torch.nan, 0.0, 0.0], [0.0, torch.inf, 0.0]])
-    plain = GMRES(tol=1e-9, max_vjps=100)(operator, torch.zeros(2, 3), torch.ones(2, 3))
-    found = GMRES(tol=1e-9, max_vjps=100)(
+    plain = GMRES(tol=1e-9, max_vjps=100, damping=0.0)(
+        operator, torch.zeros(2, 3), torch.ones(2, 3)
+    )
+    found = GMRES(tol=1e-9, max_vjps=100, damping=0.0)(
         operator, torch.zeros(2, 3), torch.ones(2, 3), guess=guess
     )
     assert found.converged.all() and torch.equal(found.u, plain.u)

@@ -7,7 +7,12 @@ from fairchem_gdeq.relax import GMRES, SIGNALS, Operator, make_signal
 from fairchem_gdeq.testing.fields import SiteField, grads, random_batch, structures, zero
 from tests.relax.test_solvers import Broken
 
-TIGHT = {"horizon": 4, "fmax": 1e-8, "max_steps": 2000, "adjoint": GMRES(tol=1e-9, max_vjps=200)}
+TIGHT = {
+    "horizon": 4,
+    "fmax": 1e-8,
+    "max_steps": 2000,
+    "adjoint": GMRES(tol=1e-9, max_vjps=200, damping=0.0),
+}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +178,12 @@ def test_unconverged_equilibrium_is_dropped_and_counted():
 
 def test_adjoint_short_of_its_tolerance_is_dropped_and_counted():
     operator, x, target = random_batch("site", [4, 3], conservative=True)
-    method = {"horizon": 3, "fmax": 1e-8, "max_steps": 500, "adjoint": GMRES(tol=1e-12, max_vjps=2)}
+    method = {
+        "horizon": 3,
+        "fmax": 1e-8,
+        "max_steps": 500,
+        "adjoint": GMRES(tol=1e-12, max_vjps=2, damping=0.0),
+    }
     zero(operator)
     report = make_signal("gdeq", **method)(operator, x, target)
     assert report.converged.all() and not report.contributing.any()

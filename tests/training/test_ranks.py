@@ -12,7 +12,12 @@ from fairchem_gdeq.testing.fields import SiteField, structures
 from fairchem_gdeq.training.gradients import average_over_ranks
 
 SIZES = [3, 4, 2, 5, 3]
-METHOD = {"horizon": 3, "fmax": 1e-8, "max_steps": 2000, "adjoint": GMRES(tol=1e-10, max_vjps=200)}
+METHOD = {
+    "horizon": 3,
+    "fmax": 1e-8,
+    "max_steps": 2000,
+    "adjoint": GMRES(tol=1e-10, max_vjps=200, damping=0.0),
+}
 # Structures of each rank, and those that diverge.
 CASES = {
     "equal": ([[0, 1], [2, 3]], []),

@@ -55,7 +55,7 @@ class Equilibrated:
 
     lambda_eq: float = 1.0
     solver: Solver[Any] = field(default_factory=LBFGS)
-    fmax: float = 0.01
+    fmax: float = 0.02
     max_steps: int = 200
     hold_graph: bool = False
     adjoint: Adjoint = field(default_factory=GMRES)

@@ -36,7 +36,7 @@ class Guided:
 
     lambda_guide: float = 1.0
     guidance_gradient: str = "sweep"
-    fmax: float = 0.01
+    fmax: float = 0.02
     loss: Loss = field(default_factory=DeltaQ)
     spare: float = 0.0
 

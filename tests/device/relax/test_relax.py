@@ -33,7 +33,7 @@ TIGHT = {
     "fmax": 1e-6,
     "max_steps": 200,
     "max_unroll": 8,
-    "adjoint": GMRES(tol=1e-8, max_vjps=80),
+    "adjoint": GMRES(tol=1e-8, max_vjps=80, damping=0.0),
 }
 WAYS = {name: SOLVERS[name]() for name in SOLVERS} | {"adaptive lbfgs": LBFGS(softest=5.0)}
 
