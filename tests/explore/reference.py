@@ -15,10 +15,10 @@ class Noted(LennardJones):
     """Writes a line for each call to ``log``, where one is given.
 
     It fails at structures of ``fails`` atoms, has NaN at those of ``spoils``, and kills its process at
-    call ``kill_at`` of the log.
+    the call of the log whose number is in the file ``kill_at``.
     """
 
-    def __init__(self, log=None, fails=0, spoils=0, kill_at=0):
+    def __init__(self, log=None, fails=0, spoils=0, kill_at=None):
         super().__init__(**PARAMETERS)
         self.log, self.fails, self.spoils, self.kill_at = log, fails, spoils, kill_at
 
@@ -26,7 +26,7 @@ class Noted(LennardJones):
         if self.log:
             with Path(self.log).open("a") as file:
                 file.write(f"{len(atoms)} {self.directory}\n")
-            if calls(self.log) == self.kill_at:
+            if self.kill_at and calls(self.log) == int(Path(self.kill_at).read_text()):
                 os.kill(os.getpid(), signal.SIGKILL)
         if len(atoms) == self.fails:
             raise SCFError("no self-consistency")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -14,13 +15,14 @@ from ase.io import read, write
 import fairchem_gdeq as gdeq
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.explore.__main__ import main
+from fairchem_gdeq.explore.labels import Labeller, Reference
 from fairchem_gdeq.explore.pack import pack
-from fairchem_gdeq.explore.paths import distinct, evenly, sound
+from fairchem_gdeq.explore.paths import Settings, distinct, evenly, sound, walk
 from fairchem_gdeq.explore.records import Folder
 from fairchem_gdeq.explore.starts import named, open_starts
 from fairchem_gdeq.fairchem2.replay import ForceReplay
 from fairchem_gdeq.fairchem2.task import IS2RS
-from fairchem_gdeq.relax import LBFGS, solve
+from fairchem_gdeq.relax import LBFGS, Relaxer, solve
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.explore.conftest import REFERENCE, command, rows_of
 from tests.explore.reference import PARAMETERS, calls
@@ -202,9 +204,33 @@ def test_parts_equal_the_whole(whole, explore, tmp_path, capsys):
     assert natoms.tolist() == [len(atoms) for atoms in rows_of(tmp_path / "out").values()]
 
 
-def test_workers_equal_one_process(whole, explore, tmp_path):
-    assert explore(tmp_path / "out", "--workers", "2") == 0
+def test_workers_equal_one_process(given, whole, tmp_path):
+    """Each spends seconds on imports, so those that label are in the slow test below."""
+    into, starts = Folder(tmp_path), open_starts(given / "starts")[0]
+    solver = LBFGS(softest=10.0)
+    settings = Settings(str(given / "esen.pt"), relaxer=Relaxer(0, solver, 0.001, 7), frames=4)
+    assert walk(starts, settings, into, workers=2) == 5 and walk(starts, settings, into) == 0
+    labeller = pickle.loads(pickle.dumps(Labeller(Reference(REFERENCE), into, retry=False)))
+    assert sum(1 for start in starts for _ in labeller(into.file(start.name))) == 20
+    pack(into)
+    same(tmp_path, whole / "out")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_said_and_costs_one_label(whole, explore, tmp_path):
+    log = tmp_path / "log"
+
+    def run(kill_at):
+        label = ("--calculator", REFERENCE, f"log={log}", f"kill_at={kill_at}")
+        return explore(tmp_path / "out", "--workers", "2", label=label)
+
+    (tmp_path / "kill").write_text("6")
+    with pytest.raises(SystemExit, match="a worker process was killed, perhaps for want of memory"):
+        run(f"{tmp_path / 'kill'}")
+    (tmp_path / "kill").write_text("0")
+    assert run(f"{tmp_path / 'kill'}") == 0
     same(tmp_path / "out", whole / "out")
+    assert 21 <= calls(log) <= 22  # the other process may have been at a call too
 
 
 def test_failures_are_counted_and_named_and_the_rest_goes_on(whole, explore, tmp_path, capsys):
