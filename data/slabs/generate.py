@@ -18,7 +18,7 @@ from pathlib import Path
 
 from anomalies import anomaly
 from ase import Atoms
-from ase.io import read
+from ase.db import connect
 from plan import in_order, plan
 from systems import System, build
 
@@ -49,6 +49,15 @@ def relax(systems: dict[str, list[System]], splits: list[str], relaxed: Path, wo
         if split in splits
     ]
     relax_all(starts, workers, FMAX, MAX_STEPS)
+
+
+def explored(folder: Path) -> list[tuple[Atoms, dict[str, object]]]:
+    """The frames that ``explore.py`` has labelled, of all rounds."""
+    return [
+        (packing.labelled(row.toatoms()), {"sid": row.data["sid"]})
+        for file in sorted(folder.glob("*/data.aselmdb"))
+        for row in connect(file, type="aselmdb", readonly=True).select()
+    ]
 
 
 def pack(split: str, systems: dict[str, list[System]], relaxed: Path, out: Path) -> None:
@@ -90,13 +99,9 @@ def pack(split: str, systems: dict[str, list[System]], relaxed: Path, out: Path)
         "not_converged": [sid for sid in found[split] if sid not in kept[split]],
     }
     if split == "train":
-        explored = sorted(EXPLORED.glob("*.traj"))
-        frames += [
-            (packing.labelled(frame), {"sid": f"{file.stem}_{i}"})
-            for file in explored
-            for i, frame in enumerate(read(file, ":"))
-        ]
-        statistics["explored"] = len(explored)
+        met = explored(EXPLORED)
+        frames += met
+        statistics["explored"] = len({str(data["sid"]).rpartition("_")[0] for _, data in met})
     write(out / split, rows)
     if frames:
         write(out / f"{split}_frames", frames)

@@ -4,8 +4,9 @@ from fairchem_gdeq.api.callables import from_callable
 from fairchem_gdeq.api.evaluating import Evaluation, evaluate
 from fairchem_gdeq.api.finetuning import Run, finetune
 from fairchem_gdeq.api.forces import Forces
+from fairchem_gdeq.api.job import Code
 from fairchem_gdeq.api.potential import Potential, load_potential
-from fairchem_gdeq.api.relaxing import Code, Relaxations, relax
+from fairchem_gdeq.api.relaxing import Relaxations, relax
 
 __all__ = [
     "Code",

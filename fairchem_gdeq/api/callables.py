@@ -113,9 +113,9 @@ class CallablePotential:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     atoms_together: int = 1000
 
-    def row(self, atoms: ase.Atoms, index: int) -> AtomicData:
+    def row(self, atoms: ase.Atoms, index: int, target: ase.Atoms | None = None) -> AtomicData:
         """A structure on the host."""
-        return to_row(atoms, index, "callable", torch.float64)
+        return to_row(atoms, index, "callable", torch.float64, target)
 
     def field(self, batch: AtomicData) -> CallableField:
         """The function for one structure.

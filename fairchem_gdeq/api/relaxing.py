@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from fairchem.core.datasets.atomic_data import AtomicData
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fairchem_gdeq.api.callables import CallableField, CallablePotential
+from fairchem_gdeq.api.job import Code, Job
 from fairchem_gdeq.api.potential import Potential
-from fairchem_gdeq.api.structures import as_list, relaxed_copy, require_usable
-from fairchem_gdeq.batching.bulk import Bulk, Relaxed
-from fairchem_gdeq.relax import ForceField
-
-
-class Code(Enum):
-    """How the relaxation of a structure ended."""
-
-    CONVERGED = "converged"
-    MAX_STEPS = "max_steps"  # as far as max_steps displacements go
-    DIVERGED = "diverged"  # forces or positions left all bounds: at the last sound positions
-    OUT_OF_MEMORY = "out_of_memory"  # does not fit alone: as far as it came
-    BAD_INPUT = "bad_input"  # never relaxed
-    FAILED = "failed"  # the potential raised an error for it alone: never relaxed
-
-
-@dataclass(frozen=True)
-class _End:
-    """What became of one structure; positions None: it was not relaxed."""
-
-    code: Code
-    reason: str = ""
-    positions: NDArray[np.float64] | None = None
-    evaluations: int = 0
-    residual: float = float("nan")
+from fairchem_gdeq.api.structures import as_list, relaxed_copy
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,10 +99,10 @@ def relax(
     }
     chosen = {key: value for key, value in wanted.items() if value is not None}
     task = replace(opened.task, relaxer=replace(opened.task.relaxer, **chosen))
-    job = _Job(given, opened, task, max_atoms or opened.atoms_together)
+    job = Job(given, opened, task, max_atoms or opened.atoms_together)
     with tqdm(total=len(given), desc="relax", unit="structure", disable=not progress) as bar:
-        job.run_all(bar)
-    ends = [job.ends[i] for i in range(len(given))]
+        ended = dict(job.run(bar))
+    ends = [ended[i] for i in range(len(given))]
     if missed := [i for i, e in enumerate(ends) if e.code in (Code.BAD_INPUT, Code.FAILED)]:
         shown = "; ".join(ends[i].reason for i in missed[:5])
         logging.warning(f"{len(missed)} of {len(given)} structures could not be relaxed: {shown}")
@@ -148,73 +122,3 @@ def relax(
         evaluations=np.array([end.evaluations for end in ends], dtype=np.int64),
         residual=np.array([end.residual for end in ends], dtype=np.float64),
     )
-
-
-class _Job:
-    """Structures, and what has become of those that have ended: ``ends``, by index."""
-
-    def __init__(self, given: list[Atoms], potential: Any, task: Any, budget: int) -> None:
-        self.given, self.potential, self.task, self.budget = given, potential, task, budget
-        self.ends: dict[int, _End] = {}
-        self._fields: dict[int, ForceField] = {}
-
-    def run_all(self, bar: tqdm) -> None:
-        """All together; if that raises an error, what is left one after the other.
-
-        An error in the evaluation of a pack does not say which structure it is of.
-        """
-        try:
-            self._run(range(len(self.given)), bar)
-        except Exception as error:
-            left = [i for i in range(len(self.given)) if i not in self.ends]
-            logging.warning(f"{type(error).__name__}: {error}. {len(left)} go on one by one")
-            for index in left:
-                self._run_one(index, bar)
-
-    def _run_one(self, index: int, bar: tqdm) -> None:
-        try:
-            self._run([index], bar)
-        except Exception as error:
-            reason = f"structure {index}: {type(error).__name__}: {error}"
-            self.ends[index] = _End(Code.FAILED, reason)
-            bar.update()
-
-    def _run(self, indices: Iterable[int], bar: tqdm) -> None:
-        bulk = Bulk(
-            self.task,
-            lambda row: self._fields.pop(int(row.row)),
-            self.budget,
-            self.potential.device,
-        )
-        for relaxed in bulk.relax(self._rows(indices, bar)):
-            self.ends[int(relaxed.row.row)] = _end_of(relaxed)
-            bulk.show(bar)
-
-    def _rows(self, indices: Iterable[int], bar: tqdm) -> Iterator[AtomicData]:
-        """Those that can be relaxed; the others end here."""
-        for index in indices:
-            try:
-                require_usable(self.given[index], index)
-                row = self.potential.row(self.given[index], index)
-                self._fields[index] = self.potential.field(row)
-            except ValueError as error:
-                text = str(error)
-                reason = text if text.startswith("structure") else f"structure {index}: {text}"
-                self.ends[index] = _End(Code.BAD_INPUT, reason)
-                bar.update()
-            else:
-                yield row
-
-
-def _end_of(relaxed: Relaxed) -> _End:
-    outcome = relaxed.outcome
-    code = Code.MAX_STEPS
-    if not outcome.fitted:
-        code = Code.OUT_OF_MEMORY
-    elif outcome.diverged:
-        code = Code.DIVERGED
-    elif outcome.converged:
-        code = Code.CONVERGED
-    # A copy: the outcome's tensor may be a part of the whole pack's.
-    positions = np.array(outcome.positions.to(torch.float64))
-    return _End(code, "", positions, outcome.evaluations, outcome.residual)

@@ -15,7 +15,12 @@ from fairchem_gdeq.evaluation.measures import measure
 from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of, to_ase
 from fairchem_gdeq.relax import ForceField
+from fairchem_gdeq.relax.packs import Evaluation, Pack
 from fairchem_gdeq.relax.segments import to_device
+
+# Called with a row, the number of its force evaluations before, positions [n, 3] (Angstrom) and forces
+# [n, 3] there (eV/Angstrom) as the field gives them; both on the host.
+Observe = Callable[[Batch, int, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Bulk:
         field_of: Callable[[Batch], ForceField],
         budget: int,
         device: torch.device | str,
+        observe: Observe | None = None,
     ) -> None:
         """
         Args:
@@ -83,9 +89,10 @@ class Bulk:
             field_of: the potential on a row of the host, unfrozen and on ``device``; no graph is built.
             budget: atoms evaluated together.
             device: where structures are relaxed. Rows stay on the host.
+            observe: told of every force evaluation of every structure.
         """
         self.is2rs, self.field_of = is2rs, field_of
-        self.device = device
+        self.device, self.observe = device, observe
         self.done = self.converged = self.failed = self.evaluations = 0
         self._requested: dict[int, tuple[Batch, Request]] = {}
         self._alpha: Tensor | None = None
@@ -93,7 +100,9 @@ class Bulk:
 
     def relax(self, rows: Iterable[Batch]) -> Iterator[Relaxed]:
         """Rows (batches of one structure) as they end; pulled when there is room for them."""
-        self._stream = Stream(self._requests(rows), self.is2rs.relaxer, self._stream.budget)
+        observe = None if self.observe is None else self._observe
+        requests, relaxer = self._requests(rows), self.is2rs.relaxer
+        self._stream = Stream(requests, relaxer, self._stream.budget, observe)
         for outcome in self._stream:
             row, request = self._requested.pop(outcome.key)
             record = score(self.is2rs, row, request, outcome)
@@ -112,6 +121,12 @@ class Bulk:
         }
         bar.set_postfix(numbers | ({"failed": self.failed} if self.failed else {}), refresh=False)
         bar.update()
+
+    def _observe(self, pack: Pack, now: Evaluation) -> None:
+        assert self.observe is not None
+        places, forces = (x.cpu().split(pack.sizes) for x in (pack.positions, now.raw))
+        for key, *seen in zip(pack.keys, pack.evaluations.tolist(), places, forces, strict=True):
+            self.observe(self._requested[key][0], *seen)
 
     def _requests(self, rows: Iterable[Batch]) -> Iterator[Request]:
         for key, row in enumerate(rows):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -79,19 +79,26 @@ class Stream:
     fit alone ends with ``fitted`` False.
     """
 
-    def __init__(self, requests: Iterable[Request], relaxer: Relaxer, budget: int) -> None:
+    def __init__(
+        self,
+        requests: Iterable[Request],
+        relaxer: Relaxer,
+        budget: int,
+        observe: Callable[[Pack, Evaluation], None] | None = None,
+    ) -> None:
         """
         Args:
             requests: pulled one at a time, when there is room.
             relaxer: how each is relaxed.
             budget: atoms evaluated together; a larger structure is evaluated alone.
+            observe: called with the pack and its forces after each evaluation, for trajectories.
 
         Raises:
             ValueError: a budget below one atom.
         """
         if budget < 1:
             raise ValueError(f"budget of {budget} atoms: expected at least 1")
-        self.relaxer, self.budget = relaxer, budget
+        self.relaxer, self.budget, self.observe = relaxer, budget, observe
         self._requests = iter(requests)
         self._waiting: deque[Pack] = deque()  # each of one structure
         self._pack: Pack | None = None
@@ -111,6 +118,8 @@ class Stream:
         while (pack := self._fill()) is not None:
             found = self._evaluate(pack)
             if found is not None:
+                if self.observe is not None:
+                    self.observe(pack, found)
                 with torch.no_grad():
                     ended, self._pack = pack.advance(found, self.relaxer)
                 yield from underway

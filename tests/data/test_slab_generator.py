@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import add_adsorbate, hcp0001, molecule
+from ase.calculators.lj import LennardJones
 from ase.db import connect
 from ase.geometry import find_mic
 from omegaconf import OmegaConf
@@ -191,16 +192,26 @@ def test_pack(generator, tmp_path):
         np.testing.assert_allclose(frame.forces, -2.0 * stretch, atol=1e-3)
 
 
-def test_visited_structures_begin_at_the_start_and_keep_what_is_fixed(generator):
-    system = generator.systems.System("Ti", "CO", "fcc", turn=1)
-    start = generator.systems.build(system)
-    start.info["sid"] = system.name
-    frames = generator.explore.visited(start, str(FOLDER / "base" / "esen.pt"))
-    assert 1 < len(frames) <= generator.explore.FRAMES
+def test_explored_frames_begin_at_the_start_and_keep_what_is_fixed(generator, tmp_path):
+    systems = [generator.systems.System("Ti", "CO", "fcc", turn=1)]
+    start = generator.systems.build(systems[0])
+    reference = generator.explore.explore.Reference("ase.calculators.lj.LennardJones", ("rc=3",))
+    base = str(FOLDER / "base" / "esen.pt")
+    summary = generator.explore.run(base, systems, tmp_path / "round1", reference=reference)
+    rows = generator.generate.explored(tmp_path)
+    assert 1 < len(rows) == summary.packed <= 6 and summary.frames == 6
+    assert rows[0][1] == {"sid": f"{systems[0].name}_step0"}
+    frames = [frame for frame, _ in rows]
     moves = [find_mic(f.positions - start.positions, start.cell)[1] for f in frames]
-    assert moves[0].max() < 1e-5
-    assert max(move[start.constraints[0].index].max() for move in moves) < 1e-5
-    assert moves[-1].max() > 0.05
+    assert moves[0].max() < 1e-4
+    fixed = start.constraints[0].index
+    assert max(move[fixed].max() for move in moves) < 1e-4 and moves[-1].max() > 0.05
+    for frame in frames:
+        again = frame.copy()
+        again.calc = LennardJones(rc=3)
+        assert (frame.get_forces(apply_constraint=False)[fixed] == 0).all()
+        np.testing.assert_allclose(frame.get_forces(), again.get_forces(), atol=0.3)
+        assert np.linalg.norm(frame.get_forces(), axis=1).max() < 20
 
 
 def test_shipped_weights_are_the_averaged_ones_once(generator, tmp_path):
