@@ -59,9 +59,9 @@ class Forces:
             ValueError: settings that cannot be meant, or frames without forces; says which.
             TypeError: a frame is not an ``Atoms``.
         """
-        of_base = isinstance(self.frames, str)
+        word = self.frames if isinstance(self.frames, str) else None
         settings = ForceReplay(
-            self.frames if isinstance(self.frames, str) else GIVEN,
+            word or GIVEN,
             base.dataset,
             self.max_atoms or max_atoms,
             seed=seed,
@@ -70,11 +70,13 @@ class Forces:
             updates=self.updates,
             alone=self.alone,
         )
-        if of_base and not settings.of_base:
+        if word is not None and not settings.of_base:
             raise ValueError(
                 f"forces={self.frames!r}: expected labelled structures, or {BASE!r} for the base's own"
             )
-        frames = None if of_base else ListedFrames(as_list(self.frames), base)
+        frames = None
+        if not isinstance(self.frames, str):
+            frames = ListedFrames(as_list(self.frames), base)
         return OpenForces(settings, settings.open(force_task(base.tasks), base.model, frames))
 
 

@@ -93,7 +93,8 @@ class _Print:
 
 def _kind(atoms: Atoms) -> bytes:
     """Which atoms of which element there are, and which directions are periodic."""
-    return np.sort(atoms.numbers).astype(np.int16).tobytes() + atoms.pbc.tobytes()
+    numbers, periodic = np.sort(atoms.numbers).astype(np.int16), np.asarray(atoms.pbc)
+    return bytes(numbers.tobytes() + periodic.tobytes())
 
 
 def fingerprint(atoms: Atoms) -> NDArray[np.float64]:

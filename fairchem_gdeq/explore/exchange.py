@@ -27,7 +27,7 @@ def write_frames(names: Iterable[str], folder: Folder, file: Path) -> int:
     images = [
         record.frame(k)
         for record in map(Record.load, map(folder.file, names))
-        for k in np.flatnonzero(~record.labelled)
+        for k in np.flatnonzero(~record.labelled).tolist()
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
     with replaced(file) as part:

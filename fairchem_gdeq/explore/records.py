@@ -75,7 +75,7 @@ class Record:
     @property
     def labelled(self) -> NDArray[np.bool_]:
         """Frames [k] with forces of the reference."""
-        return np.isfinite(self.forces).all(axis=(1, 2))
+        return np.asarray(np.isfinite(self.forces).all(axis=(1, 2)))
 
     @property
     def free(self) -> NDArray[np.bool_]:

@@ -72,7 +72,8 @@ class FramesSource:
         Raises:
             ValueError: ASE cannot read it, or there is nothing in it.
         """
-        self.path, self.target_key = path, None
+        self.path = path
+        self.target_key: str | None = None
         self._frames = read_frames(path)
         if not self._frames:
             raise ValueError(f"{path}: no structures in it")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.datasets.mt_concat_dataset import ConcatDataset, create_concat_dataset
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from fairchem_gdeq.batching import rows
 from fairchem_gdeq.data.is2rs import SourceDataset, collate
@@ -48,7 +48,7 @@ def row_count(loader: DataLoader) -> int:
     return sum(len(indices) for indices in loader.batch_sampler)
 
 
-def left_out(sampler: Sampler[list[int]]) -> str | None:
+def left_out(sampler: Iterable[list[int]] | None) -> str | None:
     """Which structures fairchem's sampler gives to no rank because they exceed its batch; or None."""
     batches = getattr(sampler, "all_batches", None)
     if batches is None:

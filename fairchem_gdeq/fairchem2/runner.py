@@ -141,7 +141,9 @@ class GDEQRunner(TrainEvalRunner):
     def _check_frames(self) -> None:
         """Refuse frames that the run should not train on, and held-out frames without forces."""
         unit = self.train_eval_unit
-        held = {f"split {name}": loader.dataset for name, loader in self.loaders.items()}
+        held: dict[str, Any] = {
+            f"split {name}": loader.dataset for name, loader in self.loaders.items()
+        }
         trained = held.pop("split train")
         if self.held_frames is not None and (frames := self.held_frames.open(unit.force_task)):
             held["forces.val"] = frames.frames

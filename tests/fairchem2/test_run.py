@@ -61,7 +61,9 @@ def command(inputs, run_dir, *extra, config="gdeq", base="esen"):
         f"base={inputs / f'{base}.pt'}",
         "train_structures=1.0",
         "test_structures=1.0",
+        "paths.train=${data}/train",
         "paths.val=${data}/val",
+        "paths.test=${data}/${test}",
         f"job.run_dir={run_dir}",
         *CHEAP,
         *extra,
@@ -123,7 +125,11 @@ def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path):
     assert "reported: the base, since no epoch was better on validation" in out
     assert "3 validation structures: with fewer than 6" in err
     stored = comparable(tmp_path / "gdeq")
-    assert stored["best_epoch"] is None and stored["scores"]["tuned"] == stored["scores"]["base"]
+    assert stored["best_epoch"] is None
+    tuned, base = (stored["scores"][name] for name in ("tuned", "base"))
+    # Frames are scored after a pass over other batches, which may change the last digit of a force.
+    assert tuned.pop("force_mae") == pytest.approx(base.pop("force_mae"), rel=1e-6)
+    assert tuned == base
     best = tmp_path / "gdeq" / "results" / "best" / "inference_ckpt.pt"
     kept, base = (
         torch.load(path, weights_only=False).model_state_dict for path in (best, inputs / "esen.pt")

@@ -41,7 +41,9 @@ CHEAP = [
     "runner.train_eval_unit.signal.adjoint.tol=0.5",
     "runner.train_eval_unit.clip_grad_norm=1.0",
     "checkpoint_minutes=0",
+    "paths.train=${data}/train",
     "paths.val=${data}/val",
+    "paths.test=${data}/${test}",
     "forces.src=none",
     "forces.val=null",
 ]
