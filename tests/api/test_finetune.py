@@ -20,7 +20,7 @@ from tests import commands
 
 ROOT = Path(__file__).parents[2]
 ADJOINT = {"tol": 0.5, "max_vjps": 10, "damping": 0.03}
-SHORT = {"horizon": 3, "fmax": 0.5, "max_steps": 25, "solver": gdeq.LBFGS(softest=10.0)}
+SHORT = {"horizon": 3, "fmax": 0.5, "max_steps": 25}
 SIGNAL = gdeq.GDEQ(**SHORT, adjoint=gdeq.GMRES(**ADJOINT))
 QUICK = gdeq.Relaxer(**SHORT)
 
@@ -85,7 +85,13 @@ def tune(base, folder, order=None, **settings):
 FORCES = {
     "none": ["forces.src=none"],
     "base": ["forces.src=base", "forces.updates=0", "forces.alone=0", "forces.lambda_forces=3.0"],
-    "frames": ["forces.max_atoms=20", "forces.updates=2", "forces.alone=0.3", "forces.limit=0.5"],
+    "frames": [
+        "forces.src=${data}/train_frames",
+        "forces.max_atoms=20",
+        "forces.updates=2",
+        "forces.alone=0.3",
+        "forces.limit=0.5",
+    ],
 }
 
 
@@ -94,13 +100,11 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path, kind):
     """The same batches, gradients, updates and averages, two epochs long, with warm starts."""
     signal = "runner.train_eval_unit.signal."
     arguments = [
-        *("-c", str(ROOT / "configs/si/gdeq.yml"), "--mode", "train"),
+        *("-c", str(ROOT / "configs/own/gdeq.yml"), "--mode", "train"),
         *(f"data={folder}", f"base={folder / 'esen.pt'}", f"job.run_dir={tmp_path}"),
-        *("train_structures=1.0", "test_structures=1.0", "epochs=2", "max_atoms=16"),
+        *("dataset=si", "epochs=2", "max_atoms=16"),
         *("eval_max_atoms=64", "horizon=3", "relaxer.max_steps=25", "relaxer.fmax=0.5"),
-        *("lr=1e-3", "warm_start=true", "ema_decay=0.9", "paths.train=${data}/train"),
-        *("paths.val=${data}/val", "paths.test=${data}/test", "forces.val=null"),
-        *("loss=delta_q", "spare=0", *FORCES[kind]),
+        *("lr=1e-3", "warm_start=true", *FORCES[kind]),
         *(f"{signal}fmax=0.5", f"{signal}max_steps=25"),
         *(f"{signal}adjoint.{key}={value}" for key, value in ADJOINT.items()),
     ]
