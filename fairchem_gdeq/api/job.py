@@ -46,7 +46,7 @@ class End:
 
     code: Code
     reason: str = ""
-    positions: NDArray | None = None
+    positions: NDArray[np.float64] | None = None
     evaluations: int = 0
     residual: float = float("nan")
     delta_q: float = float("nan")
