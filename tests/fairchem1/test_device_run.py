@@ -17,7 +17,9 @@ from fairchem.core.common.flags import flags
 
 from fairchem_gdeq.evaluation import report
 from fairchem_gdeq.fairchem1 import GDEQTrainer
+from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem1 import small1
+from fairchem_gdeq.testing.frames import write_frames
 from tests.device.checks import CPU, assert_on
 from tests.fairchem1.test_device import device  # noqa: F401 (a fixture)
 
@@ -43,9 +45,11 @@ def fairchem(tmp_path, monkeypatch):
         if not (tmp_path / f"{kind}.yml").exists():
             if not (tmp_path / "train").exists():
                 small1.write_data(tmp_path, {"train": 4, "val": 1, "test": 2})
+                write_frames(tmp_path / "frames", [pyg.slab(40 + i) for i in range(4)])
             small1.checkpoint(tmp_path / f"{kind}.pt", kind)
             shared = ROOT / "configs" / "shared" / "finetune_fairchem1.yml"
             config = {"includes": [str(shared)], **small1.config(tmp_path, kind)}
+            config["task"]["forces"] = {"src": str(tmp_path / "frames")}
             (tmp_path / f"{kind}.yml").write_text(yaml.safe_dump(config))
         chosen = property(lambda self: where, lambda self, value: None)
         monkeypatch.setattr(GDEQTrainer, "device", chosen, raising=False)
@@ -87,7 +91,7 @@ def test_training_resuming_and_scoring(device, fairchem, tmp_path, kind):  # noq
     for mine, other in zip(found["history"]["steps"], steps, strict=True):
         for key in other.keys() - CLOCK:
             assert mine[key] == pytest.approx(other[key], nan_ok=True, **STEP), key
-        assert not other["train/skipped_update"]
+        assert not other["train/skipped_update"] and other["train/forces_loss"] > 0
     for title, records in expected["records"].items():
         for mine, other in zip(found["records"][title], records, strict=True):
             assert mine["sid"] == other["sid"]
