@@ -26,6 +26,7 @@ from fairchem_gdeq.fairchem1.splits import LMDB_FORMATS
 from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.frozen.patching import swapped
 from fairchem_gdeq.relax import SignalReport
+from fairchem_gdeq.training.frame_checks import looked_at
 from fairchem_gdeq.training.replay import Replay, ReplaySettings, on_the_way, require_forces
 
 CHECKED = "forces_lmdb"
@@ -177,7 +178,7 @@ def open_frames(settings: ForceReplay) -> Subset:
 
 def _labels(frames: AseAtomsDataset) -> Iterator[tuple[object, Any]]:
     """Name and forces of each frame, None where it has none."""
-    for index in frames.ids:
+    for index in (frames.ids[place] for place in looked_at(len(frames.ids))):
         atoms = frames.get_atoms(index)
         known = {} if atoms.calc is None else atoms.calc.results
         yield atoms.info.get("sid", index), known.get("forces")

@@ -22,6 +22,7 @@ from fairchem_gdeq.training.frame_checks import (
     Agreement,
     Elements,
     agreement,
+    looked_at,
     require_no_overlap,
     require_unit,
 )
@@ -52,7 +53,7 @@ def check_frames(
     """
     elements = Elements(batches.source, element_limit(hydra_model(base)))
     frames = []
-    for index in range(len(batches.frames)):
+    for index in looked_at(len(batches.frames)):
         row = batches.frames[index]
         frames.append(Named(_name(row), *to_ase(row, row.pos)))
         elements.add(frames[-1])
@@ -81,12 +82,12 @@ def agreement_with(batches: FrameBatches, base: HydraModel) -> Agreement:
 
 def elements_of(rows: Rows) -> set[int]:
     """Atomic numbers of a data set's structures."""
-    return {int(number) for i in range(len(rows)) for number in rows[i].atomic_numbers.unique()}
+    return {int(number) for i in looked_at(len(rows)) for number in rows[i].atomic_numbers.unique()}
 
 
 def structures_of(split: str, rows: Rows) -> Iterator[Named]:
     """Start and target of each structure of a split, or frames, as messages call them."""
-    for index in range(len(rows)):
+    for index in looked_at(len(rows)):
         row = rows[index]
         name = f"{_name(row)} in {split}"
         if "pos_relaxed" not in row:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
-from fairchem_gdeq.training.frame_checks import given_settings
+from fairchem_gdeq.training.frame_checks import given_settings, looked_at
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.replay import ReplaySettings, on_the_way, require_forces
 
@@ -123,7 +123,7 @@ class FrameBatches:
             seed=settings.seed,
             shuffle=True,
         )
-        every = (self.frames[i] for i in range(len(self.frames)))
+        every = (self.frames[i] for i in looked_at(len(self.frames)))
         require_forces(((one.sid, getattr(one, "forces", None)) for one in every), folders)
         if text := left_out(self.sampler):
             logging.warning(f"frames {self.source}: {text}. They are left out; raise max_atoms")

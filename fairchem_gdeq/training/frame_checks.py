@@ -31,7 +31,15 @@ UNITS = {
     "meV/Angstrom": 0.001,
 }
 SHOWN = 3  # pairs that a message names
+LOOKED_AT = 20_000  # rows of a data set; of larger ones so many, evenly spread: it takes a minute
 NO_FORCES = "none"
+
+
+def looked_at(count: int) -> list[int]:
+    """Which rows of a data set of so many are checked: all, or of a large one ``LOOKED_AT``."""
+    if count <= LOOKED_AT:
+        return list(range(count))
+    return [int(place) for place in np.linspace(0, count - 1, LOOKED_AT).round()]
 
 
 def given_settings(

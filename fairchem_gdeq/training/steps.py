@@ -148,7 +148,8 @@ def _together(
 ) -> tuple[list[Tensor], float]:
     """Gradients of both losses in ``.grad``: all parameters that any reaches, and the signal's factor.
 
-    A signal's gradient that is not finite is left out; the other goes on alone.
+    A signal's gradient that is not finite is left out; the other goes on alone, as it does where the
+    signal has none.
     """
     signal = {p: p.grad for p in reached if p.grad is not None}
     for p in reached:
@@ -160,7 +161,9 @@ def _together(
         for grads in (signal.values(), [p.grad for p in found])
     )
     share = 0.0
-    if signal and bool(torch.isfinite(ours)):
+    if not signal:
+        return found, share  # every structure was spared
+    if bool(torch.isfinite(ours)):
         share = min(1.0, beside.limit * float(theirs) / max(float(ours), 1e-30))
         for p, grad in signal.items():
             p.grad = share * grad if p.grad is None else p.grad + share * grad

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairchem_gdeq.data.overlap import Named
+from fairchem_gdeq.training import frame_checks
 from fairchem_gdeq.training.frame_checks import (
     UNITS,
     Agreement,
     Elements,
     agreement,
     given_settings,
+    looked_at,
     require_no_overlap,
     require_unit,
 )
@@ -141,3 +143,9 @@ def test_a_weight_without_data_is_refused(key):
 def test_no_data_and_no_weight_is_no_force_training():
     assert given_settings(None, NOTHING) is None and given_settings("none", NOTHING) is None
     assert given_settings("base", NOTHING) == {}
+
+
+def test_all_rows_of_a_small_set_are_looked_at_and_some_of_a_large_one(monkeypatch):
+    assert looked_at(0) == [] and looked_at(1) == [0] and looked_at(7) == list(range(7))
+    monkeypatch.setattr(frame_checks, "LOOKED_AT", 5)
+    assert looked_at(5) == list(range(5)) and looked_at(101) == [0, 25, 50, 75, 100]

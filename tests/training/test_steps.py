@@ -52,6 +52,12 @@ def test_a_signal_that_is_not_finite_leaves_the_forces(bad, caplog):
     assert "one of the forces alone" in caplog.text
 
 
+def test_where_all_structures_are_spared_the_forces_go_on_alone(caplog):
+    done, moved = step([None, None], [[0.25, 0.5], None], 1.0)
+    assert moved == [[0.25, 0.5], [0.0, 0.0]] and done.applied and done.share == 0.0
+    assert not caplog.text
+
+
 def test_forces_that_are_not_finite_move_nothing(caplog):
     done, moved = step([[1.0, 1.0]], [[math.nan, 0.5]], 1.0)
     assert moved == [[0.0, 0.0]] and not done.applied
