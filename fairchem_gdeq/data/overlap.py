@@ -93,7 +93,7 @@ class _Print:
 
 def _kind(atoms: Atoms) -> bytes:
     """Which atoms of which element there are, and which directions are periodic."""
-    return np.sort(atoms.numbers).astype(np.int16).tobytes() + atoms.pbc.tobytes()
+    return bytes(np.sort(atoms.numbers).astype(np.int16).tobytes() + atoms.pbc.tobytes())
 
 
 def fingerprint(atoms: Atoms) -> NDArray[np.float64]:

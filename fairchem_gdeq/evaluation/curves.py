@@ -67,4 +67,5 @@ def running_mean(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.fl
     place = np.arange(len(given))
     first = np.maximum(place - reach, 0)
     last = np.minimum(place + reach + 1, len(given))
-    return (total[last] - total[first]) / (last - first)
+    means: NDArray[np.float64] = (total[last] - total[first]) / (last - first)
+    return means
