@@ -36,7 +36,8 @@ class HeldFrames:
         """
         if self.src is None:
             return None
-        return FrameBatches(ForceReplay(self.src, self.dataset, self.max_atoms), task)
+        settings = ForceReplay(self.src, self.dataset, self.max_atoms)
+        return FrameBatches(settings, task, shared=False)
 
     def scores(
         self, task: Task, models: Mapping[str, torch.nn.Module], device: torch.device

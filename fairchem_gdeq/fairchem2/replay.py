@@ -24,7 +24,7 @@ from torch import Tensor
 from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
 from fairchem_gdeq.training.frame_checks import given_settings, looked_at
-from fairchem_gdeq.training.ranks import gather
+from fairchem_gdeq.training.ranks import gather, rank, ranks
 from fairchem_gdeq.training.replay import ReplaySettings, on_the_way, require_forces
 
 
@@ -111,15 +111,31 @@ def forces_loss(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
 class FrameBatches:
     """Batches of labelled frames, by their number in the run: a resumed run meets the same."""
 
-    def __init__(self, settings: ForceReplay, task: Task, frames: Frames | None = None) -> None:
+    def __init__(
+        self,
+        settings: ForceReplay,
+        task: Task,
+        frames: Frames | None = None,
+        shared: bool = True,
+    ) -> None:
+        """
+        Args:
+            settings: where frames are, and their batches.
+            task: the model's force task.
+            frames: those, where they are open already.
+            shared: each rank has batches of its own; else each has all of them.
+
+        Raises:
+            ValueError: frames that have no forces, or none at all.
+        """
         folders = settings.folders
         self.task, self.source = task, ", ".join(folders)
         self.frames: Frames = frames or open_frames(folders, settings.dataset)
         self.sampler = MaxAtomDistributedBatchSampler(
             self.frames,
             settings.max_atoms,
-            num_replicas=distutils.get_world_size(),
-            rank=distutils.get_rank(),
+            num_replicas=distutils.get_world_size() if shared else 1,
+            rank=distutils.get_rank() if shared else 0,
             seed=settings.seed,
             shuffle=True,
         )
@@ -192,10 +208,13 @@ def open_frames(folders: Sequence[str], dataset: str) -> ConcatDataset:
 def force_error(
     model: HydraModel, task: Task, batches: FrameBatches, device: torch.device
 ) -> float:
-    """Mean absolute error of a free atom's force component over all frames and ranks, eV/Angstrom."""
+    """Mean absolute error of a free atom's force component over all frames, eV/Angstrom.
+
+    Every rank has all batches and takes its part of them.
+    """
     model.to(device).eval()
     found = []
-    for number in range(len(batches.sampler)):
+    for number in range(rank(), len(batches.sampler), ranks()):
         batch = batches(number, None, None).to(device)
         free = batch.fixed == 0
         wrong = (predicted_forces(model, task, batch) - batch[task.name])[free].abs()

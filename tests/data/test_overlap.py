@@ -171,6 +171,7 @@ def test_frames_of_the_validation_relaxations_are_told():
         assert pair.frame.rpartition("_")[0] == pair.held.rpartition(" ")[2]
 
 
-def test_the_training_frames_of_silicon_are_of_no_held_out_structure():
+@pytest.mark.parametrize("folder", ["train_frames", "train_more_frames"])
+def test_the_training_frames_of_silicon_are_of_no_held_out_structure(folder):
     held = [*ends_of("test", "val", "test_more", "val_more"), *frames_of("val_frames")]
-    assert list(find_overlaps(frames_of("train_frames"), held)) == []
+    assert list(find_overlaps(frames_of(folder), held)) == []
