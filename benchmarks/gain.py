@@ -243,12 +243,15 @@ def main() -> None:
     parser.add_argument("action", choices=("run", "show"))
     parser.add_argument("table")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the table")
+    parser.add_argument("--arms", nargs="+", help="default: those of the table")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--folder", type=Path, default=Path("runs/gain"), help="of the runs")
     parser.add_argument("--split", choices=SPLITS, default="test", help="shown")
     arguments = parser.parse_args()
     if arguments.action == "run":
-        run_all(runs_of(arguments.table, arguments.seeds), arguments.folder, arguments.jobs)
+        runs = runs_of(arguments.table, arguments.seeds)
+        wanted = [run for run in runs if run.arm in (arguments.arms or [run.arm])]
+        run_all(wanted, arguments.folder, arguments.jobs)
     show(arguments.table, arguments.split)
 
 
