@@ -120,7 +120,6 @@ def test_it_gives_the_numbers_of_the_command(base, folder, tmp_path, kind):
         ),
     }[kind]
     settings = {"epochs": 2, "warm_start": True, "eval_max_atoms": 64, "keep": "lowest"}
-    settings["ema_decay"] = 0.99
     run = tune(base, folder, order, forces=forces, **settings)
     assert len(run.steps) == len(history["steps"]) > 4
     keys = ("loss", "grad_norm", "lr", "vjps", "evaluations", "equilibrium_used")

@@ -92,6 +92,8 @@ def tuned(base, tmp_path_factory):
         "--mode",
         "train",
         "epochs=1",
+        "forces.src=none",
+        "forces.val=null",
         f"base={base}",
         f"train_parameters={TRAINED}",
         "overrides={backbone:{max_neighbors:200}}",
