@@ -21,6 +21,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task, compute_loss, mt_colla
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
 from fairchem_gdeq.training.frame_checks import given_settings
@@ -98,9 +99,8 @@ def open_replay(
 
 
 def predicted_forces(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
-    """A model's forces [n, 3] of a batch of frames, eV/Angstrom."""
-    found: Tensor = task.normalizer.denorm(model(batch)[task.name][task.property])
-    return found
+    """A model's forces [n, 3] of a batch of frames, eV/Angstrom, the same at every call."""
+    return HydraForceField.unfrozen(model, [task], batch)(batch.pos)
 
 
 def forces_loss(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
@@ -131,14 +131,21 @@ class FrameBatches:
         folders = settings.folders
         self.task, self.source = task, ", ".join(folders)
         self.frames: Frames = frames or open_frames(folders, settings.dataset)
-        self.sampler = MaxAtomDistributedBatchSampler(
-            self.frames,
-            settings.max_atoms,
-            num_replicas=distutils.get_world_size() if shared else 1,
-            rank=distutils.get_rank() if shared else 0,
-            seed=settings.seed,
-            shuffle=True,
-        )
+        world = distutils.get_world_size() if shared else 1
+        try:
+            self.sampler = MaxAtomDistributedBatchSampler(
+                self.frames,
+                settings.max_atoms,
+                num_replicas=world,
+                rank=distutils.get_rank() if shared else 0,
+                seed=settings.seed,
+                shuffle=True,
+            )
+        except AssertionError as error:  # fairchem's, which does not say of what
+            raise ValueError(
+                f"frames {self.source}: {len(self.frames)} frames are fewer than {world} batches of "
+                f"max_atoms={settings.max_atoms}, one a rank. Lower forces.max_atoms, or add frames"
+            ) from error
         every = (self.frames[i] for i in range(len(self.frames)))
         require_forces(((one.sid, getattr(one, "forces", None)) for one in every), folders)
         if text := left_out(self.sampler):

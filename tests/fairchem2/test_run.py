@@ -36,6 +36,7 @@ CHEAP = [
     "keep=last",
     "forces.updates=1",
     "forces.alone=0.0",
+    "forces.max_atoms=16",
     "checkpoint_minutes=0",  # before every step
 ]
 
