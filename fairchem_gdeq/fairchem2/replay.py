@@ -21,6 +21,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task, compute_loss, mt_colla
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
 from fairchem_gdeq.training.frame_checks import given_settings, looked_at
@@ -98,9 +99,8 @@ def open_replay(
 
 
 def predicted_forces(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
-    """A model's forces [n, 3] of a batch of frames, eV/Angstrom."""
-    found: Tensor = task.normalizer.denorm(model(batch)[task.name][task.property])
-    return found
+    """A model's forces [n, 3] of a batch of frames, eV/Angstrom, the same at every call."""
+    return HydraForceField.unfrozen(model, [task], batch)(batch.pos)
 
 
 def forces_loss(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:

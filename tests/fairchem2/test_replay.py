@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ase.db import connect
+from fairchem.core.common import distutils
 
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.replay import (
@@ -125,6 +126,14 @@ def test_forces_that_are_not_finite_are_named(tmp_path):
     small.write_frames(tmp_path, structures, spoil=1)
     with pytest.raises(ValueError, match=r"1 of 2 have no forces, or some that are not finite"):
         opened(tmp_path)
+
+
+def test_fewer_batches_than_ranks(frames, monkeypatch):
+    monkeypatch.setattr(distutils, "get_world_size", lambda: 3)
+    with pytest.raises(
+        ValueError, match=r"fewer than 3 batches of max_atoms=40.*forces\.max_atoms"
+    ):
+        opened(frames, max_atoms=40)
 
 
 def test_a_batch_too_small_for_any_frame(frames):
