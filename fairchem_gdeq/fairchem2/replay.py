@@ -131,14 +131,21 @@ class FrameBatches:
         folders = settings.folders
         self.task, self.source = task, ", ".join(folders)
         self.frames: Frames = frames or open_frames(folders, settings.dataset)
-        self.sampler = MaxAtomDistributedBatchSampler(
-            self.frames,
-            settings.max_atoms,
-            num_replicas=distutils.get_world_size() if shared else 1,
-            rank=distutils.get_rank() if shared else 0,
-            seed=settings.seed,
-            shuffle=True,
-        )
+        world = distutils.get_world_size() if shared else 1
+        try:
+            self.sampler = MaxAtomDistributedBatchSampler(
+                self.frames,
+                settings.max_atoms,
+                num_replicas=world,
+                rank=distutils.get_rank() if shared else 0,
+                seed=settings.seed,
+                shuffle=True,
+            )
+        except AssertionError as error:  # fairchem's, which does not say of what
+            raise ValueError(
+                f"frames {self.source}: {len(self.frames)} frames are fewer than {world} batches of "
+                f"max_atoms={settings.max_atoms}, one a rank. Lower forces.max_atoms, or add frames"
+            ) from error
         every = (self.frames[i] for i in looked_at(len(self.frames)))
         require_forces(((one.sid, getattr(one, "forces", None)) for one in every), folders)
         if text := left_out(self.sampler):
