@@ -161,6 +161,10 @@ def test_interrupted_training_goes_on_and_ends_the_same(inputs, trained, tmp_pat
         found, known = one.pop("against_base"), other.pop("against_base")
         assert found.pop("verdict") == known.pop("verdict")
         assert found == pytest.approx(known, rel=1e-3)
+        for (row, far, gone), (its_row, its_far, its_gone) in zip(
+            one.pop("ends"), other.pop("ends"), strict=True
+        ):
+            assert (row, gone) == (its_row, its_gone) and far == pytest.approx(its_far, rel=1e-3)
         assert one == pytest.approx(other, rel=1e-4)
     for name, value in weights(trained).items():
         torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-5, atol=1e-7)

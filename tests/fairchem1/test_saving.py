@@ -28,6 +28,6 @@ def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_p
     trainer.update_best("delta_q_mean", {})
     assert known() == [3] and files == ["checkpoint.pt", "best_checkpoint.pt"]
     state = torch.load(tmp_path / "gdeq_state.pt", weights_only=True)
-    assert state["history"]["epochs"] == [{"epoch": 1, "delta_q_mean": 2.0}]
+    assert state["history"]["epochs"] == [{"epoch": 1, "delta_q_mean": 2.0, "ends": []}]
     trainer.save()
     assert known() == [3, 4]
