@@ -6,6 +6,7 @@ the same step keep it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -34,7 +35,7 @@ class ReplaySettings:
         src: folder (or folders) of frames with forces; or ``base``: forces of the untrained model, on
             the way from X_0 to X_K of the step's structures.
         lambda_forces: weight of the forces' loss.
-        limit: longest gradient of the signal, in lengths of that of the forces.
+        limit: longest gradient of the signal, in lengths of that of labelled frames.
         updates: optimizer steps on forces alone in each step of the run, before that of the signal.
         alone: share of the run, at its beginning, whose steps are of forces alone. A signal at the
             high rates that force training begins with does harm; at the low ones it ends with, good.
@@ -67,6 +68,13 @@ class ReplaySettings:
     def of_base(self) -> bool:
         """Whether the labels are the base's own."""
         return self.src == BASE
+
+    @property
+    def longest(self) -> float:
+        """The ``limit`` of frames. The base's own forces set none: the model starts with them, so that
+        their gradient is zero at first, and a limit would keep it there.
+        """
+        return math.inf if self.of_base else self.limit
 
     @property
     def folders(self) -> list[str]:
@@ -142,7 +150,7 @@ def optimize(
         beside = None
         if replay is not None:
             forces = partial(replay.differentiate, step, alone, batch, report, losses)
-            beside = Beside(forces, replay.settings.limit)
+            beside = Beside(forces, replay.settings.longest)
         done = update(len(batch.natoms), beside)
         log = describe(report, operator)
         if replay is not None:

@@ -6,6 +6,7 @@ Both trainers and ``fairchem_gdeq.finetune`` call these two.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Beside:
 
     Attributes:
         differentiate: adds its gradient to the parameters' ``.grad``, weighted.
-        limit: longest gradient of the signal, in lengths of this one.
+        limit: longest gradient of the signal, in lengths of this one; infinite for none.
     """
 
     differentiate: Callable[[], None]
@@ -164,7 +165,9 @@ def _together(
     if not signal:
         return found, share  # every structure was spared
     if bool(torch.isfinite(ours)):
-        share = min(1.0, beside.limit * float(theirs) / max(float(ours), 1e-30))
+        share = 1.0
+        if math.isfinite(beside.limit):
+            share = min(1.0, beside.limit * float(theirs) / max(float(ours), 1e-30))
         for p, grad in signal.items():
             p.grad = share * grad if p.grad is None else p.grad + share * grad
     else:

@@ -161,6 +161,13 @@ def test_settings_that_cannot_be_meant(settings, said):
         ForceReplay(**{"src": "x", "dataset": "si", "max_atoms": 9, **settings})
 
 
+def test_the_bases_own_forces_set_no_limit():
+    """A limit would hold a model at its base, where their gradient is zero."""
+    settings = {"dataset": "si", "max_atoms": 9, "limit": 0.5}
+    assert ForceReplay("base", **settings).longest == float("inf")
+    assert ForceReplay("frames", **settings).longest == 0.5
+
+
 def test_no_source_is_no_replay():
     assert open_replay(None, dataset="si", max_atoms=9) is None
 

@@ -40,6 +40,12 @@ def test_the_signal_is_no_longer_than_its_limit(limit, share):
     assert float(done.norm) == pytest.approx(math.hypot(*moved[0], *moved[1]))
 
 
+def test_without_a_limit_the_signal_moves_what_the_forces_leave():
+    """As the base's own forces do at first."""
+    done, moved = step([[3.0, 0.0]], [[0.0, 0.0]], math.inf)
+    assert done.share == 1.0 and moved == [[3.0, 0.0]]
+
+
 def test_parameters_that_one_loss_alone_reaches():
     done, moved = step([[1.0, 0.0], None, None], [None, [0.0, 2.0], None], 5.0)
     assert moved == [[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]] and done.share == 1.0
