@@ -3,8 +3,8 @@
     python -m benchmarks.gain run TABLE --jobs 2     # goes on where it was; one thread a run
     python -m benchmarks.gain show TABLE             # Markdown
 
-A table (``benchmarks/gain_tables.yaml``) names a config, what it takes from whom, and arms: overrides
-of the config by name. The first arm is the one that the others are compared with. Runs of one seed start
+A table (``benchmarks/gain_tables.yaml``) names a config, its seeds, and arms: overrides of the config by
+name. The first arm is the one that the others are compared with. Runs of one seed start
 together, so that what else the machine does slows them alike.
 
 What a run ended with, for each structure, is kept in ``benchmarks/gain/TABLE/ARM_seedN.json``.
@@ -47,7 +47,6 @@ class Run:
         table, arm, seed: which.
         config: a file in ``configs``.
         overrides: of it.
-        needs: arm of the same table and seed whose best model is the base; empty for none.
     """
 
     table: str
@@ -55,7 +54,6 @@ class Run:
     seed: int
     config: str
     overrides: tuple[str, ...]
-    needs: str = ""
 
     @property
     def name(self) -> str:
@@ -86,7 +84,6 @@ def runs_of(table: str, seeds: Sequence[int] | None = None) -> list[Run]:
             seed,
             entry["config"],
             (*shared, *options.get("overrides", ())),
-            options.get("base", ""),
         )
         for seed in (seeds or entry["seeds"])
         for arm, options in entry["arms"].items()
@@ -97,36 +94,24 @@ def runs_of(table: str, seeds: Sequence[int] | None = None) -> list[Run]:
 
 
 def run_all(runs: list[Run], folder: Path, jobs: int) -> None:
-    """Run what is not kept yet; a run whose base is another's comes after it."""
+    """Run what is not kept yet, in order."""
     left = [run for run in runs if not run.kept.exists()]
-    while left:
-        ready = [run for run in left if not run.needs or _base_of(run).kept.exists()]
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda run: run_one(run, folder), ready))
-        left = [run for run in left if run not in ready]
-
-
-def _base_of(run: Run) -> Run:
-    return next(r for r in runs_of(run.table, [run.seed]) if r.arm == run.needs)
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda run: run_one(run, folder), left))
 
 
 def run_one(run: Run, folder: Path) -> None:
-    """Train, score validation as well, and keep the outcome.
+    """Train, and keep the outcome.
 
     Raises:
         CalledProcessError: a command failed; its log is in the folder.
     """
     place = folder / run.table
     place.mkdir(parents=True, exist_ok=True)
-    base = []
-    if run.needs:
-        best = place / _base_of(run).name / "results" / "best" / "inference_ckpt.pt"
-        base = [f"base={best}"]
     command = [
         str(Path(sys.executable).with_name("fairchem")),
         *("-c", str(HERE.parent / "configs" / run.config)),
         *(f"job.run_dir={place}", f"job.timestamp_id={run.name}", f"job.seed={run.seed}"),
-        *base,
         *run.overrides,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
