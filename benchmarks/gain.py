@@ -1,6 +1,7 @@
 """Does tuning gain, and what makes it gain? Runs of several seeds, compared structure by structure.
 
-    python -m benchmarks.gain run TABLE --jobs 2     # goes on where it was; one thread a run
+    python -m benchmarks.gain run TABLE              # goes on where it was; one thread a process
+    python -m benchmarks.gain run TABLE --jobs 2     # two runs at a time, where a run is one process
     python -m benchmarks.gain show TABLE             # Markdown
 
 A table (``benchmarks/gain_tables.yaml``) names a config, its seeds, and arms: overrides of the config by
@@ -229,7 +230,7 @@ def main() -> None:
     parser.add_argument("table")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the table")
     parser.add_argument("--arms", nargs="+", help="default: those of the table")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--folder", type=Path, default=Path("runs/gain"), help="of the runs")
     parser.add_argument("--split", choices=SPLITS, default="test", help="shown")
     arguments = parser.parse_args()

@@ -34,7 +34,7 @@ from fairchem_gdeq.evaluation.rows import (
 )
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask
 from fairchem_gdeq.relax import ForceField
-from fairchem_gdeq.training.ranks import gather, rank, synchronize
+from fairchem_gdeq.training.ranks import gather, rank, ranks, synchronize
 
 UNRELAXED, BASE, TUNED = "unrelaxed X_0", "base", "tuned"
 
@@ -143,7 +143,7 @@ class Scoring:
         """
         bulk, split = self.bulk(chosen), self.split.name
         journal = Journal(folder, split, fingerprint(chosen.model, chosen.is2rs), rank())
-        with tqdm(total=self.split.count, desc=f"predict {split}") as bar:
+        with self._bar("predict") as bar:
             images = relax_all(journal, self.split.rows(), bulk, bar)
         images = each_row_once(gather(images))
         if rank() == 0:
@@ -173,4 +173,6 @@ class Scoring:
         return self.scored(score, chosen, chosen.name)
 
     def _bar(self, title: str) -> tqdm:
-        return tqdm(total=self.split.count, desc=f"{title} on {self.split.name}", leave=False)
+        """Of the first process: the others, whose share is as large, would write over it."""
+        text = f"{title} on {self.split.name}" + (f", 1 of {ranks()} processes" * (ranks() > 1))
+        return tqdm(total=self.split.count, desc=text, leave=False, disable=rank() > 0)

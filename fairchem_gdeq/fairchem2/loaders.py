@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.datasets.mt_concat_dataset import ConcatDataset, create_concat_dataset
+from fairchem.core.datasets.samplers.max_atom_distributed_sampler import (
+    MaxAtomDistributedBatchSampler,
+)
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
@@ -36,6 +39,49 @@ def open_split(dataset_configs: DictConfig, combined_dataset_config: DictConfig)
             each.first_row = first
             first += len(each.source)
     return dataset
+
+
+class TrainingBatches(MaxAtomDistributedBatchSampler):
+    """fairchem's batches, and words where a process would have none."""
+
+    def _prepare_batches(self) -> list[list[int]]:
+        """
+        Raises:
+            ValueError: there are fewer batches than processes.
+        """
+        batches = super()._prepare_batches()
+        if len(batches) < self.num_replicas:
+            raise ValueError(
+                f"{len(self.dataset)} training structures make {len(batches)} batches of "
+                f"max_atoms={self.max_atoms}, and {self.num_replicas} processes want one each: lower "
+                "max_atoms or job.scheduler.ranks_per_node, or train on more structures"
+            )
+        return batches
+
+
+class EvaluationBatches(MaxAtomDistributedBatchSampler):
+    """fairchem's batches, and single structures where those are fewer than the processes.
+
+    Evaluation packs structures anew (``max_atoms`` is the size of a pack), so batches only say who
+    relaxes what.
+    """
+
+    def _prepare_batches(self) -> list[list[int]]:
+        """
+        Raises:
+            ValueError: there are fewer structures than processes.
+        """
+        batches = super()._prepare_batches()
+        if len(batches) >= self.num_replicas:
+            return batches
+        singles = [[row] for batch in batches for row in batch]
+        if len(singles) < self.num_replicas:
+            raise ValueError(
+                f"{len(singles)} structures to evaluate are fewer than the {self.num_replicas} "
+                "processes: lower job.scheduler.ranks_per_node, or use more of the split "
+                "(val_structures, test_structures)"
+            )
+        return singles
 
 
 def rows_of(loader: DataLoader) -> Iterator[AtomicData]:

@@ -37,6 +37,7 @@ from fairchem_gdeq.fairchem2.replay import FrameBatches
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
+from fairchem_gdeq.training.ranks import share_cores
 
 MODES = ("train", "validate", "predict")
 
@@ -86,6 +87,7 @@ class GDEQRunner(TrainEvalRunner):
                 structures that fairchem's sampler would leave out.
             FileNotFoundError: there is no such reference file.
         """
+        share_cores()
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
         self.loaders = {"train": train_dataloader, "val": eval_dataloader, test: test_dataloader}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 
@@ -39,3 +41,14 @@ def synchronize() -> None:
     """Wait until every rank is here."""
     if ranks() > 1:
         dist.barrier()
+
+
+def share_cores() -> None:
+    """Give each process of this machine its part of the cores, unless ``OMP_NUM_THREADS`` says how many.
+
+    Left to itself, every process takes all cores, and they wait for each other.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if here > 1 and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, (cores or 1) // here))

@@ -130,6 +130,7 @@ def test_a_run_with_parts_from_outside(tmp_path):
         *("forces.src=none", "forces.val=null", "paths.train=${data}/train"),
         *("paths.val=${data}/val", "paths.test=${data}/test"),
         *("horizon=2", "relaxer.max_steps=5", "max_atoms=16", "eval_max_atoms=64"),
+        "job.scheduler.ranks_per_node=1",
         "relaxer.solver=tests.outside.HeavyBall",
         "signal=tests.outside.TwoWindows",
         "loss=tests.outside.RootDeltaQ",

@@ -28,6 +28,7 @@ CHEAP = [
     "epochs=2",
     "max_atoms=16",
     "eval_max_atoms=64",
+    "job.scheduler.ranks_per_node=1",
     "horizon=3",
     "relaxer.max_steps=25",
     "relaxer.fmax=0.05",
@@ -81,7 +82,7 @@ def fairchem(*args, **kwargs):
 def ranks_of(count, *args):
     """The same in ``count`` ranks, by a real process that starts them."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    typed = command(*args, f"+job.scheduler.ranks_per_node={count}")
+    typed = command(*args, f"job.scheduler.ranks_per_node={count}")
     done = subprocess.run(typed, capture_output=True, text=True, env=environment, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -144,10 +145,11 @@ def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path):
 
 
 def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
-    a_batch_each = "eval_max_atoms=9"
-    code, out, err = ranks_of(2, inputs, tmp_path, "--mode", "train", "epochs=1", a_batch_each)
+    """Of a split that fairchem packs into fewer batches than there are ranks."""
+    code, out, err = ranks_of(2, inputs, tmp_path, "--mode", "train", "epochs=1")
     assert code == 0, err[-3000:]
     assert len(re.findall(r"│ *unrelaxed X_0 *│", out)) == 1
+    assert "base on test, 1 of 2 processes" in err
     one, two = (
         json.loads((r / "gdeq/results/test.json").read_text()) for r in (trained[0], tmp_path)
     )

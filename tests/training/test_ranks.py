@@ -1,5 +1,6 @@
 """Two processes against one that has all their structures: the same gradient, to the last digits."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch.multiprocessing import spawn
 from fairchem_gdeq.relax import GMRES, Operator, make_signal
 from fairchem_gdeq.testing.fields import SiteField, structures
 from fairchem_gdeq.training.gradients import average_over_ranks
+from fairchem_gdeq.training.ranks import share_cores
 
 SIZES = [3, 4, 2, 5, 3]
 METHOD = {
@@ -80,3 +82,24 @@ def test_two_ranks_have_the_gradient_of_one_process(found, case):
         for mine, theirs in zip(rank[case][0], expected, strict=True):
             assert theirs.abs().max() > 1e-4
             torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({"LOCAL_WORLD_SIZE": "2"}, 3),
+        ({"LOCAL_WORLD_SIZE": "12"}, 1),
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "5"}, None),
+        ({}, None),
+    ],
+)
+def test_processes_of_one_machine_share_its_cores(monkeypatch, environment, threads):
+    for key in ("LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    share_cores()
+    assert asked == ([] if threads is None else [threads])
