@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db import connect
 
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.data.overlap import Named
@@ -12,6 +10,7 @@ from fairchem_gdeq.fairchem2.frame_checks import check_frames, sampled
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.replay import ForceReplay
 from fairchem_gdeq.testing.fairchem2 import small
+from fairchem_gdeq.testing.frames import write_frames
 from fairchem_gdeq.training.force_errors import agreement_of
 from fairchem_gdeq.training.frame_checks import SAMPLE
 from fairchem_gdeq.training.run_frames import structures_of
@@ -26,12 +25,7 @@ def potential(seed=0):
 
 def write(folder, structures, forces):
     """Frames with these forces [n, 3] each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with connect(folder / "data.aselmdb", type="aselmdb") as database:
-        for index, (atoms, label) in enumerate(zip(structures, forces, strict=True)):
-            atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=label)
-            database.write(atoms, data={"sid": f"frame{index}"})
-    np.savez(folder / "metadata.npz", natoms=np.array([len(atoms) for atoms in structures]))
+    write_frames(folder, structures, labels=forces)
     return folder
 
 
