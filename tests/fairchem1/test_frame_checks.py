@@ -11,6 +11,7 @@ from fairchem_gdeq.fairchem1.force_frames import Rows, open_frames
 from fairchem_gdeq.fairchem1.force_settings import ForceSettings
 from fairchem_gdeq.fairchem1.frame_checks import check_forces, sampled
 from fairchem_gdeq.fairchem1.held_frames import force_errors, packs
+from fairchem_gdeq.frozen.forward import evaluating
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem1 import small1
 from fairchem_gdeq.testing.frames import write_frames
@@ -37,7 +38,13 @@ def slabs(count):
 
 def of_the_base(trainer, structures):
     """Its forces [n, 3] of each structure, eV/Angstrom."""
-    return [RMSD * small1.forces(trainer.base.model, atoms) for atoms in structures]
+    return [forces_of(trainer.base.model, atoms) for atoms in structures]
+
+
+def forces_of(model, atoms):
+    """[n, 3], eV/Angstrom, without the dropout of its training mode."""
+    with evaluating(model):
+        return RMSD * small1.forces(model, atoms)
 
 
 def check(trainer, folder, structures, labels, **settings):
@@ -150,6 +157,6 @@ def test_the_force_error_is_of_free_atoms_of_all_frames(trainer, tmp_path):
     errors = []
     for atoms, label in zip(structures, labels, strict=True):
         free = np.setdiff1d(np.arange(len(atoms)), atoms.constraints[0].index)
-        errors.append(np.abs(RMSD * small1.forces(other, atoms) - label)[free])
+        errors.append(np.abs(forces_of(other, atoms) - label)[free])
     expected = np.concatenate(errors).mean()
     assert found["tuned"]["force_mae"] == pytest.approx(expected, rel=1e-4)
