@@ -7,6 +7,7 @@ from glob import glob
 from typing import Any
 
 import ase
+import lmdb
 import torch
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets import data_list_collater
@@ -41,7 +42,8 @@ def open_frames(src: str | Sequence[str], form: str = "ase_db", key: str = "src"
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: some have no forces, or no finite ones; says which.
+        ValueError: some have no forces, or no finite ones; says which. Or their files are those of
+            another data set of the run.
     """
     folders = [src] if isinstance(src, str) else list(src)
     for folder in folders:
@@ -52,7 +54,17 @@ def open_frames(src: str | Sequence[str], form: str = "ase_db", key: str = "src"
         "src": src if isinstance(src, str) else folders,
         "a2g_args": {"r_forces": True},
     }
-    frames = create_dataset(config, "train")
+    try:
+        frames = create_dataset(config, "train")
+    except lmdb.Error as error:
+        if "already open" not in str(error):
+            raise
+        raise ValueError(
+            f"frames {', '.join(folders)}: another data set of this run is in the same files ({error}). "
+            "Scores would be of what was trained on, so frames to train on, frames held out and splits "
+            f"must be different files: name others with --task.forces.{key}=FOLDER, or do without "
+            f"them: --task.forces.{key}={WITHOUT[key]}"
+        ) from error
     require_forces(_labels(frames.dataset), folders)
     return frames
 
