@@ -438,6 +438,7 @@ def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
             *(
                 "--dataset.train.first_n=None",
                 f"--task.forces.src={inputs / 'train_frames'}",
+                f"--task.forces.val={inputs / 'val_frames'}",
                 *sources,
                 f"--task.base={tmp_path / 'base.pt'}",
                 "--optim.max_epochs=1",
@@ -450,4 +451,6 @@ def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "tuned" in done.stdout
+    stored = json.loads((tmp_path / "results" / f"{kind}_smoke" / "test.json").read_text())
+    assert stored["scores"]["tuned"]["force_mae"] > 0
     assert (tmp_path / "checkpoints" / f"{kind}_smoke" / "best_checkpoint.pt").is_file()
