@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.evaluation.metric import Column, Metric
 from fairchem_gdeq.models.coordinates import CoordinateBackbone
 from fairchem_gdeq.relax import (
     GMRES,
@@ -103,11 +102,3 @@ class Tethers(CoordinateBackbone):
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         """``{"node_embedding": [n, hidden]}``."""
         return {"node_embedding": torch.tanh(self.inner(self.embed_atoms(data)))}
-
-
-WORST = Metric(
-    "delta_q_worst",
-    "amu^0.5 A",
-    lambda columns, basin: float(columns["delta_q"].max()),
-    Column("worst\nDelta Q", "{:.2f}"),
-)

@@ -15,6 +15,7 @@ from fairchem.core.trainers import OCPTrainer
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_gdeq.evaluation.metric import add_metrics
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint, require_model
@@ -57,10 +58,12 @@ class EvaluatingTrainer(OCPTrainer):
         opens wherever the base does.
 
         Raises:
-            ValueError: a key or value of ``task`` that cannot be meant, or a base of another model.
+            ValueError: a key or value of ``task`` that cannot be meant, no metric at a path, or a base
+                of another model.
             FileNotFoundError: there is no such base.
         """
         self.settings = Settings.read(task)
+        add_metrics(self.settings.metrics)
         self.is2rs, self.signal = self.settings.is2rs, self.settings.make_signal()
         self.history, self.adjoints = History(self.settings.keep), Adjoints()
         if amp:

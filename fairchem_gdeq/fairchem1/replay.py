@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from glob import glob
-from pathlib import Path
 from typing import Any
 
-import ase
 import torch
-from fairchem.core.common.registry import registry
-from fairchem.core.datasets.ase_datasets import AseAtomsDataset
-from fairchem.core.datasets.base_dataset import Subset, create_dataset
 from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_gdeq.data.legacy import LegacySource
-from fairchem_gdeq.data.rows import read_row
 from fairchem_gdeq.fairchem1.batches import plain
 from fairchem_gdeq.fairchem1.fields import OCPForceField
-from fairchem_gdeq.fairchem1.splits import LMDB_FORMATS
+from fairchem_gdeq.fairchem1.force_frames import FORMATS, open_frames
 from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.frozen.patching import swapped
 from fairchem_gdeq.relax import SignalReport
-from fairchem_gdeq.training.frame_checks import looked_at
-from fairchem_gdeq.training.replay import Replay, ReplaySettings, on_the_way, require_forces
-
-CHECKED = "forces_lmdb"
-FORMATS = ("ase_db", *LMDB_FORMATS)
+from fairchem_gdeq.training.replay import Replay, ReplaySettings, on_the_way
 
 
 @dataclass(frozen=True)
@@ -117,9 +105,10 @@ class FrameBatches:
     """Batches of labelled frames, by their number in the run: a resumed run meets the same."""
 
     def __init__(self, settings: ForceReplay, trainer: OCPTrainer) -> None:
-        self.frames = open_frames(settings)
-        size = settings.batch_size or trainer.config["optim"].get("batch_size", 1)
-        self.sampler = trainer.get_sampler(self.frames, size, shuffle=True)
+        self.frames = open_frames(settings.src, settings.format)
+        self.source = ", ".join(settings.folders)
+        self.size = settings.batch_size or trainer.config["optim"].get("batch_size", 1)
+        self.sampler = trainer.get_sampler(self.frames, self.size, shuffle=True)
         self._collate = trainer.collater
         self._order: Iterator[Any] = iter(())
         self._next = -1  # the number of the batch that the order gives next
@@ -131,7 +120,11 @@ class FrameBatches:
             self.sampler.set_epoch_and_start_iteration(epoch, place)
             self._order = iter(self.sampler)
         self._next = number + 1
-        return self._collate([self.frames[int(i)] for i in next(self._order)])
+        return self.of(next(self._order))
+
+    def of(self, indices: Iterable[int]) -> Batch:
+        """Frames of these numbers as a batch."""
+        return self._collate([self.frames[int(i)] for i in indices])
 
 
 class BaseBatches:
@@ -148,54 +141,3 @@ class BaseBatches:
         with torch.no_grad():
             moved.forces = self.base(moved)(moved.pos)
         return moved
-
-
-# ---- frames ------------------------------------------------------------------------------------
-
-
-def open_frames(settings: ForceReplay) -> Subset:
-    """Frames as fairchem opens them for force training.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: some have no forces, or no finite ones; says which.
-    """
-    for folder in settings.folders:
-        if not glob(folder):
-            raise FileNotFoundError(
-                f"frames {folder}: no such file or folder (working folder {Path.cwd()}). Name a folder "
-                "of frames with forces with --task.forces.src=PATH"
-            )
-    config = {
-        "format": settings.format if settings.format == "ase_db" else CHECKED,
-        "src": settings.src if isinstance(settings.src, str) else settings.folders,
-        "a2g_args": {"r_forces": True},
-    }
-    frames = create_dataset(config, "train")
-    require_forces(_labels(frames.dataset), settings.folders)
-    return frames
-
-
-def _labels(frames: AseAtomsDataset) -> Iterator[tuple[object, Any]]:
-    """Name and forces of each frame, None where it has none."""
-    for index in (frames.ids[place] for place in looked_at(len(frames.ids))):
-        atoms = frames.get_atoms(index)
-        known = {} if atoms.calc is None else atoms.calc.results
-        yield atoms.info.get("sid", index), known.get("forces")
-
-
-@registry.register_dataset(CHECKED)
-class ForceFrames(AseAtomsDataset):
-    """S2EF LMDBs of OC20 and OC22, read without running what their pickles ask for (``LegacySource``)."""
-
-    def _load_dataset_get_ids(self, config: dict[str, Any]) -> list[int]:
-        self.source = LegacySource(config["src"], target_key=None)
-        return list(range(len(self.source)))
-
-    def get_atoms(self, idx: int) -> ase.Atoms:
-        """A frame.
-
-        Raises:
-            BadRow: the record cannot be used; says which and why.
-        """
-        return read_row(self.source, idx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,7 +11,7 @@ from hydra.utils import instantiate
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.task import RelaxationTask
-from fairchem_gdeq.fairchem1.replay import ForceReplay
+from fairchem_gdeq.fairchem1.force_settings import ForceSettings
 from fairchem_gdeq.relax import Relaxer, Signal, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.training.history import KEEP
@@ -37,10 +38,11 @@ class Settings:
         warm_start: begin a structure's adjoint solve from its last answer, where there is more than
             one epoch: no structure is seen again in a single one.
         keep: which epoch is kept, one of ``history.KEEP``.
-        forces: what is trained on beside the signal; None where its ``src`` is null.
+        forces: what is trained on beside the signal, and frames that are held out.
         eval_max_atoms: evaluated together where structures are only relaxed.
         split: ``train``, ``val`` or ``test``: what ``--mode validate`` scores.
         baselines: rows of the table besides: ``ase_fire``, ``ase_lbfgs``.
+        metrics: columns of the table besides, the path of each (``evaluation.metric.add_metrics``).
         reference: a file with reference forces, for FbT and AFbT (``reference.ReferenceFile``).
         trust_files: open checkpoints that ask for more than tensors and plain values; what they ask
             for then runs.
@@ -59,9 +61,10 @@ class Settings:
     basin: Basin = field(default_factory=Basin)
     warm_start: bool = False
     keep: str = "better"
-    forces: ForceReplay | None = None
+    forces: ForceSettings = field(default_factory=ForceSettings)
     split: str = "test"
     baselines: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     reference: str | None = None
     trust_files: bool = False
 
@@ -83,8 +86,8 @@ class Settings:
         values["settings"] = _parts({**values.pop("method", {}), **values.get("settings", {})})
         if "horizon" in values["settings"]:
             raise ValueError("task.settings: unknown keys horizon; it stands in task")
-        if "baselines" in values:
-            values["baselines"] = tuple(values["baselines"])
+        for key in ("baselines", "metrics"):
+            values[key] = _listed(values.get(key))
         settings: Settings = _built("task", cls, values)
         try:
             settings.make_signal()
@@ -124,13 +127,21 @@ def _built(where: str, kind: type, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _forces(section: Mapping[str, Any] | None) -> ForceReplay | None:
-    """The section ``forces``; its keys and values are checked also where ``src`` is null."""
+def _forces(section: Mapping[str, Any] | None) -> ForceSettings:
+    """The section ``forces``, with its keys in messages as a config of fairchem 1 has them."""
     try:
-        found: ForceReplay = _built("task.forces", ForceReplay, {"src": None, **(section or {})})
+        found: ForceSettings = _built("task.forces", ForceSettings, section or {})
     except ValueError as error:
-        raise ValueError(f"task.{str(error).removeprefix('task.')}") from error
-    return None if found.src is None else found
+        said = re.sub(r"(?<![\w.])forces\.(?=\w)", "task.forces.", str(error))
+        raise ValueError(said) from error
+    return found
+
+
+def _listed(given: Any) -> tuple[str, ...]:
+    """Several names; on the command line, fairchem 1 leaves ``[one, other]`` a text."""
+    if isinstance(given, str):
+        given = [name.strip(" '\"") for name in given.strip("[] ").split(",")]
+    return tuple(name for name in given or () if name)
 
 
 def _parts(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,3 +48,14 @@ def require_exact(model: nn.Module) -> None:
             "frozen graph is whole. Use data parallelism alone."
         )
     graphs_of(backbone)
+
+
+def element_limit(model: nn.Module) -> int | None:
+    """The first atomic number that a model does not know; None where it does not say."""
+    backbone = backbone_of(model)
+    known = getattr(backbone, "max_num_elements", None)
+    if isinstance(known, int):
+        return known
+    # GemNet and PaiNN do not keep the number, and their first row is hydrogen.
+    rows = getattr(getattr(backbone, "atom_emb", None), "embeddings", None)
+    return rows.num_embeddings + 1 if isinstance(rows, nn.Embedding) else None

@@ -22,12 +22,14 @@ from fairchem.core.tasks.task import (
 )
 from fairchem.core.trainers.base_trainer import BaseTrainer
 
+from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import open_reference
 from fairchem_gdeq.evaluation.scoring import TUNED, EvaluatedModel
 from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint
 from fairchem_gdeq.fairchem1.evaluating import BEST
+from fairchem_gdeq.fairchem1.held_frames import force_errors
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
 from fairchem_gdeq.training.ranks import rank
 
@@ -59,9 +61,16 @@ def compare(trainer: GDEQTrainer, split: str, tuned: EvaluatedModel | None, fold
     """The results table of a split: unrelaxed, base, tuned and what else the config asks for."""
     settings, scoring = trainer.settings, trainer.scoring(split)
     reference = open_reference(settings.reference)
+    # Opened first: what is wrong with them is said before anything is relaxed.
+    frames = settings.forces.held and settings.forces.held.open()
     records = scoring.compare(trainer.base, tuned, settings.baselines, reference)
+    errors: dict[str, Scores] = {}
+    if frames is not None:
+        models = {each.name: each.model for each in (trainer.base, tuned) if each is not None}
+        budget, device = settings.eval_max_atoms, trainer.device
+        errors = force_errors(frames, models, trainer.field_of, budget, device)
     name = scoring.split.name  # as its folder is called
-    report(name, folder, settings.signal, settings.basin, records, trainer.history)
+    report(name, folder, settings.signal, settings.basin, records, trainer.history, errors)
 
 
 class _Evaluation(BaseTask):

@@ -15,6 +15,7 @@ from torch_geometric.data import Batch
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.fairchem1.evaluating import BEST, EvaluatingTrainer
 from fairchem_gdeq.fairchem1.fields import OCPForceField
+from fairchem_gdeq.fairchem1.frame_checks import check_forces
 from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.training import steps
@@ -38,8 +39,9 @@ class GDEQTrainer(EvaluatingTrainer):
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
         """As fairchem's; what is done goes to the history beside the checkpoints."""
-        if self.settings.forces is not None:
-            self.replay = self.settings.forces.open(self, partial(self.field_of, self.base.model))
+        if (forces := self.settings.forces.replay) is not None:
+            self.replay = forces.open(self, partial(self.field_of, self.base.model))
+        check_forces(self, self.replay and self.replay.batches)
         if self.step == 0 and self._writes:
             self.history.open(self._folder, 0)
         if not self.history.knows_base and self.val_loader is not None:

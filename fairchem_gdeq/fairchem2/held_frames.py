@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 
 from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.fairchem2.fields import hydra_model
-from fairchem_gdeq.fairchem2.replay import ForceReplay, FrameBatches, force_error
+from fairchem_gdeq.fairchem2.replay import ForceReplay, FrameBatches, compared_with
+from fairchem_gdeq.training.force_errors import Compared, force_scores
+from fairchem_gdeq.training.ranks import rank, ranks
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class HeldFrames:
         batches = self.open(task)
         if batches is None:
             return {}
+        own = [batch for batch in batches.sampler.all_batches if batch][rank() :: ranks()]
 
-        def error(model: HydraModel) -> float:
-            return force_error(model, task, batches, device)
+        def batches_of(model: torch.nn.Module) -> Iterator[Compared]:
+            return compared_with(hydra_model(model).to(device).eval(), batches, own, device)
 
-        return {name: {"force_mae": error(hydra_model(model))} for name, model in models.items()}
+        return force_scores(models, batches_of)

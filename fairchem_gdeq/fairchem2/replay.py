@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,8 +24,8 @@ from torch import Tensor
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
+from fairchem_gdeq.training.force_errors import Compared, compared
 from fairchem_gdeq.training.frame_checks import given_settings, looked_at
-from fairchem_gdeq.training.ranks import gather, rank, ranks
 from fairchem_gdeq.training.replay import ReplaySettings, on_the_way, require_forces
 
 
@@ -211,20 +211,15 @@ def open_frames(folders: Sequence[str], dataset: str) -> ConcatDataset:
     )
 
 
-@torch.no_grad()
-def force_error(
-    model: HydraModel, task: Task, batches: FrameBatches, device: torch.device
-) -> float:
-    """Mean absolute error of a free atom's force component over all frames, eV/Angstrom.
-
-    Every rank has all batches and takes its part of them.
-    """
-    model.to(device).eval()
-    found = []
-    for number in range(rank(), len(batches.sampler), ranks()):
-        batch = batches(number, None, None).to(device)
-        free = batch.fixed == 0
-        wrong = (predicted_forces(model, task, batch) - batch[task.name])[free].abs()
-        found.append((float(wrong.double().sum()), wrong.numel()))
-    wrong_sum, count = (sum(part) for part in zip(*gather(found), strict=True))
-    return wrong_sum / max(count, 1)
+def compared_with(
+    model: HydraModel,
+    batches: FrameBatches,
+    chosen: Iterable[Sequence[int]],
+    device: torch.device,
+) -> Iterator[Compared]:
+    """Batches of frames, each given by their numbers, beside a model's forces on a device."""
+    for indices in chosen:
+        batch = batches.of(indices).to(device)
+        with torch.no_grad():
+            predicted = predicted_forces(model, batches.task, batch)
+        yield compared(batch, predicted, batch[batches.task.name])

@@ -30,7 +30,7 @@ from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scorin
 from fairchem_gdeq.fairchem2.base import build_model, open_inference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
-from fairchem_gdeq.fairchem2.frame_checks import check_frames, elements_of, structures_of
+from fairchem_gdeq.fairchem2.frame_checks import check_frames
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.replay import FrameBatches
@@ -38,6 +38,7 @@ from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import share_cores
+from fairchem_gdeq.training.run_frames import elements_of, structures_of
 
 MODES = ("train", "validate", "predict")
 

@@ -22,6 +22,16 @@ def no_base(path: str, hint: str) -> str | None:
     return f"base potential {path}: no such file (working folder {Path.cwd()}). {hint}"
 
 
+def no_frames(folder: str, key: str, without: str) -> str:
+    """What to say where there are no frames in ``folder``, which ``key`` names; ``without`` is its
+    value that does without them.
+    """
+    return (
+        f"frames {folder}: no such file or folder (working folder {Path.cwd()}). Name labelled frames "
+        f"with {key}=FOLDER, or do without them: {key}={without}"
+    )
+
+
 def missing(config: DictConfig) -> str | None:
     """The first file or device that the config names and that is not there; None if all are.
 
@@ -38,11 +48,7 @@ def missing(config: DictConfig) -> str | None:
                         return f"data set {source}: no such file or folder {here}. {each.hint}"
     for key, folder in _frames(runner):
         if not glob(folder):
-            without = f"forces.src={NO_FORCES}" if key == "src" else "forces.val=null"
-            return (
-                f"frames {folder}: no such file or folder {here}. Name labelled frames with "
-                f"forces.{key}=FOLDER, or do without them: {without}"
-            )
+            return no_frames(folder, f"forces.{key}", NO_FORCES if key == "src" else "null")
     base = runner.train_eval_unit.model
     if "path" in base and (text := no_base(base.path, base.get("hint", ""))):
         return text

@@ -1,52 +1,30 @@
 """Force training beside the signal in fairchem 1: which frames, which labels, and what is refused."""
 
 import copy
-import gc
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from ase.db import connect
-from fairchem.core.common import distutils
-from fairchem.core.common.flags import flags
-from fairchem.core.common.utils import build_config, new_trainer_context
 
-from fairchem_gdeq.fairchem1.replay import ForceReplay, open_frames
+from fairchem_gdeq.fairchem1.force_frames import open_frames
+from fairchem_gdeq.fairchem1.replay import ForceReplay
 from fairchem_gdeq.frozen.forward import evaluating
 from fairchem_gdeq.relax import make_signal
 from fairchem_gdeq.testing import pyg
-from fairchem_gdeq.testing.fairchem1 import small1
 from fairchem_gdeq.testing.frames import write_frames
 from fairchem_gdeq.training.steps import differentiate
+from tests.fairchem1 import running
 
-ROOT = Path(__file__).parents[2]
-KIND, RMSD = "equiformer_v2", 1.5
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    small1.write_data(folder, {"train": 4, "val": 1, "test": 1})
-    small1.checkpoint(folder / f"{KIND}.pt", KIND)
-    shared = ROOT / "configs" / "shared" / "finetune_fairchem1.yml"
-    config = {"includes": [str(shared)], **small1.config(folder, KIND)}
-    (folder / "config.yml").write_text(yaml.safe_dump(config))
-    return folder
+RMSD = 1.5
 
 
 @pytest.fixture(scope="module")
-def trainer(folder):
-    """Of fairchem's own making; tests leave it as it was."""
-    known = ["--mode", "train", "--cpu", "--run-dir", str(folder / "run")]
-    known += ["--config-yml", str(folder / "config.yml")]
-    gc.collect()
-    distutils.setup_env_local()
-    parsed = flags.get_parser().parse_known_args(known)
-    with new_trainer_context(config=build_config(*parsed)) as context:
-        yield context.trainer
+def trainer(tmp_path_factory):
+    with running.trainer_on(tmp_path_factory.mktemp("inputs")) as made:
+        yield made
 
 
 def slabs(count):
@@ -217,18 +195,20 @@ def test_frames_without_forces_are_named(tmp_path):
     with pytest.raises(
         ValueError, match=r"1 of 4 have no forces.*such as bare\. Expected forces in"
     ):
-        open_frames(ForceReplay(str(tmp_path / "frames")))
+        open_frames(str(tmp_path / "frames"))
 
 
 def test_forces_that_are_not_finite_are_named(tmp_path):
     write_frames(tmp_path / "frames", slabs(2), spoil=1)
     with pytest.raises(ValueError, match=r"1 of 2 have no forces, or some that are not finite"):
-        open_frames(ForceReplay(str(tmp_path / "frames")))
+        open_frames(str(tmp_path / "frames"))
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere: no such file.*--task\.forces\.src=PATH"):
-        open_frames(ForceReplay(str(tmp_path / "nowhere")))
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere: no such file.*--task\.forces\.src=FOLDER"
+    ):
+        open_frames(str(tmp_path / "nowhere"))
 
 
 def test_a_base_without_a_loss_of_forces(trainer, replay, monkeypatch):
@@ -274,7 +254,7 @@ def test_frames_of_an_s2ef_lmdb(trainer, tmp_path):
 def test_an_lmdb_of_no_forces_or_of_other_shape_is_named(tmp_path):
     write_s2ef(tmp_path / "a", lambda row: {k: v for k, v in row.items() if k != "force"})
     with pytest.raises(ValueError, match=r"1 of 3 have no forces"):
-        open_frames(ForceReplay(str(tmp_path / "a"), format="lmdb"))
+        open_frames(str(tmp_path / "a"), "lmdb")
     write_s2ef(tmp_path / "b", lambda row: row | {"force": row["force"][:-1]})
     with pytest.raises(ValueError, match=r"key 1, structure 7: force has shape \(12, 3\)"):
-        open_frames(ForceReplay(str(tmp_path / "b"), format="lmdb"))
+        open_frames(str(tmp_path / "b"), "lmdb")

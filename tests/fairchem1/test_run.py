@@ -19,6 +19,7 @@ from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config, load_config, new_trainer_context
 from fairchem.core.trainers import OCPTrainer
 
+from fairchem_gdeq.evaluation.metric import METRICS
 from fairchem_gdeq.fairchem1 import GDEQTrainer
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem1 import small1
@@ -39,9 +40,11 @@ def inputs(tmp_path_factory):
     small1.write_data(folder, {"train": 4, "val": 2, "test": 2})
     small1.checkpoint(folder / f"{KIND}.pt", KIND)
     write_frames(folder / "train_frames", [pyg.slab(40 + i) for i in range(8)])
+    write_frames(folder / "val_frames", [pyg.slab(60 + i) for i in range(3)])
     shared = ROOT / "configs" / "shared" / "finetune_fairchem1.yml"
     config = {"includes": [str(shared)], **small1.config(folder, KIND)}
     config["task"]["forces"] = {"src": str(folder / "train_frames"), "updates": 1}
+    config["task"]["forces"]["val"] = str(folder / "val_frames")
     (folder / "config.yml").write_text(yaml.safe_dump(config))
     return folder
 
@@ -75,6 +78,8 @@ def weights(run_dir, name="checkpoint.pt"):
 
 def test_train_ends_with_table_pictures_and_checkpoints(trained):
     stored = results(trained)
+    measured = [row.get("force_mae") for row in stored["scores"].values()]
+    assert measured[0] is None and 0 < measured[1] != measured[2] > 0
     assert list(stored["scores"]) == ["unrelaxed X_0", "base", "tuned"]
     assert len(stored["history"]["steps"]) == 4 and len(stored["history"]["epochs"]) == 2
     assert stored["best_epoch"] == stored["history"]["epochs"][-1]
@@ -89,9 +94,10 @@ def test_train_ends_with_table_pictures_and_checkpoints(trained):
         assert float(checkpoint["normalizers"]["forces"]["rmsd"]) == 1.5
 
 
-def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path, capsys):
+def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path, capsys, caplog):
     fairchem(inputs, tmp_path, "train", "--optim.lr_initial=10.0", "--optim.max_epochs=1")
     assert "reported: the base, since no epoch was better on validation" in capsys.readouterr().out
+    assert "2 validation structures: with fewer than 6" in caplog.text
     stored = results(tmp_path)
     assert stored["best_epoch"] is None and stored["scores"]["tuned"] == stored["scores"]["base"]
     kept, base = weights(tmp_path, "best_checkpoint.pt"), torch.load(inputs / f"{KIND}.pt")
@@ -121,10 +127,28 @@ def test_the_other_modes_use_the_best_epoch(inputs, trained):
         assert one["delta_q"] == pytest.approx(other["delta_q"], rel=1e-3)
 
 
+def test_validate_shows_a_metric_from_outside_and_the_force_error(
+    inputs, trained, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")  # else headings break
+    try:
+        fairchem(inputs, trained, "validate", "--task.metrics=[tests.worst.WORST]")
+    finally:
+        METRICS.pop("delta_q_worst", None)
+    shown = capsys.readouterr().out
+    assert "worst" in shown and "force MAE" in shown
+    stored = results(trained, "validate/test.json")
+    for title, row in stored["scores"].items():
+        worst = max(record["delta_q"] for record in stored["records"][title])
+        assert row["delta_q_worst"] == pytest.approx(worst)
+        known = results(trained)["scores"][title].get("force_mae")
+        assert row.get("force_mae") == (known and pytest.approx(known, rel=1e-5))
+
+
 @pytest.mark.parametrize(
     ("options", "with_forces", "silent"),
     [
-        (["--task.forces.src=None"], 0, 0),
+        (["--task.forces.src=none", "--task.forces.val=None"], 0, 0),
         (["--task.forces.src=base", "--task.forces.updates=0"], 2, 0),
         (["--task.forces.alone=0.5", "--task.forces.updates=0"], 2, 1),
     ],
@@ -132,8 +156,10 @@ def test_the_other_modes_use_the_best_epoch(inputs, trained):
 def test_what_may_stand_beside_the_signal(inputs, tmp_path, options, with_forces, silent):
     """Nothing, the base's own forces, and frames that come first."""
     fairchem(inputs, tmp_path, "train", "--optim.max_epochs=1", *options)
-    steps = results(tmp_path)["history"]["steps"]
+    stored = results(tmp_path)
+    steps = stored["history"]["steps"]
     assert len(steps) == 2
+    assert ("force_mae" in stored["scores"]["tuned"]) == ("--task.forces.val=None" not in options)
     assert [step for step in steps if "train/forces_loss" in step] == steps[:with_forces]
     assert [step for step in steps if "train/delta_q_guided" in step] == steps[silent:]
     if silent:
@@ -327,13 +353,28 @@ def test_a_base_with_averaged_weights_gives_those(inputs, trained, tmp_path):
         (["--task.horizn=3"], "task: unknown keys horizn"),
         (["--task.settings.horizon=3"], r"task\.settings: unknown keys horizon"),
         (["--task.signal=newton"], r"task: unknown training signal 'newton': choose one of"),
-        (["--task.forces.src=nowhere"], r"frames nowhere: no such file.*--task\.forces\.src=PATH"),
+        (
+            ["--task.forces.src=nowhere"],
+            r"frames nowhere: no such file.*src=FOLDER, or.*--task\.forces\.src=none",
+        ),
+        (["--task.forces.val=nowhere"], r"frames nowhere: no such file.*--task\.forces\.val=None"),
+        (["--task.forces.val=TRAIN"], r"frames .*train_frames: another data set of this run"),
+        (
+            ["--task.forces.src=None"],
+            r"task\.forces\.updates=1, and there are no forces to train on",
+        ),
+        (
+            ["--task.metrics=[tests.worst.NONE]"],
+            r"metric 'tests\.worst\.NONE': nothing is there",
+        ),
         (["--task.forces.alone=2"], r"task\.forces\.alone=2: expected a share of the run"),
         (["--checkpoint", "BASE"], r"not of a run of this trainer.*--task\.base=PATH"),
     ],
 )
 def test_what_is_wrong_is_said(inputs, tmp_path, options, expected):
+    frames = str(inputs / "train_frames")
     options = [str(inputs / f"{KIND}.pt") if each == "BASE" else each for each in options]
+    options = [each.replace("TRAIN", frames) for each in options]
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         fairchem(inputs, tmp_path, "train", *options)
     distutils.cleanup()
@@ -397,6 +438,7 @@ def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
             *(
                 "--dataset.train.first_n=None",
                 f"--task.forces.src={inputs / 'train_frames'}",
+                f"--task.forces.val={inputs / 'val_frames'}",
                 *sources,
                 f"--task.base={tmp_path / 'base.pt'}",
                 "--optim.max_epochs=1",
@@ -409,4 +451,6 @@ def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "tuned" in done.stdout
+    stored = json.loads((tmp_path / "results" / f"{kind}_smoke" / "test.json").read_text())
+    assert stored["scores"]["tuned"]["force_mae"] > 0
     assert (tmp_path / "checkpoints" / f"{kind}_smoke" / "best_checkpoint.pt").is_file()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fairchem_gdeq.fairchem1.held_frames import HeldFrames
 from fairchem_gdeq.fairchem1.replay import ForceReplay
 from fairchem_gdeq.fairchem1.settings import Settings
 
@@ -29,16 +30,41 @@ def test_plain_steps_of_training_and_evaluation(task, in_training, in_evaluation
 
 def test_forces_are_those_of_the_section():
     section = {"src": ["a", "b"], "batch_size": 3, "limit": 0.5, "updates": 1, "alone": 0.5}
-    found = Settings.read(TASK | {"forces": section}).forces
+    found = Settings.read(TASK | {"forces": section}).forces.replay
     assert found == ForceReplay(["a", "b"], batch_size=3, limit=0.5, updates=1, alone=0.5)
     assert found.folders == ["a", "b"] and found.lambda_forces == 10.0
+
+
+def test_frames_may_be_held_out_with_and_without_others_to_train_on():
+    section = {"val": "v", "format": "lmdb"}
+    for more in ({}, {"src": "none", "updates": 1}, {"src": "a"}):
+        found = Settings.read(TASK | {"forces": section | more}).forces
+        assert found.held == HeldFrames("v", "lmdb")
+        assert found.replay == (ForceReplay("a", format="lmdb") if more == {"src": "a"} else None)
+    assert Settings.read(TASK).forces.held is None
 
 
 def test_the_shared_config_has_the_defaults_of_forces():
     shared = Path(__file__).parents[2] / "configs" / "shared" / "finetune_fairchem1.yml"
     section = yaml.safe_load(shared.read_text())["task"]["forces"]
-    assert Settings.read(TASK | {"forces": section}).forces is None
-    assert Settings.read(TASK | {"forces": section | {"src": "a"}}).forces == ForceReplay("a")
+    assert Settings.read(TASK | {"forces": section}).forces.replay is None
+    found = Settings.read(TASK | {"forces": section | {"src": "a"}}).forces.replay
+    assert found == ForceReplay("a")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["a.b.C", "d.E"], ("a.b.C", "d.E")),
+        ("[a.b.C, d.E]", ("a.b.C", "d.E")),  # as fairchem 1 reads --task.metrics=[a.b.C,d.E]
+        ("a.b.C", ("a.b.C",)),
+        ([], ()),
+        ("[]", ()),
+    ],
+)
+def test_several_names_as_a_list_and_as_the_command_line_has_them(given, found):
+    settings = Settings.read(TASK | {"metrics": given, "baselines": given})
+    assert settings.metrics == settings.baselines == found
 
 
 @pytest.mark.parametrize(
@@ -52,6 +78,11 @@ def test_the_shared_config_has_the_defaults_of_forces():
         ({"src": "x", "format": "xyz"}, r"task\.forces\.format='xyz': choose one of ase_db, lmdb"),
         ({"src": "x", "limit": "long"}, r"task\.forces: .*not supported"),
         ({"max_atoms": 100}, r"task\.forces: unknown keys max_atoms; it has .*batch_size"),
+        (
+            {"updates": 1, "limit": 0.5},
+            r"task\.forces\.limit=0\.5, task\.forces\.updates=1, and there are no forces.*FOLDER",
+        ),
+        ({"batch_size": 0}, r"task\.forces\.batch_size=0: expected at least 1"),
     ],
 )
 def test_forces_that_cannot_be_meant(section, said):

@@ -60,6 +60,21 @@ def test_graph_parallelism(monkeypatch):
     refused(backbones.BACKBONES["PaiNN"], "graph parallelism")
 
 
+@pytest.mark.parametrize("name", backbones.BACKBONES)
+def test_the_first_element_that_is_not_known(name):
+    """As the model itself finds: the one before runs, and this one does not."""
+    model = backbones.build(backbones.BACKBONES[name]).float()
+    limit = supported.element_limit(model)
+    assert limit is not None
+    data = backbones.batch(backbones.slabs())
+    data.atomic_numbers[-1] = limit - 1
+    with torch.no_grad():
+        model(data.clone())
+        data.atomic_numbers[-1] = limit
+        with pytest.raises((IndexError, AssertionError)):
+            model(data)
+
+
 def test_unknown_backbone():
     with pytest.raises(ValueError, match=r"Linear: how its neighbours.*GemNetOC"):
         supported.require_exact(nn.Linear(1, 1))

@@ -135,7 +135,7 @@ def test_a_run_with_parts_from_outside(tmp_path):
         "signal=tests.outside.TwoWindows",
         "loss=tests.outside.RootDeltaQ",
         f"+{signal}.short=1",
-        "metrics=[tests.outside.WORST]",
+        "metrics=[tests.worst.WORST]",
     ]
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = commands.fairchem(*arguments, env=environment)

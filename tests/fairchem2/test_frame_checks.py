@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db import connect
 
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.data.overlap import Named
-from fairchem_gdeq.fairchem2.frame_checks import agreement_with, check_frames, structures_of
+from fairchem_gdeq.fairchem2.frame_checks import check_frames, sampled
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.replay import ForceReplay
 from fairchem_gdeq.testing.fairchem2 import small
+from fairchem_gdeq.testing.frames import write_frames
+from fairchem_gdeq.training.force_errors import agreement_of
 from fairchem_gdeq.training.frame_checks import SAMPLE
+from fairchem_gdeq.training.run_frames import structures_of
 
 HARTREE_PER_BOHR = 27.2114 / 0.529177
 ELEMENTS = {14, 32}
@@ -24,12 +25,7 @@ def potential(seed=0):
 
 def write(folder, structures, forces):
     """Frames with these forces [n, 3] each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with connect(folder / "data.aselmdb", type="aselmdb") as database:
-        for index, (atoms, label) in enumerate(zip(structures, forces, strict=True)):
-            atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=label)
-            database.write(atoms, data={"sid": f"frame{index}"})
-    np.savez(folder / "metadata.npz", natoms=np.array([len(atoms) for atoms in structures]))
+    write_frames(folder, structures, labels=forces)
     return folder
 
 
@@ -52,7 +48,7 @@ def test_forces_of_another_unit_or_sign_are_refused(structures, tmp_path, factor
     for label in labels:
         label[1] = 0.0
     batches = opened(write(tmp_path, structures, labels), base.model)
-    found = agreement_with(batches, base.model)
+    found = agreement_of(sampled(batches, base.model))
     assert found.correlation == pytest.approx(np.sign(factor)) and found.components % 3 == 0
     assert found.ratio == pytest.approx(factor, rel=1e-3)
     said = "gradients of the energy" if factor < 0 else r"in Hartree/Bohr.*multiply them by 51\.4"
@@ -64,10 +60,10 @@ def test_the_sample_is_small_and_always_the_same(tmp_path):
     base = potential()
     many = small.silicon(150)
     batches = opened(write(tmp_path, many, base.forces(many)), base.model)
-    found = agreement_with(batches, base.model)
+    found = agreement_of(sampled(batches, base.model))
     assert found.ratio == pytest.approx(1.0, rel=1e-3)
     assert 3 * 6 * SAMPLE <= found.components < 3 * 8 * (SAMPLE + 7)
-    assert agreement_with(batches, base.model) == found
+    assert agreement_of(sampled(batches, base.model)) == found
 
 
 def test_an_element_that_the_model_does_not_know(structures, tmp_path):
