@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fairchem_gdeq.relax.adjoints import ADJOINTS, GMRES, Adjoint
 from fairchem_gdeq.relax.equilibrium import Solution, solve
+from fairchem_gdeq.relax.linearised import Linearised
 from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss, delta_q, rigid_shift, weighted_mean
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import to_device
@@ -123,7 +124,8 @@ class Equilibrated:
         usable = wanted.cpu()
         solved = to_device(usable.nonzero().squeeze(-1), device)
         mine = sub.structures.atoms_of(usable)
-        used, at = sub.select(usable), found.positions[mine]
+        at = found.positions[mine]
+        used = Linearised.at(sub.select(usable), at)
         answer = self.adjoint(used, at, g[mine], None if guess is None else guess[atoms[mine]])
         good = answer.converged.cpu()
         if bool(good.any()):
