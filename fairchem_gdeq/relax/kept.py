@@ -145,16 +145,20 @@ def graph_bytes(device: torch.device) -> Iterator[Callable[[Tensor], int]]:
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        storages[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor.detach()  # an output that its own node holds would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield lambda out: sum({**storages, **dict.fromkeys(_leaves(out), 0)}.values())
 
 
+def _storage(tensor: Tensor) -> int:
+    """What tensors that share memory have in common, on any device."""
+    return int(tensor.untyped_storage()._cdata)
+
+
 def _leaves(out: Tensor) -> set[int]:
-    """Addresses of what a graph is differentiated by: the model has it anyway."""
+    """The storages of what a graph is differentiated by: the model has them anyway."""
     found: set[int] = set()
     seen: set[Any] = set()
     nodes: list[Any] = [out.grad_fn]
@@ -164,6 +168,6 @@ def _leaves(out: Tensor) -> set[int]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.add(node.variable.untyped_storage().data_ptr())
+            found.add(_storage(node.variable))
         nodes.extend(parent for parent, _ in node.next_functions)
     return found
