@@ -153,14 +153,19 @@ def sweep(path: Rollout, adjoint: Tensor, counted: Tensor | None = None) -> Tens
 
     Args:
         path: the rollout; its memory is K x n x 3. Graphs that it kept are used up.
-        adjoint: [n, 3] dL/dX_K, zero on structures that are not counted.
+        adjoint: [n, 3] dL/dX_K; what it is on structures that are not counted does not matter.
         counted: [s] bool on the host, structures to differentiate; by default all but the diverged.
 
     Returns:
         [n, 3] dL/dX_0 on free atoms.
     """
     lam = adjoint.clone()
-    for step in reversed(_survivors(path, ~path.gone if counted is None else counted)):
+    counted = ~path.gone if counted is None else counted
+    if path.steps and not bool(counted.all()):
+        first = path.steps[0]
+        others = first.operator.structures.atoms_of(~counted[first.structures])
+        lam[first.atoms[others]] = 0.0
+    for step in reversed(_survivors(path, counted)):
         lam[step.atoms] = step.vjp(lam[step.atoms])
     return lam
 

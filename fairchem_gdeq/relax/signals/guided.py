@@ -89,8 +89,19 @@ class Guided:
         return self.steer(operator, path, target, report)
 
     def roll(self, operator: Operator, start: Tensor, horizon: int) -> Rollout:
-        """``horizon`` steps from start [n, 3], ready for ``steer``."""
+        """``horizon`` steps from start [n, 3], ready for ``steer``.
+
+        Raises:
+            ValueError: there is memory for graphs, and they cannot be kept: on this device by a share, or
+                for a field that says it ``recomputes``.
+        """
         memory = bytes_on(start.device, "guidance_memory", self.guidance_memory)
+        if memory and getattr(operator.field, "recomputes", False):
+            raise ValueError(
+                f"guidance_memory={self.guidance_memory!r}: this model has activation checkpointing, so "
+                "a graph is of use for the latest evaluation alone. Expected null, or a model with "
+                "activation_checkpointing: false"
+            )
         return rollout(operator, start, horizon, self.fmax, memory)
 
     def steer(
