@@ -117,6 +117,18 @@ class FrozenGraphField(ABC):
         """Whether forces turn with a structure that is not periodic."""
         return self.graphs is not None and self.graphs.rotation_equivariant
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether a backward evaluates parts of the model again (activation checkpointing).
+
+        It does so with what the model's modules remember of the latest batch, which has to be the same.
+        """
+        return any(
+            getattr(module, key, None)
+            for module in self.model.modules()
+            for key in ("activation_checkpoint_chunk_size", "activation_checkpointing")
+        )
+
     def __call__(self, positions: Tensor) -> Tensor:
         """Forces [n, 3], eV/Angstrom."""
         field = self.freeze(positions) if self.live else self

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.kept import Kept, Window
 from fairchem_gdeq.relax.loss import weighted_mean
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import segment_max_norm, to_device, to_host
@@ -24,17 +25,30 @@ class Application:
         structures: indices of those structures in the whole batch, on the host.
         atoms: [m] indices of their atoms in the whole batch.
         positions: [m, 3] X_t of those atoms, Angstrom.
+        kept: the graph of this application, where there was memory for it.
     """
 
     operator: Operator
     structures: Tensor
     atoms: Tensor
     positions: Tensor
+    kept: Kept | None = None
+
+    def vjp(self, vector: Tensor) -> Tensor:
+        """lam^T dG/dX [m, 3] at X_t, and lam^T dG/dtheta added to the parameters' ``.grad``."""
+        if self.kept:
+            return self.kept.vjp(vector, self.operator)
+        return self.operator.vjp(self.positions, vector, accumulate=True)
+
+    def forget(self) -> None:
+        """Free the graph."""
+        if self.kept is not None:
+            self.kept.release()
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """X_0 ... X_K without any autograd graph.
+    """X_0 ... X_K, and of the last steps the autograd graphs that there was memory for.
 
     Attributes:
         steps: the applications of G, in order.
@@ -58,20 +72,23 @@ def out_of_bounds(longest: Tensor) -> Tensor:
     return ~(longest < LONGEST_STEP)
 
 
-def rollout(operator: Operator, start: Tensor, horizon: int, fmax: float = 0.0) -> Rollout:
-    """Apply G ``horizon`` times, keeping only positions: memory n x 3 per step.
+def rollout(
+    operator: Operator, start: Tensor, horizon: int, fmax: float = 0.0, memory: int = 0
+) -> Rollout:
+    """Apply G ``horizon`` times, keeping only positions: n x 3 per step, besides ``memory``.
 
     Args:
         operator: G on the whole batch.
         start: [n, 3] X_0, Angstrom.
         horizon: K.
         fmax: a structure whose largest force (eV/Angstrom) is below this is masked after that step.
+        memory: bytes that graphs of the last steps may take, for ``sweep``.
     """
-    return _roll(operator, start, horizon, fmax, graph=False)[0]
+    return _roll(operator, start, horizon, fmax, graph=False, memory=memory)[0]
 
 
 def _roll(
-    operator: Operator, start: Tensor, horizon: int, fmax: float, graph: bool
+    operator: Operator, start: Tensor, horizon: int, fmax: float, graph: bool, memory: int = 0
 ) -> tuple[Rollout, Tensor]:
     """The rollout; with ``graph`` the second value is X_K with its stored autograd graph."""
     s = operator.structures
@@ -80,12 +97,16 @@ def _roll(
     moving = torch.arange(s.count)
     active, atoms = operator, torch.arange(len(start), device=start.device)
     steps: list[Application] = []
+    window = Window(memory)
     x = start.detach()
     with torch.set_grad_enabled(graph):
         for _ in range(horizon):
             here = x if len(atoms) == len(x) else x[atoms]
-            forces = active.forces(here)
-            move = active.displacement(forces)
+            if graph or not memory:
+                forces, kept = active.forces(here), None
+                move = active.displacement(forces)
+            else:
+                forces, move, kept = window.apply(active, here)
             evaluations[moving] += 1
             part = active.structures
             longest, force = to_host(
@@ -100,7 +121,9 @@ def _roll(
                     break
                 keep = part.atoms_of(~bad)
                 active, atoms, here, move = active.select(~bad), atoms[keep], here[keep], move[keep]
-            steps.append(Application(active, moving, atoms, here.detach()))
+                if kept is not None:
+                    kept.release()  # what diverged is in it
+            steps.append(Application(active, moving, atoms, here.detach(), kept))
             x = here + move if len(atoms) == len(x) else x.index_copy(0, atoms, here + move)
             still = force >= fmax
             if not bool(still.all()):
@@ -121,7 +144,7 @@ def _roll(
     return path, x
 
 
-def sweep(path: Rollout, adjoint: Tensor) -> Tensor:
+def sweep(path: Rollout, adjoint: Tensor, counted: Tensor | None = None) -> Tensor:
     """Discrete adjoint of a rollout: exact eq. 3 with one evaluation's activations at a time.
 
     lam_K = dL/dX_K; for t = K-1 ... 0: lam_t = lam_{t+1}^T dG/dX(X_t), while
@@ -129,29 +152,39 @@ def sweep(path: Rollout, adjoint: Tensor) -> Tensor:
     end are left out from the beginning: their derivatives may be infinite.
 
     Args:
-        path: the rollout; its memory is K x n x 3.
-        adjoint: [n, 3] dL/dX_K, zero on diverged structures.
+        path: the rollout; its memory is K x n x 3. Graphs that it kept are used up.
+        adjoint: [n, 3] dL/dX_K; what it is on structures that are not counted does not matter.
+        counted: [s] bool on the host, structures to differentiate; by default all but the diverged.
 
     Returns:
         [n, 3] dL/dX_0 on free atoms.
     """
     lam = adjoint.clone()
-    for step in reversed(_survivors(path)):
-        vector = lam[step.atoms]
-        lam[step.atoms] = step.operator.vjp(step.positions, vector, accumulate=True)
+    counted = ~path.gone if counted is None else counted
+    if path.steps and not bool(counted.all()):
+        first = path.steps[0]
+        others = first.operator.structures.atoms_of(~counted[first.structures])
+        lam[first.atoms[others]] = 0.0
+    for step in reversed(_survivors(path, counted)):
+        lam[step.atoms] = step.vjp(lam[step.atoms])
     return lam
 
 
-def _survivors(path: Rollout) -> list[Application]:
-    """The steps without the structures that diverged later on."""
-    if not bool(path.gone.any()):
+def _survivors(path: Rollout, counted: Tensor) -> list[Application]:
+    """The steps for the structures where the host mask [s] holds; frees the graphs of no use."""
+    if bool(counted.all()):
         return path.steps
     out: list[Application] = []
     before: tuple[Operator | None, Operator | None] = (None, None)
     for step in path.steps:
-        stays = ~path.gone[step.structures]
+        stays = counted[step.structures]
         if not bool(stays.any()):
+            step.forget()
             continue
+        if _worth_all(step, stays, path.gone):
+            out.append(step)
+            continue
+        step.forget()
         keep = step.operator.structures.atoms_of(stays)
         if step.operator is not before[0]:  # consecutive steps share theirs
             before = step.operator, step.operator.select(stays)
@@ -160,6 +193,18 @@ def _survivors(path: Rollout) -> list[Application]:
             Application(before[1], step.structures[stays], step.atoms[keep], step.positions[keep])
         )
     return out
+
+
+def _worth_all(step: Application, stays: Tensor, diverged: Tensor) -> bool:
+    """Whether a backward through a kept graph of all of its structures is right, and the cheaper way.
+
+    It costs 2 evaluations of all, against 3 of those that stay. The others have lam = 0, which is
+    right unless they diverged later on: 0 times infinity is not zero.
+    """
+    if not step.kept or bool(diverged[step.structures].any()):
+        return False
+    sizes = torch.tensor(step.operator.structures.sizes)
+    return 2 * int(sizes.sum()) <= 3 * int(sizes[stays].sum())
 
 
 StructureLoss = Callable[[Tensor], Tensor]
@@ -173,13 +218,16 @@ def guidance_by_sweep(
     loss: StructureLoss,
     weight: float,
     fmax: float = 0.0,
+    memory: int = 0,
 ) -> tuple[Rollout, Tensor, float]:
     """Roll out, then add the gradient of ``weight * mean(loss(X_K))`` by the backward sweep.
+
+    ``memory`` as for ``rollout``: the gradient is the same.
 
     Returns:
         The rollout, the losses [s] at X_K and the weighted batch mean.
     """
-    path = rollout(operator, start, horizon, fmax)
+    path = rollout(operator, start, horizon, fmax, memory)
     losses, total = differentiate_path(path, loss, weight, ~path.diverged)
     return path, losses, total
 
@@ -197,7 +245,7 @@ def differentiate_path(
         losses = loss(x)
         total = weighted_mean(losses, counted, weight, len(counted))
         (lam,) = torch.autograd.grad(total, x)
-    sweep(replace(path, gone=~counted.cpu()), lam)
+    sweep(path, lam, counted.cpu())
     return losses.detach(), float(total.detach())
 
 

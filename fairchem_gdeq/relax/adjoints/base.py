@@ -80,7 +80,8 @@ class Adjoint(Protocol):
         """u [n, 3] for every structure.
 
         Args:
-            operator: G; its structures define the blocks.
+            operator: G; its structures define the blocks. The signals give a ``Linearised`` one, whose
+                VJPs at ``positions`` cost a backward alone.
             positions: [n, 3] X*, Angstrom.
             g: [n, 3] dL/dX*.
             guess: [n, 3] first u (warm start), or None.

@@ -30,7 +30,7 @@ class SignalReport:
         adjoint_residual: [s] relative; NaN where not solved.
         adjoint: [n, 3] u, a warm start for the next visit; zero where not solved.
         evaluations: [s] force evaluations without gradient.
-        vjps: [s] forward-and-backward pairs.
+        vjps: [s] backwards; of the adjoint's most share one forward.
         handoff: [n, 3] X_K, Angstrom.
         positions: [n, 3] X*, Angstrom (X_K where not solved).
         removed: [s] largest force on an atom that was taken out at X* as net force or torque,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fairchem_gdeq.relax.adjoints import ADJOINTS, GMRES, Adjoint
 from fairchem_gdeq.relax.equilibrium import Solution, solve
+from fairchem_gdeq.relax.linearised import Linearised
 from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss, delta_q, rigid_shift, weighted_mean
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import to_device
@@ -23,7 +24,7 @@ class Equilibrium:
     """X* of the structures that phase 1 has not lost.
 
     Attributes:
-        operator: G of those structures, its graph as the adjoint will have it.
+        operator: G of those structures as the solve had it.
         rows: their indices in the whole batch.
         atoms: those of their atoms.
         solution: X*, and how it was reached.
@@ -92,16 +93,18 @@ class Equilibrated:
         atoms, sub = operator.structures.atoms_of(alive), operator.select(alive)
         sub = sub.freeze(report.handoff[atoms]) if self.hold_graph else sub.unfreeze()
         found = solve(sub, report.handoff[atoms], self.solver, self.fmax, self.max_steps)
-        if not self.hold_graph:
-            sub = sub.freeze(found.positions)
         return Equilibrium(sub, rows, atoms, found)
 
     def judge(self, settled: Equilibrium, target: Tensor, report: SignalReport) -> SignalReport:
-        """Say in ``report`` which structures are spared."""
+        """Say in ``report`` how far X* is from the targets, and which structures are spared."""
         sub, found = settled.operator, settled.solution
         distance = delta_q(found.positions, target[settled.atoms], sub.structures, sub.pin)
         right = found.converged & (distance < self.spare)
-        return replace(report, spared=report.spared.index_copy(0, settled.rows, right))
+        return replace(
+            report,
+            relaxed=report.relaxed.index_copy(0, settled.rows, distance),
+            spared=report.spared.index_copy(0, settled.rows, right),
+        )
 
     def sharpen(
         self,
@@ -110,7 +113,7 @@ class Equilibrated:
         guess: Tensor | None,
         report: SignalReport,
     ) -> SignalReport:
-        """Phase 3; of structures that ``report`` says are spared it takes the distance alone."""
+        """Phase 3, of structures that have converged and that ``report`` does not say are spared."""
         sub, rows, atoms, found = settled.operator, settled.rows, settled.atoms, settled.solution
         count, device = len(report.diverged), target.device
         wanted = found.converged & ~report.spared[rows]
@@ -123,7 +126,11 @@ class Equilibrated:
         usable = wanted.cpu()
         solved = to_device(usable.nonzero().squeeze(-1), device)
         mine = sub.structures.atoms_of(usable)
-        used, at = sub.select(usable), found.positions[mine]
+        at = found.positions[mine]
+        used = sub.select(usable)
+        if bool(usable.any()) and not self.hold_graph:
+            used = used.freeze(at)
+        used = Linearised.at(used, at)
         answer = self.adjoint(used, at, g[mine], None if guess is None else guess[atoms[mine]])
         good = answer.converged.cpu()
         if bool(good.any()):
@@ -132,12 +139,10 @@ class Equilibrated:
 
         where = rows[solved]
         value = weighted_mean(losses[solved], answer.converged, self.lambda_eq, count)
-        distance = delta_q(found.positions, target[atoms], sub.structures, sub.pin)
         shift = rigid_shift(found.positions, target[atoms], sub.structures, sub.pin)
         return replace(
             report,
             loss=report.loss + float(value),
-            relaxed=report.relaxed.index_copy(0, rows, distance),
             diverged=report.diverged.index_copy(0, rows, found.diverged),
             converged=report.converged.index_copy(0, rows, found.converged),
             contributing=report.contributing.index_copy(0, where, answer.converged),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.settings import require_not_negative
 from fairchem_gdeq.relax.signals.base import SIGNALS, SignalReport
@@ -37,7 +36,7 @@ class GDEQ(Guided, Equilibrated):
         if not self.spare:
             report = self.guide(operator, start, target, self.horizon)
             return self.settle(operator, target, guess, report)
-        path = rollout(operator, start, self.horizon, self.fmax)
+        path = self.roll(operator, start, self.horizon)
         report = self.after(operator, path, target)
         settled = self.equilibrium(operator, report)
         if settled is None:

@@ -11,6 +11,7 @@ import pytest
 
 from fairchem_gdeq.relax import Picard, solve
 from fairchem_gdeq.relax.guidance import rollout
+from fairchem_gdeq.relax.linearised import Linearised
 from fairchem_gdeq.testing.loops import LOOPS, SIZES, problem
 
 KERNELS = {  # for each evaluation, some 5% above what was counted
@@ -55,6 +56,28 @@ def test_budget(springs, name):
     assert waits - 1 <= MORE_WAITS.get(name, 0), waits
     assert kernels <= KERNELS[name]
     assert len(set(ends)) > 4 or name == "neumann", "structures leave one by one"
+
+
+@pytest.mark.parametrize("name", ["gmres", "neumann"])
+def test_a_linearisation_waits_no_more_than_the_operator(springs, name):
+    """And evaluates the field a few times in all; what it adds in kernels it saves in evaluations."""
+    from fairchem_gdeq.testing.device.fake import counted
+
+    operator, start = springs
+    waits, calls = [], []
+    for each in (operator, Linearised.at(operator, start)):
+        operator.field.calls.clear()
+        with counted() as counts:
+            LOOPS[name](each, start)
+        waits.append(sum(counts.waits.values()))
+        calls.append(len(operator.field.calls))
+    assert waits[1] <= waits[0] and calls[1] <= calls[0] / 2
+
+
+def test_keeping_graphs_waits_no_more(springs):
+    operator, start = springs
+    _, waits, _, _ = spent(operator, lambda: rollout(operator, start, 40, 0.5, memory=10**6))
+    assert waits - 1 <= 0
 
 
 def test_a_wait_that_creeps_in_is_seen(springs):
