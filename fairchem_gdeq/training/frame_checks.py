@@ -135,7 +135,7 @@ def require_unit(found: Agreement, source: str) -> None:
         said = f". They look like {' '.join(looks)}" if looks else ", as in no common unit"
         advice = f": {' and '.join(do)}" if do else ""
         raise ValueError(f"{text}{said}. Expected forces in eV/Angstrom{advice}")
-    if strength < UNLIKE or far:
+    if strength < UNLIKE or far or found.ratio < 0:
         logging.warning(
             f"{text}. Expected forces of much the same atoms, so check that the base is for such "
             "structures and that the labels are forces in eV/Angstrom"

@@ -64,5 +64,5 @@ def _frames(runner: DictConfig) -> Iterator[tuple[str, str]]:
     for key in wanted:
         given = (places[key] or {}).get("src")
         for folder in [given] if isinstance(given, str) else given or ():
-            if folder not in (BASE, NO_FORCES):
+            if key == "val" or folder not in (BASE, NO_FORCES):
                 yield key, folder

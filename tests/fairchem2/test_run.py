@@ -446,6 +446,7 @@ def test_missing_base_is_one_clear_message(inputs, tmp_path):
             "forces.updates=1, forces.alone=0.0, and there are no forces to train",
         ),
         (["forces.src=nowhere"], "frames nowhere: no such file or folder"),
+        (["forces.val=none"], "frames none: no such file or folder"),
         (["forces.val=nowhere"], "do without them: forces.val=null"),
         (["forces.src=${data}/train_frames", "forces.val=${forces.src}"], "are held out"),
     ],

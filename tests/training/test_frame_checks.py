@@ -42,6 +42,15 @@ def test_gradients_are_not_forces():
     assert "multiply" not in str(refused.value)
 
 
+def test_a_weak_likeness_of_the_other_sign_is_said(caplog):
+    """Too weak to refuse what a poor base disagrees with, and too strange to keep silent about."""
+    require_unit(Agreement(-0.4, -1.0, 600), "some")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "are -1 times" in record.message
+    require_unit(Agreement(0.4, 1.0, 600), "some")
+    assert len(caplog.records) == 1
+
+
 def test_a_ratio_of_no_unit_is_refused_all_the_same():
     with pytest.raises(ValueError, match=r"are 9\.\d+ times .* as in no common unit"):
         require_unit(agreement(BASE, 8 * TRUE), "some")
