@@ -174,5 +174,7 @@ class Scoring:
 
     def _bar(self, title: str) -> tqdm:
         """Of the first process: the others, whose share is as large, would write over it."""
-        text = f"{title} on {self.split.name}" + (f", 1 of {ranks()} processes" * (ranks() > 1))
+        text = f"{title} on {self.split.name}"
+        if ranks() > 1:
+            text += f", 1 of {ranks()} processes"
         return tqdm(total=self.split.count, desc=text, leave=False, disable=rank() > 0)

@@ -102,11 +102,7 @@ def _roll(
     with torch.set_grad_enabled(graph):
         for _ in range(horizon):
             here = x if len(atoms) == len(x) else x[atoms]
-            if graph or not memory:
-                forces, kept = active.forces(here), None
-                move = active.displacement(forces)
-            else:
-                forces, move, kept = window.apply(active, here)
+            forces, move, kept = window.apply(active, here)
             evaluations[moving] += 1
             part = active.structures
             longest, force = to_host(

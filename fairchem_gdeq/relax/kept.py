@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,13 +101,16 @@ class Window:
     """
 
     def __init__(self, budget: int) -> None:
-        """``budget``: bytes."""
+        """``budget``: bytes; 0 keeps none."""
         self.budget = budget
-        self.fits: int | None = None
+        self.fits: int | None = None if budget else 0
         self._held: deque[Kept] = deque()
 
     def apply(self, operator: Operator, positions: Tensor) -> tuple[Tensor, Tensor, Kept | None]:
-        """Forces and displacement [m, 3] without a graph, and the graph if there is room for any."""
+        """Forces and displacement [m, 3], and their graph if there is room for any.
+
+        What is returned beside a kept graph has none itself.
+        """
         if self.fits == 0:
             forces = operator.forces(positions)
             return forces, operator.displacement(forces), None
@@ -115,16 +118,12 @@ class Window:
             self._held.popleft().release()
         with torch.enable_grad():
             x = positions.detach().requires_grad_(True)
-            if self.fits is None:
-                with graph_bytes(x.device) as taken:
-                    forces = operator.forces(x)
-                    move = operator.displacement(forces)
-                    out = x + move
-                self.fits = self.budget // max(taken(out), 1)
-            else:
+            with nullcontext() if self.fits is not None else graph_bytes(x.device) as taken:
                 forces = operator.forces(x)
                 move = operator.displacement(forces)
                 out = x + move
+            if taken is not None:
+                self.fits = self.budget // max(taken(out), 1)
         kept = Kept(x, out) if self.fits else None
         if kept is not None:
             self._held.append(kept)

@@ -6,15 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from ase import Atoms
 from fairchem.core.common import distutils
 from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config, new_trainer_context
 
 from fairchem_gdeq.fairchem1 import GDEQTrainer
+from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem1 import small1
 
 ROOT = Path(__file__).parents[2]
 KIND = "equiformer_v2"
+RMSD = 1.5  # of the base's normalizer
 
 
 @contextmanager
@@ -32,3 +35,11 @@ def trainer_on(folder: Path, *options: str) -> Iterator[GDEQTrainer]:
     parsed = flags.get_parser().parse_known_args(known)
     with new_trainer_context(config=build_config(*parsed)) as context:
         yield context.trainer
+
+
+def slabs(count: int, first: int) -> list[Atoms]:
+    """Random slabs without targets, by consecutive seeds."""
+    found = [pyg.slab(first + i) for i in range(count)]
+    for atoms in found:
+        del atoms.info["pos_relaxed"]
+    return found

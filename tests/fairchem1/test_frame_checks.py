@@ -1,6 +1,7 @@
 """Frames beside a real base and a run's structures in fairchem 1, as fairchem 2's are checked."""
 
 import gc
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,6 @@ from fairchem_gdeq.fairchem1.force_settings import ForceSettings
 from fairchem_gdeq.fairchem1.frame_checks import check_forces, sampled
 from fairchem_gdeq.fairchem1.held_frames import force_errors, packs
 from fairchem_gdeq.frozen.forward import evaluating
-from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem1 import small1
 from fairchem_gdeq.testing.frames import write_frames
 from fairchem_gdeq.training.frame_checks import SAMPLE
@@ -20,7 +20,6 @@ from fairchem_gdeq.training.run_frames import structures_of
 from tests.fairchem1 import running
 
 HARTREE_PER_BOHR = 27.2114 / 0.529177
-RMSD = 1.5  # of the base's normalizer
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +28,7 @@ def trainer(tmp_path_factory):
         yield made
 
 
-def slabs(count):
-    found = [pyg.slab(40 + i) for i in range(count)]
-    for atoms in found:
-        del atoms.info["pos_relaxed"]
-    return found
+slabs = partial(running.slabs, first=40)
 
 
 def of_the_base(trainer, structures):
@@ -44,7 +39,7 @@ def of_the_base(trainer, structures):
 def forces_of(model, atoms):
     """[n, 3], eV/Angstrom, without the dropout of its training mode."""
     with evaluating(model):
-        return RMSD * small1.forces(model, atoms)
+        return running.RMSD * small1.forces(model, atoms)
 
 
 def check(trainer, folder, structures, labels, **settings):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,6 @@ from fairchem_gdeq.testing.frames import write_frames
 from fairchem_gdeq.training.steps import differentiate
 from tests.fairchem1 import running
 
-RMSD = 1.5
-
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
@@ -27,11 +26,7 @@ def trainer(tmp_path_factory):
         yield made
 
 
-def slabs(count):
-    found = [pyg.slab(20 + i) for i in range(count)]
-    for atoms in found:
-        del atoms.info["pos_relaxed"]
-    return found
+slabs = partial(running.slabs, first=20)
 
 
 @pytest.fixture
@@ -75,7 +70,7 @@ def by_hand(model, frames):
     """Mean length of a free atom's error, in units of the rmsd."""
     with evaluating(model):
         predicted = model(frames.clone())["forces"]
-    errors = (predicted - frames.forces / RMSD)[frames.fixed == 0]
+    errors = (predicted - frames.forces / running.RMSD)[frames.fixed == 0]
     return errors.norm(dim=1).mean()
 
 
@@ -114,7 +109,7 @@ def test_the_loss_of_the_base_is_taken(trainer, replay, monkeypatch):
     found = opened(trainer, replay())
     frames, model = found.batches(0, None, None), trainer._unwrapped_model
     with evaluating(model), torch.no_grad():
-        expected = (model(frames.clone())["forces"] - frames.forces / RMSD).abs().mean()
+        expected = (model(frames.clone())["forces"] - frames.forces / running.RMSD).abs().mean()
     assert float(found.loss(frames)) == pytest.approx(float(expected), rel=1e-4)
 
 
