@@ -17,16 +17,24 @@ from fairchem_gdeq.data.is2rs import SourceDataset, collate
 
 
 def open_split(dataset_configs: DictConfig, combined_dataset_config: DictConfig) -> ConcatDataset:
-    """fairchem's ``create_concat_dataset``, where its ratios leave any structure at all.
+    """fairchem's ``create_concat_dataset``, where its ratios leave structures, and those that there are.
 
     The ``row`` of an item is unique over all of its data sets.
 
     Raises:
-        ValueError: they leave none, on which fairchem's sampler would end without a word.
+        ValueError: the ratio of a data set alone is no part of it, such as 64, meant as a number of
+            structures; or no structure is left, on which fairchem's sampler would end without a word.
     """
+    ratios = dict(combined_dataset_config["sampling"].get("ratios", {}))
+    if len(ratios) == 1:  # of several, one may well be repeated
+        [(name, ratio)] = ratios.items()
+        split = name.rpartition(".")[2]
+        if not 0 <= ratio <= 1:
+            raise ValueError(
+                f"{split}_structures={ratio}: expected the part of the split that is used, from 0 to 1"
+            )
     dataset = create_concat_dataset(dataset_configs, combined_dataset_config)
     if len(dataset) == 0:
-        ratios = dict(combined_dataset_config["sampling"].get("ratios", {}))
         sources = [split.src for each in dataset_configs.values() for split in each.splits.values()]
         raise ValueError(
             f"no structure is left of {', '.join(map(str, sources))} by the ratios {ratios} of its "

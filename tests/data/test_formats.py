@@ -243,3 +243,13 @@ def test_numbers_are_unique_over_joined_data_sets(tmp_path):
     assert len(set(names.values())) == 7 and all(
         names[item.row.item()] == (item.dataset_name, item.sid[0]) for item in items
     )
+
+
+@pytest.mark.parametrize("ratio", [64, 1.5, -0.5, float("nan")])
+def test_a_number_of_structures_is_not_taken_for_a_part(tmp_path, ratio):
+    pyg.legacy(tmp_path / "a.lmdb", 3)
+    split = {"train": {"src": str(tmp_path / "a.lmdb")}}
+    configs = {"is2rs": {"splits": split, "format": "is2rs_lmdb"}}
+    sampling = {"sampling": {"type": "explicit", "ratios": {"is2rs.train": ratio}}}
+    with pytest.raises(ValueError, match=f"train_structures={ratio}: .*from 0 to 1"):
+        open_split(OmegaConf.create(configs), OmegaConf.create(sampling))

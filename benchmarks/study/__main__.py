@@ -1,0 +1,65 @@
+"""``python -m benchmarks.study``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import benchmarks.study
+from benchmarks.study.docs import renew, structures
+from benchmarks.study.outcomes import rows_of
+from benchmarks.study.pictures import draw
+from benchmarks.study.running import run_all
+from benchmarks.study.showing import SPLITS, markdown, write_csv
+from benchmarks.study.tables import Table, read_tables
+
+
+def show(table: Table, split: str, folder: Path) -> None:
+    """Print a table; write its numbers and its picture."""
+    rows = list(rows_of(table, split))
+    count = structures(table, split)
+    print(markdown(table, rows, count, split))
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers, picture = (folder / f"{table.name}_{split}.{kind}" for kind in ("csv", "png"))
+    write_csv(rows, numbers)
+    draw(table, rows, count, picture)
+    print(f"\nnumbers: {numbers}\npicture: {picture}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.study",
+        description=benchmarks.study.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    tables = read_tables()
+    run = actions.add_parser("run", help="train what is not kept yet, and show")
+    run.add_argument("--seeds", type=int, nargs="+", help="default: those of the table")
+    run.add_argument("--arms", nargs="+", help="default: those of the table")
+    run.add_argument("--points", nargs="+", help="default: those of the table")
+    run.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    for action in (run, actions.add_parser("show", help="Markdown, CSV and a picture")):
+        action.add_argument("table", choices=tables)
+        action.add_argument("--split", choices=SPLITS, default="test", help="shown")
+        action.add_argument("--folder", type=Path, default=Path("runs/study"), help="of all of it")
+    actions.add_parser("docs", help="tables of docs/results.md, and pictures of those with points")
+    arguments = parser.parse_args()
+    if arguments.action == "docs":
+        renew(tables)
+        return
+    table = tables[arguments.table]
+    if arguments.action == "run":
+        wanted = [
+            run
+            for run in table.runs()
+            if run.arm in (arguments.arms or table.arms)
+            and run.point in (arguments.points or table.points)
+            and run.seed in (arguments.seeds or table.seeds)
+        ]
+        run_all(wanted, arguments.folder, arguments.jobs)
+    show(table, arguments.split, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Tables of ``docs/results.md``, made anew from what is kept.
+
+A table stands between ``<!-- study TABLE SPLIT [ARM ...] -->`` and ``<!-- end -->``; with arms, it has
+only those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.study.outcomes import kept, rows_of
+from benchmarks.study.pictures import draw
+from benchmarks.study.showing import markdown
+from benchmarks.study.tables import Table
+
+PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+BLOCK = re.compile(r"<!-- study ([^>]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def renew(tables: Mapping[str, Table]) -> None:
+    """Write the page, and a picture of each of its tables that has points."""
+    text = PAGE.read_text()
+    PAGE.write_text(renewed(text, tables))
+    for name in {block.split()[0] for block in BLOCK.findall(text)}:
+        table = tables[name]
+        if table.point:
+            rows = list(rows_of(table, "test"))
+            draw(table, rows, structures(table, "test"), PAGE.with_name(f"{name}.png"))
+
+
+def renewed(text: str, tables: Mapping[str, Table]) -> str:
+    """The page with its tables as they are made now.
+
+    Raises:
+        SystemExit: it names a table that there is not, or of which nothing is kept.
+    """
+
+    def block(found: re.Match[str]) -> str:
+        name, split, *arms = found[1].split()
+        if name not in tables:
+            raise SystemExit(f"{PAGE.name} names the table {name}: there are {', '.join(tables)}")
+        return f"<!-- study {found[1]} -->\n{made(tables[name], split, arms)}\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def made(table: Table, split: str, arms: list[str]) -> str:
+    """Markdown of a table."""
+    rows = [row for row in rows_of(table, split) if not (arms and row.arm) or row.arm in arms]
+    return markdown(table, rows, structures(table, split), split)
+
+
+def structures(table: Table, split: str) -> int:
+    """How many its runs are scored on."""
+    arms = ((arm, point) for point in table.points for arm in table.arms)
+    found = next(filter(None, (kept(table, *each) for each in arms)))
+    return len(found[0][split]["base"])

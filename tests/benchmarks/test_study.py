@@ -1,0 +1,103 @@
+"""The study: its runs compose, what it keeps is compared by pairs, and the page says what is kept."""
+
+import json
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from benchmarks.study import docs, outcomes, running, showing
+from benchmarks.study.pictures import draw
+from benchmarks.study.tables import Table, read_tables
+
+TABLES = read_tables()
+RUNS = {run.kept.stem + run.table: run for table in TABLES.values() for run in table.runs()}
+NEAR, FAR = 0.5, 3.0
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Writes outcomes of a small table, by arm and seed: Delta Q of three structures."""
+    monkeypatch.setattr("benchmarks.study.tables.OUTCOMES", tmp_path)
+    table = Table(
+        "small",
+        "si/gdeq.yml",
+        (0, 1),
+        {"forces": (), "gdeq": ()},
+        point="N",
+        points={"8": (), "16": ()},
+    )
+
+    def write(arm, point, seed, ends):
+        rows = {"base": [[i, FAR, 30] for i in range(3)]}
+        rows["tuned"] = [[i, far, 20] for i, far in enumerate(ends)]
+        found = {"test": rows, "val": rows, "training": {"seconds": 60.0 * (1 + seed)}}
+        running.write(table.run(arm, point, seed), found)
+
+    return table, write
+
+
+def test_every_run_has_a_file_of_its_own():
+    assert len(RUNS) == sum(len(list(table.runs())) for table in TABLES.values())
+
+
+@pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run.seed == 0])
+def test_every_override_is_one_of_its_config(name):
+    run = RUNS[name]
+    folder, _, config = run.config.rpartition("/")
+    with initialize_config_dir(str(running.CONFIGS / folder), version_base="1.3"):
+        compose(config, overrides=list(run.overrides))
+
+
+def test_the_page_says_what_is_kept():
+    text = docs.PAGE.read_text()
+    assert docs.renewed(text, TABLES) == text, "run python -m benchmarks.study docs"
+
+
+def test_an_unknown_table_on_the_page_is_named():
+    with pytest.raises(SystemExit, match="names the table nothing: there are command1"):
+        docs.renewed("<!-- study nothing test -->\n<!-- end -->", TABLES)
+
+
+def test_arms_are_compared_by_pairs_at_their_point(kept):
+    table, write = kept
+    for seed in table.seeds:
+        write("forces", "8", seed, [FAR, FAR, FAR + 1])
+        write("gdeq", "8", seed, [NEAR, FAR, FAR])
+    write("forces", "16", 0, [NEAR, NEAR, NEAR])
+    base, forces, gdeq, more = outcomes.rows_of(table, "test")
+    assert base.mean == (FAR, None) and base.basins == (0.0, None)
+    assert forces.against_first is None and gdeq.seeds == 2
+    assert gdeq.minutes == pytest.approx((1.5, np.sqrt(0.5)))
+    log = (np.log1p(NEAR) - np.log1p(FAR) + np.log1p(FAR) - np.log1p(FAR + 1)) / 3
+    assert gdeq.against_first.log.log_change == pytest.approx(log)
+    assert (gdeq.against_base.plain.better, gdeq.against_base.plain.worse) == (1, 0)
+    assert more.point == "16" and more.basins == (100.0, None)
+
+
+def test_a_row_has_numbers_and_intervals(kept, tmp_path):
+    table, write = kept
+    write("forces", "8", 0, [FAR, FAR, FAR])
+    write("gdeq", "16", 0, [NEAR, FAR, FAR])
+    rows = list(outcomes.rows_of(table, "val"))
+    shown = showing.markdown(table, rows, 3, "val").splitlines()
+    assert shown[0].startswith("| validation, 3 structures |") and "peak MB" not in shown[0]
+    assert shown[4].startswith("| 16, gdeq, 1 seed | 2.167 | 3.000 | 33.3% |")
+    showing.write_csv(rows, tmp_path / "rows.csv")
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
+    draw(table, rows, 3, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 5_000
+
+
+def test_what_is_kept_is_not_run_again(kept, monkeypatch):
+    table, write = kept
+    write("forces", "8", 0, [FAR] * 3)
+    started = []
+    monkeypatch.setattr(running, "run_one", lambda run, folder: started.append(run.name))
+    running.run_all(table.runs(), running.CONFIGS, jobs=1)
+    assert len(started) == 7 and "forces_8_seed0" not in started
+    assert json.loads(table.run("forces", "8", 0).kept.read_text())["test"]["base"][0] == [
+        0,
+        FAR,
+        30,
+    ]
