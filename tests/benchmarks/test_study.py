@@ -45,7 +45,7 @@ def test_every_run_has_a_file_of_its_own():
 def test_every_override_is_one_of_its_config(name):
     run = RUNS[name]
     folder, _, config = run.config.rpartition("/")
-    with initialize_config_dir(str(running.CONFIGS / folder), version_base="1.3"):
+    with initialize_config_dir(str(running.CONFIGS / folder), version_base="1.1"):
         compose(config, overrides=list(run.overrides))
 
 
