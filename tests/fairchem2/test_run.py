@@ -30,6 +30,7 @@ CHEAP = [
     "eval_max_atoms=64",
     "job.scheduler.ranks_per_node=1",
     "horizon=3",
+    "relaxer.horizon=3",
     "relaxer.max_steps=25",
     "relaxer.fmax=0.05",
     "runner.train_eval_unit.signal.max_steps=25",

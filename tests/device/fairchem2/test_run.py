@@ -32,6 +32,7 @@ CHEAP = [
     "test_structures=1.0",
     "warm_start=true",
     "horizon=2",
+    "relaxer.horizon=2",
     "alpha_lr=1e-3",
     "lr=1e-3",
     "relaxer.max_steps=4",
