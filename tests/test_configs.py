@@ -12,8 +12,12 @@ FILES = sorted(p for p in CONFIGS.rglob("gdeq*.yml") if p.parent.name != "shared
 def parents(path: Path, own: dict) -> list[Path]:
     """The files that a config builds on: fairchem 1's includes, Hydra's defaults."""
     found = [path.parent / name for name in own.pop("includes", [])]
-    names = [str(name).partition("@")[0] for name in own.pop("defaults", [])]
-    return found + [CONFIGS / f"{name.strip('/')}.yaml" for name in names if name != "_self_"]
+    named = own.pop("defaults", [])
+    pairs = [pair for each in named if isinstance(each, dict) for pair in each.items()]
+    groups = [f"{group.removeprefix('override ')}/{name}" for group, name in pairs if name]
+    names = [each.partition("@")[0] for each in named if isinstance(each, str)]
+    names = [name for name in [*names, *groups] if name != "_self_"]
+    return found + [CONFIGS / f"{name.strip('/')}.yaml" for name in names]
 
 
 def merged(path: Path) -> dict:
