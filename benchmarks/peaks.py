@@ -51,15 +51,15 @@ def measure(case: Case, method: str, horizon: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "extra_mb": peak_mb() - before}
 
 
-def in_new_process(method: str, horizon: int, environment: dict[str, str]) -> dict[str, float]:
-    """This program again, for one case: the last line that it prints is the answer."""
+def in_new_process(kind: str, number: int, environment: dict[str, str]) -> dict[str, float]:
+    """This program again with ``--one KIND NUMBER``: the last line that it prints is the answer."""
     program = sys.modules["__main__"].__spec__.name
-    command = [sys.executable, "-m", program, *sys.argv[1:], "--one", method, str(horizon)]
+    command = [sys.executable, "-m", program, *sys.argv[1:], "--one", kind, str(number)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | environment
     )
     if done.returncode:
-        raise SystemExit(f"{method} at K={horizon} failed:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{kind} {number} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

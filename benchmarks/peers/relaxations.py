@@ -1,0 +1,147 @@
+"""What became of some structures that one way relaxed, how it is told in a table, and our own ways."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.peers.kept import Kept, Measured
+from benchmarks.peers.numbers import spread
+from fairchem_gdeq.batching.streams import Request, Stream
+from fairchem_gdeq.relax import Operator, Relaxer, max_displacement
+
+HEADER = (
+    *("way", "evaluations per structure", "mean", "CPU s per structure", "wall s per structure"),
+    *("converged", "same minimum"),
+)
+SOFTEST = 10.0  # eV/Angstrom^2, of the configs
+REFERENCE = "Picard, small steps"
+SMALL = 0.4  # its alpha, in alphas of the config
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One structure after its relaxation.
+
+    Attributes:
+        positions: [n, 3], Angstrom, on the host.
+        evaluations: force evaluations that it was in, also those after it had converged.
+        converged: its largest force on a free atom is below fmax.
+    """
+
+    positions: Tensor
+    evaluations: int
+    converged: bool
+
+
+def timed(relax: Callable[[], list[Ended]]) -> Measured:
+    """All ends of a way, for ``Kept``; with its seconds of the clock and of the process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    ends = relax()
+    return {
+        "wall": time.perf_counter() - wall,
+        "cpu": time.process_time() - cpu,
+        "evaluations": [end.evaluations for end in ends],
+        "converged": [end.converged for end in ends],
+        "positions": [end.positions.double().numpy().round(6).tolist() for end in ends],
+    }
+
+
+def same_minimum(
+    found: Measured, reference: Measured, operators: Sequence[Operator], within: float
+) -> tuple[int, int]:
+    """How many structures ended where the reference did, and of how many that can be said.
+
+    It can where the reference has converged. A structure that has not has not reached any minimum.
+
+    Args:
+        found, reference: of ``timed``, of the same structures.
+        operators: of each structure alone: its cell, its fixed atoms, and whether shifts count.
+        within: largest distance of a free atom between two ends that count as the same, Angstrom.
+    """
+    same = asked = 0
+    for k, operator in enumerate(operators):
+        if not reference["converged"][k]:
+            continue
+        asked += 1
+        a, b = (
+            torch.tensor(run["positions"][k], dtype=torch.float64) for run in (found, reference)
+        )
+        apart = max_displacement(a, b, operator.structures, operator.pin)
+        same += found["converged"][k] and bool(apart < within)
+    return same, asked
+
+
+def cells(runs: Sequence[Measured], same: tuple[int, int]) -> str:
+    """The row of a way after its name, of all its repeats; ends are the same in all of them."""
+    first, count = runs[0], len(runs[0]["evaluations"])
+    evaluations = first["evaluations"]
+    seconds = (spread([run[clock] / count for run in runs]) for clock in ("cpu", "wall"))
+    share = f" ({same[0] / same[1]:.0%})" if same[1] else ""
+    entries = (
+        *(spread(evaluations, 0), f"{sum(evaluations) / count:.1f}", *seconds),
+        *(f"{sum(first['converged'])} of {count}", f"{same[0]} of {same[1]}{share}"),
+    )
+    return " | ".join(entries)
+
+
+def in_flight(
+    operators: Sequence[Operator], starts: Sequence[Tensor], way: Relaxer, budget: int
+) -> list[Ended]:
+    """Ours: as ``--mode predict`` and ``fairchem_gdeq.relax``, at most ``budget`` atoms together."""
+    requests = (
+        Request(k, operator, start)
+        for k, (operator, start) in enumerate(zip(operators, starts, strict=True))
+    )
+    outcomes = {outcome.key: outcome for outcome in Stream(requests, way, budget)}
+    return [
+        Ended(found.positions, found.evaluations, found.converged)
+        for _, found in sorted(outcomes.items())
+    ]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those that the tables of both fairchem lines have."""
+    parser.add_argument("--structures", type=int, default=8, help="first ones of the test split")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fmax", type=float, default=0.02, help="eV/Angstrom")
+    parser.add_argument("--max-steps", type=int, default=500)
+    parser.add_argument("--reference-steps", type=int, default=5000)
+    parser.add_argument("--max-atoms", type=int, default=1100, help="evaluated together")
+    parser.add_argument("--within", type=float, default=0.1, help="Angstrom")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", default="runs/peers", help="where measurements are kept")
+
+
+def kept_settings(arguments: argparse.Namespace) -> dict[str, float]:
+    """The options on which measurements depend."""
+    keys = ("structures", "fmax", "max_steps", "max_atoms", "reference_steps", "threads")
+    return {key: getattr(arguments, key) for key in keys}
+
+
+def print_table(
+    title: str,
+    arguments: argparse.Namespace,
+    kept: Kept,
+    ways: Iterable[str],
+    missing: Mapping[str, str],
+    operators: Sequence[Operator],
+) -> None:
+    """In Markdown, with a sentence in the row of each way that is missing."""
+    print(f"\n{title}: {arguments.structures} structures, {arguments.repeats} repeats\n")
+    print("| " + " | ".join(HEADER) + " |")
+    print("|---" + "|---:" * (len(HEADER) - 1) + "|")
+    reference = kept.known[REFERENCE]
+    for way in (REFERENCE, *ways):
+        if way in missing:
+            print(f"| {way} | {missing[way]} |" + " |" * (len(HEADER) - 2))
+            continue
+        repeats = [""] if way == REFERENCE else [f" #{k}" for k in range(arguments.repeats)]
+        runs = [kept.known[way + repeat] for repeat in repeats]
+        same = same_minimum(runs[0], reference, operators, arguments.within)
+        print(f"| {way} | {cells(runs, same)} |")
