@@ -18,8 +18,6 @@ each repeat. Seconds have medians and ranges over repeats, VJPs over structures.
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -39,8 +37,8 @@ from benchmarks.peers.adjoint_systems import (
     torchdeq,
 )
 from benchmarks.peers.kept import Kept, Measured, NotInstalled
-from benchmarks.peers.numbers import spread, turned
-from benchmarks.peers.problems import PROBLEMS, opened, require_known
+from benchmarks.peers.numbers import print_head, print_missing, spread, turned
+from benchmarks.peers.problems import PROBLEMS, compare_each, opened
 
 HEADER = ("solver", "tolerance", "VJPs", "CPU s per structure", "wall s per structure", "solved")
 SLACK = 1.1  # an iterative solver's own residual differs from the true one by rounding
@@ -96,11 +94,10 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
                     kept(f"{solver} {tolerance:g} #{repeat}", work)
                 except NotInstalled as error:
                     missing[solver] = str(error)
-    print("| " + " | ".join(HEADER) + " |")
-    print("|---" + "|---:" * (len(HEADER) - 1) + "|")
+    print_head(HEADER)
     for solver in SOLVERS:
         if solver in missing:
-            print(f"| {solver} | {missing[solver]} |" + " |" * (len(HEADER) - 2))
+            print_missing(solver, missing[solver], HEADER)
             continue
         for tolerance in arguments.tolerances:
             name_of = f"{solver} {tolerance:g}"
@@ -113,7 +110,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("problems", nargs="*", default=list(PROBLEMS), help="silicon, slabs")
     parser.add_argument("--structures", type=int, default=4, help="first ones of the test split")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tolerances", type=float, nargs="+", default=[1e-2, 1e-3, 1e-6])
@@ -122,13 +118,7 @@ def main() -> None:
     parser.add_argument("--max-atoms", type=int, default=1100, help="relaxed together")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", default="runs/peers", help="where measurements are kept")
-    arguments = parser.parse_args()
-    require_known(parser, arguments.problems)
-    torch.set_num_threads(arguments.threads)
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    for name in arguments.problems:
-        compare(name, arguments)
+    compare_each(parser, compare)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,14 @@ each repeat. Seconds have medians and ranges over repeats, evaluations over stru
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from benchmarks.peers import with_ase, with_torch_sim
 from benchmarks.peers.kept import Kept, NotInstalled
 from benchmarks.peers.numbers import turned
-from benchmarks.peers.problems import PROBLEMS, Opened, Problem, opened, require_known
+from benchmarks.peers.problems import PROBLEMS, Opened, Problem, compare_each, opened
 from benchmarks.peers.relaxations import (
     REFERENCE,
     SMALL,
@@ -100,15 +96,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("problems", nargs="*", default=list(PROBLEMS), help="silicon, slabs")
     add_options(parser)
-    arguments = parser.parse_args()
-    require_known(parser, arguments.problems)
-    torch.set_num_threads(arguments.threads)
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    for name in arguments.problems:
-        compare(name, arguments)
+    compare_each(parser, compare)
 
 
 if __name__ == "__main__":

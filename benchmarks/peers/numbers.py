@@ -18,6 +18,17 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{middle} ({low} to {high})"
 
 
+def print_head(header: Sequence[str]) -> None:
+    """The first two lines of a table in Markdown, numbers to the right."""
+    print("| " + " | ".join(header) + " |")
+    print("|---" + "|---:" * (len(header) - 1) + "|")
+
+
+def print_missing(name: str, sentence: str, header: Sequence[str]) -> None:
+    """A row that has a sentence in place of numbers."""
+    print(f"| {name} | {sentence} |" + " |" * (len(header) - 2))
+
+
 def turned(items: Sequence[str], turn: int) -> list[str]:
     """The items from another one on in every turn, so that none has the same place in all."""
     first = turn % len(items)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +44,20 @@ PROBLEMS = {
 }
 
 
-def require_known(parser: argparse.ArgumentParser, names: list[str]) -> None:
-    """End the program where a problem is not known."""
-    for name in names:
+def compare_each(
+    parser: argparse.ArgumentParser, compare: Callable[[str, argparse.Namespace], None]
+) -> None:
+    """Run a program that has a table for each problem named on its command line, by default all."""
+    parser.add_argument("problems", nargs="*", default=list(PROBLEMS), help="silicon, slabs")
+    arguments = parser.parse_args()
+    for name in arguments.problems:
         if name not in PROBLEMS:
             parser.error(f"no problem {name!r}: there are {', '.join(PROBLEMS)}")
+    torch.set_num_threads(arguments.threads)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    for name in arguments.problems:
+        compare(name, arguments)
 
 
 @dataclass(frozen=True)

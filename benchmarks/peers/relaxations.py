@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.kept import Kept, Measured
-from benchmarks.peers.numbers import spread
+from benchmarks.peers.numbers import print_head, print_missing, spread
 from fairchem_gdeq.batching.streams import Request, Stream
 from fairchem_gdeq.relax import Operator, Relaxer, max_displacement
 
@@ -134,12 +134,11 @@ def print_table(
 ) -> None:
     """In Markdown, with a sentence in the row of each way that is missing."""
     print(f"\n{title}: {arguments.structures} structures, {arguments.repeats} repeats\n")
-    print("| " + " | ".join(HEADER) + " |")
-    print("|---" + "|---:" * (len(HEADER) - 1) + "|")
+    print_head(HEADER)
     reference = kept.known[REFERENCE]
     for way in (REFERENCE, *ways):
         if way in missing:
-            print(f"| {way} | {missing[way]} |" + " |" * (len(HEADER) - 2))
+            print_missing(way, missing[way], HEADER)
             continue
         repeats = [""] if way == REFERENCE else [f" #{k}" for k in range(arguments.repeats)]
         runs = [kept.known[way + repeat] for repeat in repeats]

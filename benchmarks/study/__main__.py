@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import benchmarks.study
-from benchmarks.study.docs import renew, structures
+from benchmarks.study.docs import renew
 from benchmarks.study.outcomes import rows_of
 from benchmarks.study.pictures import draw
 from benchmarks.study.running import run_all
@@ -17,12 +17,11 @@ from benchmarks.study.tables import Table, read_tables
 def show(table: Table, split: str, folder: Path) -> None:
     """Print a table; write its numbers and its picture."""
     rows = list(rows_of(table, split))
-    count = structures(table, split)
-    print(markdown(table, rows, count, split))
+    print(markdown(table, rows, split))
     folder.mkdir(parents=True, exist_ok=True)
     numbers, picture = (folder / f"{table.name}_{split}.{kind}" for kind in ("csv", "png"))
     write_csv(rows, numbers)
-    draw(table, rows, count, picture)
+    draw(table, rows, picture)
     print(f"\nnumbers: {numbers}\npicture: {picture}")
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.study.outcomes import kept, rows_of
+from benchmarks.study.outcomes import rows_of
 from benchmarks.study.pictures import draw
 from benchmarks.study.showing import markdown
 from benchmarks.study.tables import Table
@@ -26,8 +26,7 @@ def renew(tables: Mapping[str, Table]) -> None:
     for name in {block.split()[0] for block in BLOCK.findall(text)}:
         table = tables[name]
         if table.point:
-            rows = list(rows_of(table, "test"))
-            draw(table, rows, structures(table, "test"), PAGE.with_name(f"{name}.png"))
+            draw(table, list(rows_of(table, "test")), PAGE.with_name(f"{name}.png"))
 
 
 def renewed(text: str, tables: Mapping[str, Table]) -> str:
@@ -49,11 +48,4 @@ def renewed(text: str, tables: Mapping[str, Table]) -> str:
 def made(table: Table, split: str, arms: list[str]) -> str:
     """Markdown of a table."""
     rows = [row for row in rows_of(table, split) if not (arms and row.arm) or row.arm in arms]
-    return markdown(table, rows, structures(table, split), split)
-
-
-def structures(table: Table, split: str) -> int:
-    """How many its runs are scored on."""
-    arms = ((arm, point) for point in table.points for arm in table.arms)
-    found = next(filter(None, (kept(table, *each) for each in arms)))
-    return len(found[0][split]["base"])
+    return markdown(table, rows, split)

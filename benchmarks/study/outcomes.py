@@ -40,7 +40,7 @@ class Row:
 
     Attributes:
         arm, point: which; both empty for the base.
-        seeds: number of runs.
+        seeds, structures: number of runs, and of structures that each is scored on.
         mean, median: of Delta Q, amu^0.5 Angstrom; over seeds.
         basins: share of Delta Q below 2, in percent.
         level: mean of log(1 + Delta Q), over structures and seeds, and its 95% interval by bootstrap.
@@ -52,6 +52,7 @@ class Row:
     arm: str
     point: str
     seeds: int
+    structures: int
     mean: Spread
     median: Spread
     basins: Spread
@@ -78,7 +79,7 @@ def rows_of(table: Table, split: str) -> Iterator[Row]:
                 continue
             if base is None:
                 base = over_seeds(found[:1], split, BASE)
-                yield Row("", "", 1, *scores(base))
+                yield Row("", "", 1, len(base), *scores(base))
             ends = over_seeds(found, split, TUNED)
             if arm == table.first:
                 first = ends
@@ -86,6 +87,7 @@ def rows_of(table: Table, split: str) -> Iterator[Row]:
                 arm,
                 point,
                 len(found),
+                len(ends),
                 *scores(ends),
                 **_training(found),
                 against_base=change(base, ends),

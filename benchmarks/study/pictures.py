@@ -15,17 +15,17 @@ MARKERS = "soD^vP"
 LEVEL = "mean of log(1 + Delta Q)"
 
 
-def draw(table: Table, rows: Sequence[Row], structures: int, path: Path) -> None:
+def draw(table: Table, rows: Sequence[Row], path: Path) -> None:
     """Curves over the points of a table; without points, the change of each arm against the base."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
-    (curves if table.point else bars)(axes, table, rows, structures)
+    (curves if table.point else bars)(axes, table, rows)
     figure.savefig(path, dpi=150)
 
 
-def curves(axes, table: Table, rows: Sequence[Row], structures: int) -> None:
+def curves(axes, table: Table, rows: Sequence[Row]) -> None:
     """The level of each arm over the points, with 95% intervals; points are numbers."""
     axes.axhline(rows[0].level[0], color="black", linestyle=":", label="base")
     for index, arm in enumerate(table.arms):
@@ -47,11 +47,11 @@ def curves(axes, table: Table, rows: Sequence[Row], structures: int) -> None:
     axes.set_xticks([float(point) for point in table.points], list(table.points))
     axes.minorticks_off()
     axes.set_xlabel(table.point)
-    axes.set_ylabel(f"{LEVEL}, {structures} structures")
+    axes.set_ylabel(f"{LEVEL}, {rows[0].structures} structures")
     axes.legend()
 
 
-def bars(axes, table: Table, rows: Sequence[Row], structures: int) -> None:
+def bars(axes, table: Table, rows: Sequence[Row]) -> None:
     """Change of the level against the base, with 95% intervals."""
     changes = [(title(row), row.against_base.log) for row in rows if row.against_base]
     for place, (_, log) in enumerate(changes):
@@ -60,4 +60,4 @@ def bars(axes, table: Table, rows: Sequence[Row], structures: int) -> None:
     axes.axvline(0, color="black", linestyle=":")
     axes.set_yticks(range(len(changes)), [name for name, _ in changes])
     axes.set_ylim(len(changes) - 0.5, -0.5)
-    axes.set_xlabel(f"{LEVEL} against the base, {structures} structures")
+    axes.set_xlabel(f"{LEVEL} against the base, {rows[0].structures} structures")

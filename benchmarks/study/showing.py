@@ -12,10 +12,10 @@ from benchmarks.study.tables import Table
 SPLITS = {"test": "test", "val": "validation"}
 
 
-def markdown(table: Table, rows: Sequence[Row], structures: int, split: str) -> str:
+def markdown(table: Table, rows: Sequence[Row], split: str) -> str:
     """The table, with columns only where there is something in them."""
     columns = {
-        f"{SPLITS[split]}, {structures} structures": [title(row) for row in rows],
+        f"{SPLITS[split]}, {rows[0].structures} structures": [title(row) for row in rows],
         "Delta Q mean": [number(row.mean) for row in rows],
         "median": [number(row.median) for row in rows],
         "basins, dQ<2": [number(row.basins, 1, "%") for row in rows],

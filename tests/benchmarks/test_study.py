@@ -80,12 +80,12 @@ def test_a_row_has_numbers_and_intervals(kept, tmp_path):
     write("forces", "8", 0, [FAR, FAR, FAR])
     write("gdeq", "16", 0, [NEAR, FAR, FAR])
     rows = list(outcomes.rows_of(table, "val"))
-    shown = showing.markdown(table, rows, 3, "val").splitlines()
+    shown = showing.markdown(table, rows, "val").splitlines()
     assert shown[0].startswith("| validation, 3 structures |") and "peak MB" not in shown[0]
     assert shown[4].startswith("| 16, gdeq, 1 seed | 2.167 | 3.000 | 33.3% |")
     showing.write_csv(rows, tmp_path / "rows.csv")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
-    draw(table, rows, 3, tmp_path / "curve.png")
+    draw(table, rows, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5_000
 
 
