@@ -15,7 +15,13 @@ from typing import Any
 from benchmarks.study.tables import HERE, Run
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED
 
-CONFIGS = HERE.parents[1] / "configs"
+ROOT = HERE.parents[1]
+CONFIGS = ROOT / "configs"
+# Of each line of fairchem-core; the first cannot be installed beside the second.
+PROGRAMS = {
+    2: Path(sys.executable).with_name("fairchem"),
+    1: ROOT / ".nox" / "fairchem1" / "bin" / "fairchem",
+}
 
 
 def run_all(runs: Iterable[Run], folder: Path, jobs: int) -> None:
@@ -32,26 +38,43 @@ def run_one(run: Run, folder: Path) -> None:
 
     Raises:
         CalledProcessError: a command failed; its log is in the folder.
+        SystemExit: fairchem 1 is not installed.
     """
     place = folder / run.table
     place.mkdir(parents=True, exist_ok=True)
-    command = [
-        str(Path(sys.executable).with_name("fairchem")),
-        *("-c", str(CONFIGS / run.config)),
-        *(f"job.run_dir={place}", f"job.timestamp_id={run.name}", f"job.seed={run.seed}"),
-        *run.overrides,
-    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (place / f"{run.name}.log").open("a") as log:
-        subprocess.run(
-            [*command, "--mode", "train"], stdout=log, stderr=log, env=environment, check=True
+        subprocess.run(command(run, place), stdout=log, stderr=log, env=environment, check=True)
+    write(run, outcome(run, json.loads(results(run, place).read_text())))
+
+
+def command(run: Run, place: Path) -> list[str]:
+    """That trains it, with its folders in ``place``.
+
+    Raises:
+        SystemExit: fairchem 1 is not installed.
+    """
+    program, config = PROGRAMS[run.fairchem], CONFIGS / run.config
+    if run.fairchem == 2:
+        keys = [f"job.run_dir={place}", f"job.timestamp_id={run.name}", f"job.seed={run.seed}"]
+        return [str(program), "-c", str(config), *keys, *run.overrides, "--mode", "train"]
+    if not program.exists():
+        raise SystemExit(
+            f"{run.table} is of fairchem-core 1.10, and {program} is not there: "
+            "nox -s fairchem1 --install-only"
         )
-    write(run, outcome(run, place / run.name))
+    keys = [f"--run-dir={place}", f"--task.run_id={run.name}", f"--seed={run.seed}"]
+    return [str(program), "--mode=train", "--cpu", f"--config-yml={config}", *keys, *run.overrides]
 
 
-def outcome(run: Run, place: Path) -> dict[str, Any]:
-    """What tables are made from."""
-    stored = json.loads((place / "results" / "test.json").read_text())
+def results(run: Run, place: Path) -> Path:
+    """The table that training ends with."""
+    folder = place / run.name / "results" if run.fairchem == 2 else place / "results" / run.name
+    return folder / "test.json"
+
+
+def outcome(run: Run, stored: dict[str, Any]) -> dict[str, Any]:
+    """What tables are made from, of the table of a run."""
     history = stored["history"]
     best = stored["best_epoch"]
     steps = history["steps"]

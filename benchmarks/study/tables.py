@@ -21,6 +21,7 @@ class Run:
         table, arm, point, seed: which; the point is empty in a table without.
         config: a file in ``configs``.
         overrides: of it.
+        fairchem: the line that the config is of, 2 or 1.
     """
 
     table: str
@@ -29,6 +30,7 @@ class Run:
     seed: int
     config: str
     overrides: tuple[str, ...]
+    fairchem: int = 2
 
     @property
     def name(self) -> str:
@@ -53,6 +55,7 @@ class Table:
         overrides: of all arms.
         points: overrides of each, for a study of one setting; {point} in any override is its name.
         point: what the points are, for the axis of the picture.
+        fairchem: the line that the config is of, 2 or 1.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Table:
     overrides: Sequence[str] = ()
     points: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"": ()})
     point: str = ""
+    fairchem: int = 2
 
     @property
     def first(self) -> str:
@@ -72,7 +76,7 @@ class Table:
         """One of its runs."""
         overrides = (*self.overrides, *self.points[point], *self.arms[arm])
         named = tuple(each.replace("{point}", point) for each in overrides)
-        return Run(self.name, arm, point, seed, self.config, named)
+        return Run(self.name, arm, point, seed, self.config, named, self.fairchem)
 
     def runs(self) -> Iterator[Run]:
         """All of them, seed by seed."""

@@ -33,7 +33,12 @@ MAX_STEPS = 400
 FRAMES = 12  # kept of each relaxation
 EXPLORED = HERE / "work" / "explored"  # where explore.py leaves what it labels
 # Whose relaxations' frames lie in ``<split>_frames``, where it is not just the split itself.
-FRAMES_FROM = {"train": ("train", "other_metals"), "other_metals": (), "test": ()}
+FRAMES_FROM = {
+    "train": ("train", "other_metals"),
+    "other_metals": (),
+    "test": (),
+    "test_more": (),
+}
 
 
 def file_of(system: System, relaxed: Path) -> Path:
