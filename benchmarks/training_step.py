@@ -2,6 +2,7 @@
 
 python -m benchmarks.training_step                    # eight structures of train_more, the shipped base
 python -m benchmarks.training_step --memory 500MB --repeats 3
+python -m benchmarks.training_step --compile          # and the same with a compiled backbone
 
 Everything is taken in turn in one process, ``--repeats`` times after a first that does not count. They
 are seconds of the process, not of the clock, so that what else the machine does counts little.
@@ -10,10 +11,12 @@ are seconds of the process, not of the clock, so that what else the machine does
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +26,7 @@ from fairchem.core.units.mlip_unit.utils import load_inference_model, load_tasks
 from torch import Tensor, nn
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset
+from fairchem_gdeq.fairchem2.compiling import compile_backbone
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.replay import ForceReplay, FrameBatches, forces_loss
 from fairchem_gdeq.fairchem2.task import IS2RS
@@ -31,6 +35,7 @@ from fairchem_gdeq.relax.linearised import Linearised
 
 ROOT = Path(__file__).parents[1]
 SILICON = GDEQ(loss=LogDeltaQ(), solver=LBFGS(softest=10.0))  # configs/si/base.yaml
+COMPILED, UPDATE = "compiled, ", "force update"
 T = TypeVar("T")
 
 
@@ -46,17 +51,23 @@ class Anew:
         return GMRES()(operator.plain(), positions, g, guess)
 
 
+@dataclass(frozen=True)
 class Clock:
-    """CPU seconds by name, in the order in which names first come."""
+    """CPU seconds by name, in the order in which names first come.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = {}
+    Attributes:
+        seconds: of each name.
+        before: what is put before names.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    before: str = ""
 
     def __call__(self, name: str, work: Callable[[], T]) -> T:
         """What ``work`` returns; how long it took goes under the name."""
         started = time.process_time()
         out = work()
-        self.seconds.setdefault(name, []).append(time.process_time() - started)
+        self.seconds.setdefault(self.before + name, []).append(time.process_time() - started)
         return out
 
     def print(self, first: int) -> None:
@@ -64,7 +75,7 @@ class Clock:
         for name, values in self.seconds.items():
             kept = values[first:]
             print(
-                f"{name:34s} {statistics.median(kept):7.2f} s  ({min(kept):.2f} to {max(kept):.2f})"
+                f"{name:44s} {statistics.median(kept):7.2f} s  ({min(kept):.2f} to {max(kept):.2f})"
             )
 
     def ratio(self, new: str, old: str, first: int) -> None:
@@ -128,6 +139,7 @@ def main() -> None:
     parser.add_argument("--structures", type=int, default=8)
     parser.add_argument("--spare", type=float, default=0.5)
     parser.add_argument("--memory", default="4GB", help="guidance_memory where graphs are kept")
+    parser.add_argument("--compile", action="store_true", help="takes minutes more")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -138,21 +150,30 @@ def main() -> None:
     source = {"src": str(ROOT / "data/si/train_more"), "a2g_args": {"task_name": "si"}}
     rows, last = IS2RSDataset(source), arguments.first + arguments.structures
     batch = atomicdata_list_to_batch([rows[i] for i in range(arguments.first, last)])
-    operator = IS2RS().operator(model, tasks, batch)
+    models = {"": model}
+    if arguments.compile:
+        models[COMPILED] = copy.deepcopy(model)
+        compile_backbone(models[COMPILED])
     forces = ForceReplay(str(ROOT / "data/si/train_frames"), "si", 520)
     frames = FrameBatches(forces, force_task(tasks))
     signal, clock = replace(SILICON, spare=arguments.spare), Clock()
     for turn in range(arguments.repeats + 1):
-        line = one_step(clock, model, operator, batch, signal, arguments.memory)
-        given = frames(turn, batch, None)
-        clock("force update", lambda given=given: forces_loss(model, frames.task, given).backward())
-        model.zero_grad(set_to_none=True)
-        if turn == 0:
-            print(line, flush=True)
+        for before, each in models.items():
+            timed = Clock(clock.seconds, before)
+            operator = IS2RS().operator(each, tasks, batch)
+            line = one_step(timed, each, operator, batch, signal, arguments.memory)
+            given = frames(turn, batch, None)
+            loss = partial(forces_loss, each, frames.task, given)
+            timed(UPDATE, lambda loss=loss: loss().backward())
+            each.zero_grad(set_to_none=True)
+            if turn == 0:
+                print(f"{before}{line}", flush=True)
     clock.print(1)
     clock.ratio("adjoint, one linearisation", "adjoint, evaluated in each VJP", 1)
     clock.ratio("rollout, graphs kept", "rollout", 1)
     clock.ratio("sweep, graphs kept", "sweep", 1)
+    for name in [name for name in clock.seconds if COMPILED + name in clock.seconds]:
+        clock.ratio(COMPILED + name, name, 1)
 
 
 if __name__ == "__main__":

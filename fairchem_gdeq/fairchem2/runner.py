@@ -18,6 +18,7 @@ from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.components.train.train_runner import TrainEvalRunner
 from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
 from torch import nn
 from torch.utils.data import DataLoader
@@ -29,11 +30,13 @@ from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
 from fairchem_gdeq.fairchem2.base import build_model, open_inference
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
+from fairchem_gdeq.fairchem2.compiling import compile_backbone
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.frame_checks import check_frames
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.replay import FrameBatches
+from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
@@ -115,9 +118,8 @@ class GDEQRunner(TrainEvalRunner):
         self.reference = open_reference(reference)
         add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
-        self.base = EvaluatedModel(
-            BASE, copy.deepcopy(hydra_model(train_eval_unit.model)), train_eval_unit.is2rs
-        )
+        base = copy.deepcopy(hydra_model(train_eval_unit.model))
+        self.base = self._evaluated(BASE, base, train_eval_unit.is2rs)
 
     @property
     def results(self) -> Path:
@@ -192,7 +194,13 @@ class GDEQRunner(TrainEvalRunner):
         state = path.with_name(STATE)
         if state.is_file():
             is2rs = replace(is2rs, alpha=float(open_checkpoint(state)["alpha"]))
-        return EvaluatedModel(TUNED, model, is2rs)
+        return self._evaluated(TUNED, model, is2rs)
+
+    def _evaluated(self, name: str, model: HydraModel, is2rs: IS2RS) -> EvaluatedModel:
+        """A row of the table, compiled where the trainer is."""
+        if self.train_eval_unit.compiled:
+            compile_backbone(model)
+        return EvaluatedModel(name, model, is2rs)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON and plots."""

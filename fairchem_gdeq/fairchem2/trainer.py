@@ -29,6 +29,7 @@ from torchtnt.utils.loggers import TensorBoardLogger
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.records import Record, each_once
 from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
+from fairchem_gdeq.fairchem2.compiling import compile_backbone
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.replay import BaseBatches, ForceReplay, FrameBatches, forces_loss
 from fairchem_gdeq.fairchem2.supported import require_exact
@@ -68,6 +69,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         warm_start: bool = False,
         keep: str = "better",
         forces: ForceReplay | None = None,
+        compiled: bool = False,
         print_every: int = 10,
         clip_grad_norm: float | None = 1.0,
         ema_decay: float | None = 0.99,
@@ -88,6 +90,7 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             keep: which epoch is exported, one of ``history.KEEP``; by default one that validation says is
                 better than the base, or else the base.
             forces: what is trained on beside the signal.
+            compiled: whether to compile the backbone, of the base and the tuned model as well.
             print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
@@ -110,6 +113,10 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             ema_decay=ema_decay,
             tf32=tf32,
         )
+        self.compiled = compiled
+        for module in (self.model, self.ema_model):
+            if compiled and module is not None:
+                compile_backbone(hydra_model(module))
         # fairchem's own TensorBoard logger cannot be constructed in 2.24; torchtnt's can.
         self.tensorboard = None
         if not job_config.logger and not job_config.debug:

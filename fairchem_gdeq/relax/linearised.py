@@ -119,7 +119,7 @@ class Linearised(Operator):
         try:
             (grad,) = torch.autograd.grad(graph.out, graph.x, vector, retain_graph=True)
         except RuntimeError:
-            # A compiled model, or one with a backward of its own, may go through its graph only once.
+            # A model that was compiled elsewhere, or has a backward of its own, may go through it only once.
             graph.reusable = False
             return None
         graph.served += 1

@@ -66,7 +66,7 @@ class _Once(torch.autograd.Function):
 
 
 class Once(Watched):
-    """Refuses a second backward, as compiled models do."""
+    """Refuses a second backward, as models that were compiled elsewhere may."""
 
     def forward(self, x):
         return _Once.apply(super().forward(x))
