@@ -119,7 +119,7 @@ class Linearised(Operator):
         try:
             (grad,) = torch.autograd.grad(graph.out, graph.x, vector, retain_graph=True)
         except RuntimeError:
-            # A model that was compiled elsewhere, or has a backward of its own, may go through it only once.
+            # A model compiled elsewhere, or with a backward of its own, may go through it only once.
             graph.reusable = False
             return None
         graph.served += 1
