@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.units.mlip_unit.mlip_unit import (
-    UNIT_INFERENCE_CHECKPOINT,
-    MLIPTrainEvalUnit,
-    Task,
-)
+from fairchem.core.units.mlip_unit.mlip_unit import Task
 from fairchem.core.units.mlip_unit.utils import tf32_context_manager
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torchtnt.framework import State
-from torchtnt.utils.loggers import TensorBoardLogger
 
 from fairchem_gdeq.evaluation.metrics import summarise
-from fairchem_gdeq.evaluation.records import Record, each_once
-from fairchem_gdeq.fairchem2.base import export_tasks, warn_of_other_heads
-from fairchem_gdeq.fairchem2.compiling import compile_backbone
+from fairchem_gdeq.fairchem2.base import warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
+from fairchem_gdeq.fairchem2.relaxing import RelaxingUnit
 from fairchem_gdeq.fairchem2.replay import BaseBatches, ForceReplay, FrameBatches, forces_loss
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.training import steps
-from fairchem_gdeq.training.adjoints import Adjoints
-from fairchem_gdeq.training.checkpoint_files import open_checkpoint
-from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
-from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.replay import Replay, optimize
 from fairchem_gdeq.training.steps import Beside, LearntStep, Update
 
@@ -49,11 +36,11 @@ LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
 
 
 @registry.register_trainer("gdeq")
-class GDEQTrainer(MLIPTrainEvalUnit):
+class GDEQTrainer(RelaxingUnit):
     """Fine-tunes a direct-force model through its own relaxations.
 
     EMA, clipping, schedule, DCP checkpoints, resume and the exported inference checkpoint are
-    fairchem's; the gradient is one of ``fairchem_gdeq.relax.signals``.
+    fairchem's; the gradient is one of ``fairchem_gdeq.relax.signals``; validation is ``RelaxingUnit``'s.
     """
 
     def __init__(
@@ -103,6 +90,10 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         self.force_task = force_task(list(tasks))
         warn_of_other_heads(hydra_model(model), self.force_task)
         super().__init__(
+            is2rs=is2rs,
+            alpha_lr=alpha_lr,
+            keep=keep,
+            compiled=compiled,
             job_config=job_config,
             model=model,
             optimizer_fn=optimizer_fn,
@@ -113,35 +104,14 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             ema_decay=ema_decay,
             tf32=tf32,
         )
-        self.compiled = compiled
-        for module in (self.model, self.ema_model):
-            if compiled and module is not None:
-                compile_backbone(hydra_model(module))
-        # fairchem's own TensorBoard logger cannot be constructed in 2.24; torchtnt's can.
-        self.tensorboard = None
-        if not job_config.logger and not job_config.debug:
-            folder = os.path.join(job_config.metadata.log_dir, "tensorboard")
-            self.tensorboard = TensorBoardLogger(folder, flush_secs=10)
-        self.is2rs = is2rs
         self.signal, self.signal_name = signal, SIGNALS.name_of(signal)
-        self.history = History(keep)
-        # Set by the runner, which has the validation split: records of the base on it.
-        self.score_base: Callable[[], list[Record]] | None = None
-        device = get_device_for_local_rank()
-        self.force_task.normalizer.to(device)
-        learn = alpha_lr > 0
-        self.alpha = torch.tensor(is2rs.alpha, device=device, requires_grad=learn)
-        self.alpha_optimizer = torch.optim.Adam([self.alpha], lr=alpha_lr) if learn else None
+        self.force_task.normalizer.to(get_device_for_local_rank())
         self.warm_start = warm_start
         self.forces = forces
         # Frames are opened when training starts: evaluation does not need them. The base is known now.
         self.replayed: FrameBatches | BaseBatches | None = None
         if forces is not None and forces.of_base:
             self.replayed = forces.open(self.force_task, hydra_model(model))
-        self.adjoints = Adjoints()
-        self.epoch_records: list[Record] = []
-
-    # ---- training ----------------------------------------------------------------------------
 
     def on_train_start(self, state: State) -> None:
         """As fairchem's, then evaluation mode: every evaluation of a step must be the same map."""
@@ -165,11 +135,6 @@ class GDEQTrainer(MLIPTrainEvalUnit):
         """
         if self.forces is not None and self.replayed is None:
             self.replayed = self.forces.open(self.force_task, hydra_model(self.model))
-
-    @property
-    def _folder(self) -> Path:
-        """Where the run's checkpoints are, and the steps of its history."""
-        return Path(self.job_config.metadata.checkpoint_dir)
 
     def differentiate(self, batch: AtomicData) -> tuple[SignalReport, Operator]:
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
@@ -244,77 +209,3 @@ class GDEQTrainer(MLIPTrainEvalUnit):
             beside=beside,
             ema=None if ema is None else partial(ema.update_parameters, self.model),
         )
-
-    def _log(self, values: dict[str, float], step: int) -> None:
-        """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs."""
-        if self.logger is not None:
-            self.logger.log(values, step=step, commit=True)
-        elif self.tensorboard is not None:
-            self.tensorboard.log_dict(values, step)
-
-    # ---- validation --------------------------------------------------------------------------
-
-    def on_eval_epoch_start(self, state: State) -> None:
-        """Start an empty list of records."""
-        self.eval_unit.model.eval()
-        self.epoch_records = []
-
-    def eval_step(self, state: State, data: AtomicData) -> list[Record]:
-        """Relax a batch with the EMA weights and score it."""
-        batch = data.to(get_device_for_local_rank())
-        model = hydra_model(self.eval_unit.model)
-        records, _ = self.is2rs.relax(model, self.tasks, batch, self.alpha.detach())
-        self.epoch_records += records
-        return records
-
-    def on_eval_epoch_end(self, state: State) -> None:
-        """Score of the epoch over all ranks, kept in the history and logged."""
-        records = each_once(gather(self.epoch_records))
-        scores = summarise(records, self.is2rs.basin)
-        epoch = self.train_progress.num_epochs_completed
-        self.history.add_epoch(epoch, scores, records, self.is2rs.basin)
-        logging.info({f"val/{k}": round(v, 4) for k, v in scores.items()})
-        step = self.train_progress.num_steps_completed
-        self._log({f"val/{k}": v for k, v in scores.items()}, step)
-
-    # ---- checkpoints -------------------------------------------------------------------------
-
-    def save_state(self, checkpoint_location: str) -> None:
-        """A checkpoint to go on from: that of a model, and each rank's adjoints."""
-        self.adjoints.save(Path(checkpoint_location))
-        self.save_model(checkpoint_location)
-
-    def save_model(self, checkpoint_location: str) -> None:
-        """fairchem's checkpoint; beside it a file with history and alpha."""
-        if distutils.is_master():
-            os.makedirs(checkpoint_location, exist_ok=True)
-            state = {
-                "history": self.history.state(),
-                "alpha": self.alpha.detach().cpu(),
-                "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
-            }
-            torch.save(state, os.path.join(checkpoint_location, STATE))
-        fresh = not self.optimizer.state
-        super().save_state(checkpoint_location)
-        if fresh:  # torch has taken a step of length zero to see the state, which Adam would count
-            self.optimizer.state.clear()
-        exported = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
-        if distutils.is_master() and os.path.exists(exported):
-            export_tasks(exported, hydra_model(self.model))
-
-    def _execute_load_state(self, checkpoint_location: str | None) -> None:
-        super()._execute_load_state(checkpoint_location)
-        assert checkpoint_location is not None
-        state = open_checkpoint(os.path.join(checkpoint_location, STATE))
-        self.history.load(state["history"])
-        if distutils.is_master():
-            if "steps" in state["history"]:  # a checkpoint from before the file of steps
-                self.history.take_over(self._folder, state["history"]["steps"])
-            else:
-                self.history.open(self._folder, self.train_progress.num_steps_completed)
-        with torch.no_grad():
-            self.alpha.copy_(state["alpha"])
-        if self.alpha_optimizer is not None and state["alpha_optimizer"]:
-            self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        if self.warm_start:
-            self.adjoints.load(Path(checkpoint_location))

@@ -91,8 +91,10 @@ def test_explored_starts_are_new_and_not_of_held_out_systems(generator):
     )
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test", "other_metals"])
-def test_the_first_round_is_as_it_was_packed(split, generator):
+@pytest.mark.parametrize(
+    "split", ["train", "val", "test", "other_metals", "train_more", "val_more", "test_more"]
+)
+def test_splits_are_as_they_were_planned(split, generator):
     left_out = json.loads((FOLDER / "statistics.json").read_text())[split]["not_converged"]
     planned = [s for s in generator.plan.plan()[split] if s.name not in left_out]
     with connect(FOLDER / split / "data.aselmdb", type="aselmdb", readonly=True) as database:

@@ -1,0 +1,148 @@
+"""What a run of fairchem 2 does between its steps: validates by relaxing, logs, and saves."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from fairchem.core.common.distutils import get_device_for_local_rank
+from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT, MLIPTrainEvalUnit
+from torchtnt.framework import State
+from torchtnt.utils.loggers import TensorBoardLogger
+
+from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.evaluation.records import Record, each_once
+from fairchem_gdeq.fairchem2.base import export_tasks
+from fairchem_gdeq.fairchem2.compiling import compile_backbone
+from fairchem_gdeq.fairchem2.fields import hydra_model
+from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.training.adjoints import Adjoints
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.history import STATE, History
+from fairchem_gdeq.training.ranks import gather
+
+
+class RelaxingUnit(MLIPTrainEvalUnit):
+    """fairchem's unit, whose validation relaxes structures and scores where they end.
+
+    Attributes:
+        history: what the run has seen so far.
+        alpha: the operator's step, which may be learnt; saved with the model.
+        adjoints: of the structures of this rank, where adjoint solves start warm.
+        score_base: set by the runner, which has the validation split: records of the base on it.
+    """
+
+    warm_start: bool
+
+    def __init__(
+        self, *, is2rs: IS2RS, alpha_lr: float, keep: str, compiled: bool, **fairchems: Any
+    ) -> None:
+        """
+        Args:
+            is2rs, alpha_lr, keep, compiled: as ``GDEQTrainer``.
+            fairchems: arguments of ``MLIPTrainEvalUnit``.
+        """
+        super().__init__(**fairchems)
+        self.compiled = compiled
+        for module in (self.model, self.ema_model):
+            if compiled and module is not None:
+                compile_backbone(hydra_model(module))
+        # fairchem's own TensorBoard logger cannot be constructed in 2.24; torchtnt's can.
+        self.tensorboard = None
+        if not self.job_config.logger and not self.job_config.debug:
+            folder = os.path.join(self.job_config.metadata.log_dir, "tensorboard")
+            self.tensorboard = TensorBoardLogger(folder, flush_secs=10)
+        self.is2rs = is2rs
+        self.history = History(keep)
+        self.score_base: Callable[[], list[Record]] | None = None
+        learn = alpha_lr > 0
+        device = get_device_for_local_rank()
+        self.alpha = torch.tensor(is2rs.alpha, device=device, requires_grad=learn)
+        self.alpha_optimizer = torch.optim.Adam([self.alpha], lr=alpha_lr) if learn else None
+        self.adjoints = Adjoints()
+        self.epoch_records: list[Record] = []
+
+    @property
+    def _folder(self) -> Path:
+        """Where the run's checkpoints are, and the steps of its history."""
+        return Path(self.job_config.metadata.checkpoint_dir)
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs."""
+        if self.logger is not None:
+            self.logger.log(values, step=step, commit=True)
+        elif self.tensorboard is not None:
+            self.tensorboard.log_dict(values, step)
+
+    # ---- validation --------------------------------------------------------------------------
+
+    def on_eval_epoch_start(self, state: State) -> None:
+        """Start an empty list of records."""
+        self.eval_unit.model.eval()
+        self.epoch_records = []
+
+    def eval_step(self, state: State, data: AtomicData) -> list[Record]:
+        """Relax a batch with the EMA weights and score it."""
+        batch = data.to(get_device_for_local_rank())
+        model = hydra_model(self.eval_unit.model)
+        records, _ = self.is2rs.relax(model, self.tasks, batch, self.alpha.detach())
+        self.epoch_records += records
+        return records
+
+    def on_eval_epoch_end(self, state: State) -> None:
+        """Score of the epoch over all ranks, kept in the history and logged."""
+        records = each_once(gather(self.epoch_records))
+        scores = summarise(records, self.is2rs.basin)
+        epoch = self.train_progress.num_epochs_completed
+        self.history.add_epoch(epoch, scores, records, self.is2rs.basin)
+        logging.info({f"val/{k}": round(v, 4) for k, v in scores.items()})
+        step = self.train_progress.num_steps_completed
+        self._log({f"val/{k}": v for k, v in scores.items()}, step)
+
+    # ---- checkpoints -------------------------------------------------------------------------
+
+    def save_state(self, checkpoint_location: str) -> None:
+        """A checkpoint to go on from: that of a model, and each rank's adjoints."""
+        self.adjoints.save(Path(checkpoint_location))
+        self.save_model(checkpoint_location)
+
+    def save_model(self, checkpoint_location: str) -> None:
+        """fairchem's checkpoint; beside it a file with history and alpha."""
+        if distutils.is_master():
+            os.makedirs(checkpoint_location, exist_ok=True)
+            state = {
+                "history": self.history.state(),
+                "alpha": self.alpha.detach().cpu(),
+                "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
+            }
+            torch.save(state, os.path.join(checkpoint_location, STATE))
+        fresh = not self.optimizer.state
+        super().save_state(checkpoint_location)
+        if fresh:  # torch has taken a step of length zero to see the state, which Adam would count
+            self.optimizer.state.clear()
+        exported = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
+        if distutils.is_master() and os.path.exists(exported):
+            export_tasks(exported, hydra_model(self.model))
+
+    def _execute_load_state(self, checkpoint_location: str | None) -> None:
+        super()._execute_load_state(checkpoint_location)
+        assert checkpoint_location is not None
+        state = open_checkpoint(os.path.join(checkpoint_location, STATE))
+        self.history.load(state["history"])
+        if distutils.is_master():
+            if "steps" in state["history"]:  # a checkpoint from before the file of steps
+                self.history.take_over(self._folder, state["history"]["steps"])
+            else:
+                self.history.open(self._folder, self.train_progress.num_steps_completed)
+        with torch.no_grad():
+            self.alpha.copy_(state["alpha"])
+        if self.alpha_optimizer is not None and state["alpha_optimizer"]:
+            self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        if self.warm_start:
+            self.adjoints.load(Path(checkpoint_location))
