@@ -102,7 +102,9 @@ def test_splits_are_as_they_were_planned(split, generator):
     assert [row.data["sid"] for row in rows] == [system.name for system in planned]
     for row, system in list(zip(rows, planned, strict=True))[::5]:
         start = generator.systems.build(system)
-        np.testing.assert_allclose(row.positions, start.positions, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            row.positions, start.positions, rtol=0, atol=1e-5
+        )  # as records are rounded
 
 
 def test_second_round(generator):
