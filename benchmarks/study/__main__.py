@@ -48,6 +48,11 @@ def main() -> None:
         renew(tables)
         return
     table = tables[arguments.table]
+    if arguments.action == "run" and table.patch:
+        raise SystemExit(
+            f"{table.name}: its runs need {table.patch}, see benchmarks/patches/README.md. What they "
+            f"ended with: python -m benchmarks.study show {table.name}"
+        )
     if arguments.action == "run":
         wanted = [
             run

@@ -56,6 +56,7 @@ class Table:
         points: overrides of each, for a study of one setting; {point} in any override is its name.
         point: what the points are, for the axis of the picture.
         fairchem: the line that the config is of, 2 or 1.
+        patch: a file in ``benchmarks/patches`` with what its runs need and the package has not.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Table:
     points: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"": ()})
     point: str = ""
     fairchem: int = 2
+    patch: str = ""
 
     @property
     def first(self) -> str:
