@@ -1,0 +1,42 @@
+"""A prediction counts by where the reference takes it, not by where it lies."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.db import connect
+
+from benchmarks import strict_basins
+from tests.data.springs import Springs
+
+CELL = bulk("Si", cubic=True)
+
+
+def moved(far, seed):
+    """One atom moved by so much; then all shifted as one."""
+    atoms = CELL.copy()
+    rng = np.random.default_rng(seed)
+    atoms.positions[seed % 8] += far * np.array([0.0, 0.6, 0.8])
+    atoms.positions += rng.normal(size=3)
+    return atoms
+
+
+def test_the_reference_decides(tmp_path):
+    """It takes all to the perfect crystal: to the target of the first two, not to that of the third."""
+    with connect(tmp_path / "data.aselmdb", type="aselmdb") as database:
+        for i, target in enumerate([CELL, CELL, moved(0.9, 3)]):
+            database.write(CELL, data={"sid": f"s{i}", "pos_relaxed": target.positions})
+    targets = strict_basins.targets_of([tmp_path])
+    predictions = {"s0": moved(0.05, 0), "s1": moved(0.8, 1), "s2": moved(0.9, 3)}
+    reference = partial(Springs, CELL.positions)
+    found = strict_basins.compare(
+        predictions, targets, tmp_path / "reference", 0.1, 1, reference=reference
+    )
+    assert [(j.converged, j.strictly, j.by_delta_q) for j in found] == [
+        (True, True, True),
+        (True, True, False),
+        (True, False, True),
+    ]
+    with pytest.raises(SystemExit, match="1 predictions have no target, such as other"):
+        strict_basins.compare({"other": CELL}, targets, tmp_path, 0.1, 1, reference=reference)
