@@ -4,9 +4,10 @@
     python data/si/generate.py pack                  # LMDBs of these; splits that are complete
     python data/si/generate.py large                 # starts of 216 and 648 atoms, in seconds
 
-Both leave alone what is packed already, unless it is named with ``--splits``.
+Both leave alone what is packed already, unless it is named with ``--splits``. ``--reference chgnet``
+relaxes the same starts on CHGNet, into ``chgnet``.
 
-Needs the ``data`` extra of the project (the ``sevenn`` package, which ships the weights).
+Needs the ``data`` extra of the project (``sevenn``), or ``chgnet``: these packages ship the weights.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 import packing  # noqa: E402
 from ase_lmdb import write  # noqa: E402
+from references import REFERENCES  # noqa: E402
 from sevennet import Start, relax_all  # noqa: E402
 
 FMAX = 0.01  # eV/Angstrom
@@ -70,10 +72,10 @@ def file_of(job: Job, relaxed: Path) -> Path:
     return relaxed / f"{job.sid}.npz"
 
 
-def relax(jobs: list[Job], relaxed: Path, workers: int) -> None:
+def relax(jobs: list[Job], relaxed: Path, workers: int, reference: str) -> None:
     """Make the records that are missing, in the order of the jobs."""
     starts = [Start(file_of(job, relaxed), partial(start_of, job), job.frames) for job in jobs]
-    relax_all(starts, workers, FMAX, MAX_STEPS)
+    relax_all(starts, workers, FMAX, MAX_STEPS, REFERENCES[reference])
 
 
 def pack(split: str, jobs: list[Job], relaxed: Path, out: Path) -> None:
@@ -117,19 +119,23 @@ def main() -> None:
     )
     parser.add_argument("action", choices=("relax", "pack", "large"))
     parser.add_argument("--workers", type=int, default=2, help="one-threaded processes")
-    parser.add_argument("--relaxed", type=Path, default=HERE / "relaxed", help="folder of records")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the packed files")
+    parser.add_argument("--reference", choices=REFERENCES, default="sevennet")
+    parser.add_argument("--relaxed", type=Path, help="folder of records")
+    parser.add_argument("--out", type=Path, help="folder of the packed files")
     parser.add_argument("--splits", nargs="+", choices=splits, help="default: not packed yet")
     arguments = parser.parse_args()
+    own = HERE if arguments.reference == "sevennet" else HERE / arguments.reference
+    out = arguments.out or own
+    relaxed = arguments.relaxed or own / "relaxed"
     if arguments.action == "large":
-        pack_large(arguments.out)
+        pack_large(out)
         return
-    chosen = arguments.splits or [s for s in splits if not packing.packed(arguments.out, s)]
+    chosen = arguments.splits or [s for s in splits if not packing.packed(out, s)]
     if arguments.action == "relax":
         todo = [job for job in jobs if job.split in chosen]
-        relax(todo, arguments.relaxed, arguments.workers)
+        relax(todo, relaxed, arguments.workers, arguments.reference)
         return
-    packing.each(chosen, partial(pack, jobs=jobs, relaxed=arguments.relaxed, out=arguments.out))
+    packing.each(chosen, partial(pack, jobs=jobs, relaxed=relaxed, out=out))
 
 
 if __name__ == "__main__":
