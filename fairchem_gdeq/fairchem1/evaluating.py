@@ -26,6 +26,7 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE, History
+from fairchem_gdeq.training.ranks import share_cores
 
 PRIMARY = "delta_q_mean"
 BEST = "best_checkpoint.pt"
@@ -62,6 +63,7 @@ class EvaluatingTrainer(OCPTrainer):
                 of another model.
             FileNotFoundError: there is no such base.
         """
+        share_cores()
         self.settings = Settings.read(task)
         add_metrics(self.settings.metrics)
         self.is2rs, self.signal = self.settings.is2rs, self.settings.make_signal()

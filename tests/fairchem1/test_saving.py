@@ -1,5 +1,7 @@
 """What is saved when: adjoints go with the checkpoint to go on from, and with no other file."""
 
+import os
+
 import torch
 from fairchem.core.trainers import OCPTrainer
 
@@ -7,6 +9,7 @@ from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.history import History
+from tests.fairchem1 import running
 
 
 def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_path):
@@ -31,3 +34,13 @@ def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_p
     assert state["history"]["epochs"] == [{"epoch": 1, "delta_q_mean": 2.0, "ends": []}]
     trainer.save()
     assert known() == [3, 4]
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    with running.trainer_on(tmp_path):
+        assert asked == [3]
