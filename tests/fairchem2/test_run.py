@@ -482,3 +482,21 @@ def test_other_signals_run_from_their_configs(inputs, tmp_path, config):
     signal = ["train/delta_q_guided" in step for step in steps]
     silent = len(steps) // 2 if config == "implicit" else 0
     assert signal == [False] * silent + [True] * (len(steps) - silent)
+
+
+@pytest.mark.slow  # needs a C++ compiler
+def test_a_compiled_run_is_the_same_run(inputs, tmp_path):
+    options = ("--mode", "train", "epochs=1", "forces.src=none", "forces.val=null")
+    runs = []
+    for compiled in ("false", "true"):
+        typed = command(inputs, tmp_path / compiled, *options, f"compile={compiled}", base="adapt")
+        done = subprocess.run(typed, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        runs.append(comparable(tmp_path / compiled / "gdeq"))
+    plain, compiled = runs
+    for one, other in zip(plain["history"]["steps"], compiled["history"]["steps"], strict=True):
+        assert other["train/loss"] == pytest.approx(one["train/loss"], rel=1e-3)
+        assert other["train/grad_norm"] == pytest.approx(one["train/grad_norm"], rel=1e-2)
+    for name in ("base", "tuned"):
+        found = [[r["delta_q"] for r in run["records"][name]] for run in runs]
+        np.testing.assert_allclose(*found, rtol=2e-2)
