@@ -119,7 +119,7 @@ class GDEQRunner(TrainEvalRunner):
         add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         base = copy.deepcopy(hydra_model(train_eval_unit.model))
-        self.base = self._evaluated(BASE, base, train_eval_unit.is2rs)
+        self.base = _evaluated(BASE, base, train_eval_unit.is2rs, train_eval_unit.compiled)
 
     @property
     def results(self) -> Path:
@@ -194,13 +194,7 @@ class GDEQRunner(TrainEvalRunner):
         state = path.with_name(STATE)
         if state.is_file():
             is2rs = replace(is2rs, alpha=float(open_checkpoint(state)["alpha"]))
-        return self._evaluated(TUNED, model, is2rs)
-
-    def _evaluated(self, name: str, model: HydraModel, is2rs: IS2RS) -> EvaluatedModel:
-        """A row of the table, compiled where the trainer is."""
-        if self.train_eval_unit.compiled:
-            compile_backbone(model)
-        return EvaluatedModel(name, model, is2rs)
+        return _evaluated(TUNED, model, is2rs, self.train_eval_unit.compiled)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON and plots."""
@@ -244,3 +238,10 @@ class GDEQRunner(TrainEvalRunner):
             logging.info("interrupted: start the same command again to go on from the checkpoint")
             return saved
         return super().save_state(checkpoint_location, is_preemption)
+
+
+def _evaluated(name: str, model: HydraModel, is2rs: IS2RS, compiled: bool) -> EvaluatedModel:
+    """A row of the table, compiled where the trainer is."""
+    if compiled:
+        compile_backbone(model)
+    return EvaluatedModel(name, model, is2rs)
