@@ -436,7 +436,8 @@ def test_smoke_configs_as_typed(inputs, tmp_path, config, kind):
             *(*fairchem, "--config-yml", str(path), "--run-dir", str(tmp_path)),
             *(f"--task.{option}" for option in options),
             *(
-                "--dataset.train.first_n=None",
+                *(f"--dataset.{split}.first_n=None" for split in ("train", "val", "test")),
+                "--task.forces.updates=1",
                 f"--task.forces.src={inputs / 'train_frames'}",
                 f"--task.forces.val={inputs / 'val_frames'}",
                 *sources,
