@@ -25,12 +25,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.db import connect
-from ase.geometry import find_mic
-from numpy.typing import NDArray
 
 from fairchem_gdeq.evaluation.basin import Basin
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+import packing
 import records
 from sevennet import Start, relax_all, sevennet
 
@@ -66,24 +65,19 @@ def targets_of(folders: Sequence[Path]) -> dict[str, Atoms]:
     return found
 
 
-def distances(atoms: Atoms, target: Atoms) -> NDArray[np.float64]:
-    """From the target [n, 3], Angstrom; without a rigid shift where no atom is fixed."""
-    moves, _ = find_mic(atoms.positions - target.positions, target.cell, target.pbc)
-    return moves if target.constraints else moves - moves.mean(0)
-
-
 def judge(
     predictions: Mapping[str, Atoms], targets: Mapping[str, Atoms], folder: Path, within: float
 ) -> Iterator[Judged]:
     """Each prediction whose relaxation lies in the folder."""
     for name, atoms in predictions.items():
         record, target = records.load(folder / f"{name}.npz"), targets[name]
-        end = distances(record.frames[-1], target)
-        before = distances(atoms, target)
-        delta_q = np.sqrt((target.get_masses()[:, None] * before**2).sum())
+        after, before = (
+            packing.displacements(target, where) for where in (record.frames[-1], atoms)
+        )
         converged = record.max_forces[-1] <= FMAX
-        right = converged and np.linalg.norm(end, axis=1).max() <= within
-        yield Judged(name, converged, bool(right), bool(delta_q < Basin().delta_q))
+        right = converged and np.linalg.norm(after, axis=1).max() <= within
+        near = packing.delta_q(target, before) < Basin().delta_q
+        yield Judged(name, converged, bool(right), near)
 
 
 def compare(

@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
 from ase_lmdb import summary
+from numpy.typing import NDArray
 from records import Record, finished, load
 
 
@@ -85,18 +86,29 @@ def frames_of(records: dict[str, Record]) -> list[tuple[Atoms, dict[str, object]
     ]
 
 
+def displacements(start: Atoms, end: Atoms) -> NDArray[np.float64]:
+    """From start to end [n, 3], Angstrom; without the mass-weighted shift where no atom is fixed."""
+    moves: NDArray[np.float64] = find_mic(end.positions - start.positions, start.cell)[0]
+    if start.constraints:
+        return moves
+    masses = start.get_masses()[:, None]
+    return moves - (masses * moves).sum(0) / masses.sum()
+
+
+def delta_q(start: Atoms, moves: NDArray[np.float64]) -> float:
+    """Delta Q (amu^1/2 Angstrom) of displacements [n, 3] from there."""
+    return float(np.sqrt((start.get_masses()[:, None] * moves**2).sum()))
+
+
 def measured(records: Iterable[Record]) -> dict[str, dict[str, float]]:
     """How far the relaxations went: Delta Q (amu^1/2 Angstrom), Angstrom, steps, eV/Angstrom."""
     values: dict[str, list[float]] = {}
     for record in records:
         first, last = record.frames[0], record.frames[-1]
-        step = find_mic(last.positions - first.positions, first.cell)[0]
-        masses = first.get_masses()[:, None]
-        if not first.constraints:
-            step -= (masses * step).sum(0) / masses.sum()
+        moves = displacements(first, last)
         of_this = {
-            "delta_q": float(np.sqrt((masses * step**2).sum())),
-            "max_displacement": float(np.linalg.norm(step, axis=1).max()),
+            "delta_q": delta_q(first, moves),
+            "max_displacement": float(np.linalg.norm(moves, axis=1).max()),
             "steps": record.steps[-1],
             "max_force_at_start": record.max_forces[0],
         }
