@@ -6,11 +6,11 @@ python -m benchmarks.against_bptt --batches 3 alpha=0.02      # overrides of the
 
 Each batch of the training split is differentiated by every signal in turn, in another order each time,
 from the same weights. The step is the signal's own: rollout, solve and gradient, without the update on
-frames, which is the same for all. The ratios are of the same batch. They are seconds of the process, not
-of the clock, so that what else the machine does counts little. All gradients are by the backward sweep, in
+frames, which is the same for all. The ratios are of the same batch. They are seconds of the process,
+not of the clock, so that what else the machine does counts little. All gradients are by the sweep, in
 one process and one thread.
 
-Beside them stand evaluations and VJPs per structure. BPTT takes as many plain steps as it has evaluations.
+Beside them stand evaluations and VJPs per structure. BPTT has an evaluation for each plain step.
 """
 
 from __future__ import annotations
