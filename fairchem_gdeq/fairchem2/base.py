@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from fairchem_gdeq.fairchem2.conservative import is_conservative
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint, require_model_parts
 from fairchem_gdeq.training.preflight import no_base
 
@@ -174,7 +175,13 @@ def train_only(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def warn_of_other_heads(model: HydraModel, task: Task) -> None:
-    """Say in the log what fine-tuning the forces does to heads that predict anything else."""
+    """Say in the log what fine-tuning the forces does to whatever else the model predicts."""
+    if is_conservative(model):
+        logging.warning(
+            "forces are the gradient of the energy, and stay so. The energy itself is not trained on: it "
+            "may shift, by another amount for each composition, and so may the stress."
+        )
+        return
     others = sorted(name for name in model.output_heads if name != task.name)
     if others:
         logging.warning(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from fairchem.core.models.base import HydraModel
 
+from fairchem_gdeq.fairchem2.conservative import is_conservative
+
 
 def compile_backbone(model: HydraModel, backend: str = "inductor") -> None:
     """Compile a model's backbone, once for all sizes of batches; the first evaluations then take minutes.
@@ -14,7 +16,16 @@ def compile_backbone(model: HydraModel, backend: str = "inductor") -> None:
 
     Args:
         backend: of ``torch.compile``.
+
+    Raises:
+        ValueError: its forces are the gradient of its energy, which a compiled backbone has no second
+            derivative of.
     """
+    if is_conservative(model):
+        raise ValueError(
+            f"compile: true: {type(model.backbone).__name__} computes forces as the gradient of its "
+            "energy, and what torch.compile makes cannot be differentiated twice. Set compile: false"
+        )
     # One linearisation serves all products of an adjoint solve: its buffers must outlive a backward.
     torch._functorch.config.donated_buffer = False
     model.backbone.compile(dynamic=True, backend=backend)

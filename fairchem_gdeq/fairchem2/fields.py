@@ -1,4 +1,4 @@
-"""Any fairchem 2 model with direct forces as a ``ForceField``, its neighbour graph frozen."""
+"""Any fairchem 2 model as a ``ForceField``, its neighbour graph frozen."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import Tensor, nn
 
 from fairchem_gdeq.fairchem2 import graphs
+from fairchem_gdeq.fairchem2.conservative import energy_gradient, require_second_derivatives
 from fairchem_gdeq.fairchem2.families import graphs_of
 from fairchem_gdeq.fairchem2.graphs import Graphs
 from fairchem_gdeq.fairchem2.supported import dataset_names, require_dataset, require_exact
@@ -80,8 +81,8 @@ class HydraForceField(FrozenGraphField):
         """The field that builds its graph anew at every evaluation; none is built here.
 
         Raises:
-            ValueError: the model cannot be differentiated exactly (conservative, or a setting that
-                ``supported`` names), no single force task is known, it is not for these
+            ValueError: the model cannot be differentiated exactly (a setting that ``supported``
+                names), no single force task is known, it is not for these
                 structures, or one of them is periodic and has a cell without volume.
         """
         require_exact(model)
@@ -132,7 +133,9 @@ class HydraForceField(FrozenGraphField):
         return self.graphs.given(batch)
 
     def _run(self, batch: AtomicData) -> Tensor:
-        forces = self.model(batch)[self.task.name][self.task.property].view(-1, 3)
+        with energy_gradient(self.model, batch):
+            forces = self.model(batch)[self.task.name][self.task.property].view(-1, 3)
+        require_second_derivatives(self.model, forces)
         return self.task.normalizer.denorm(forces)
 
     @contextmanager

@@ -21,6 +21,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task, compute_loss, mt_colla
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fairchem_gdeq.fairchem2.conservative import energy_gradient, require_second_derivatives
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.loaders import left_out
 from fairchem_gdeq.relax import SignalReport
@@ -105,7 +106,10 @@ def predicted_forces(model: HydraModel, task: Task, batch: AtomicData) -> Tensor
 
 def forces_loss(model: HydraModel, task: Task, batch: AtomicData) -> Tensor:
     """fairchem's loss of a batch's forces, in units of the task."""
-    return sum(compute_loss([task], model(batch), batch).values())  # type: ignore[return-value]
+    with energy_gradient(model, batch):
+        predicted = model(batch)
+    require_second_derivatives(model, predicted[task.name][task.property])
+    return sum(compute_loss([task], predicted, batch).values())  # type: ignore[return-value]
 
 
 class FrameBatches:

@@ -8,24 +8,8 @@ from fairchem.core.models.uma.nn.execution_backends import ExecutionBackend
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch import nn
 
+from fairchem_gdeq.fairchem2.conservative import is_conservative
 from fairchem_gdeq.fairchem2.families import graphs_of
-from fairchem_gdeq.frozen.refusals import gradient_forces
-
-
-def require_direct_forces(model: HydraModel) -> None:
-    """Refuse a model whose forces are the gradient of its energy.
-
-    Raises:
-        ValueError: says why and what to do.
-    """
-    backbone = model.backbone
-    config = getattr(backbone, "regress_config", backbone)  # EScAIP has the flag itself
-    if not getattr(config, "direct_forces", True):
-        raise gradient_forces(
-            backbone,
-            "Use a direct-force model: direct_forces: true with a force head such as "
-            "Linear_Force_Head, for example a *-direct checkpoint.",
-        )
 
 
 def require_exact(model: HydraModel) -> None:
@@ -34,12 +18,14 @@ def require_exact(model: HydraModel) -> None:
     Raises:
         ValueError: names the setting, says why, and which override helps.
     """
-    require_direct_forces(model)
     graphs_of(model.backbone)
-    reasons = [*_edge_list_reasons(model.backbone), *_neighbour_list_reasons(model.backbone)]
+    backbone = model.backbone
+    reasons = [*_edge_list_reasons(backbone), *_neighbour_list_reasons(backbone)]
+    if is_conservative(model):
+        reasons += _second_derivative_reasons(backbone)
     if reasons:
         raise ValueError(
-            f"{type(model.backbone).__name__} cannot be differentiated exactly as configured:\n"
+            f"{type(backbone).__name__} cannot be differentiated exactly as configured:\n"
             + "\n".join(f"- {reason}" for reason in reasons)
         )
 
@@ -96,6 +82,18 @@ def _neighbour_list_reasons(backbone: nn.Module) -> list[str]:
             "backbone.use_fp16_backbone: false."
         )
     return reasons
+
+
+def _second_derivative_reasons(backbone: nn.Module) -> list[str]:
+    attention = getattr(getattr(backbone, "gnn_cfg", None), "atten_name", "math")
+    if attention == "math":
+        return []
+    reason = (
+        f"atten_name: {attention} has no second derivative, and the forces are the gradient of the "
+        "energy. Load it with overrides backbone.atten_name: math: the weights are the same, and so are "
+        "the forces."
+    )
+    return [reason]
 
 
 def dataset_names(batch: AtomicData) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Every direct-force family of fairchem 2: the model's own forces, their exact derivative, training."""
+"""Every family of fairchem 2: the model's own forces, their exact derivative, training."""
 
 import copy
 
@@ -146,16 +146,6 @@ def refused(name, match, heads=None, **changes):
     config["heads"] = heads or config["heads"]
     with pytest.raises(ValueError, match=match):
         require_exact(HydraModel(**config))
-
-
-@pytest.mark.parametrize("name", [ESEN, ESCAIP, ALLSCAIP])
-def test_conservative_models(name):
-    heads = {
-        ESEN: "fairchem.core.models.uma.escn_md.MLP_EFS_Head",
-        ESCAIP: "EScAIP_grad_energy_force_stress_head",
-        ALLSCAIP: "AllScAIP_grad_energy_force_stress_head",
-    }
-    refused(name, "gradient of its energy", {"efs": {"module": heads[name]}}, direct_forces=False)
 
 
 def test_settings_that_are_not_exact():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from fairchem.core.models.base import HydraModel
 
 from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task
 from fairchem_gdeq.fairchem2.task import IS2RS
@@ -108,17 +107,6 @@ def test_changed_edges_are_counted():
         field.unfreeze().edges_changed(moved)
     fresh = field.freeze(data.pos).batch
     assert int(fresh.nedges.sum()) == fresh.edge_index.shape[1]
-
-
-def test_conservative_model_is_refused_with_the_reason():
-    config = {
-        "backbone": small.ESEN["backbone"] | {"direct_forces": False},
-        "heads": {"efs": {"module": "fairchem.core.models.uma.escn_md.MLP_EFS_Head"}},
-    }
-    with pytest.raises(ValueError, match=r"gradient of its energy.*direct_forces: true"):
-        HydraForceField.frozen(
-            HydraModel(**config), small.tasks(), small.batch(small.silicon(1), double=False)
-        )
 
 
 def test_force_task_must_be_unique():

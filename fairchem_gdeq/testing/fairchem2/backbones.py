@@ -1,4 +1,4 @@
-"""Small random models of every direct-force family of fairchem 2.
+"""Small random models of every family of fairchem 2, with direct forces and with those of an energy.
 
 Used by ``tests/fairchem2`` and, with ``backbone_checks``, by ``python -m benchmarks.backbones``.
 """
@@ -117,6 +117,20 @@ def _moe(wrapper: str = "DatasetSpecificMoEWrapper", merge: bool = False, **chan
     return Spec(config, "si_forces", merge)
 
 
+def _conserving(backbone: dict, head: str, **changes: Any) -> Spec:
+    """Its forces are the gradient of the energy; it has a stress too, as released models do."""
+    changes = {"direct_forces": False, "regress_stress": True} | changes
+    heads = {"forces": {"module": head, "wrap_property": False}}
+    return Spec({"backbone": backbone | changes, "heads": heads})
+
+
+def _conserving_moe(wrapper: str = "DatasetSpecificMoEWrapper", merge: bool = False) -> Spec:
+    spec = _moe(wrapper, merge, direct_forces=False, regress_stress=True)
+    head = {"module": UMA + "escn_moe." + wrapper, "head_cls": UMA + "escn_md.MLP_EFS_Head"}
+    head |= {"dataset_names": ["oc20", "si"], "head_kwargs": {"wrap_property": False}}
+    return Spec(spec.config | {"heads": {"efs": head}}, spec.task, merge)
+
+
 BACKBONES = {
     "eSEN direct (OC25)": _spec(ESEN, ESEN_HEADS),
     "eSEN direct, checkpointed": _spec(ESEN, ESEN_HEADS, activation_checkpointing=True),
@@ -144,6 +158,15 @@ BACKBONES = {
     "AllScAIP, hard kNN, padded": _spec(ALLSCAIP, ALLSCAIP_HEADS, knn_soft=False, use_padding=True),
     "AllScAIP, table too narrow": _spec(ALLSCAIP, ALLSCAIP_HEADS, use_padding=True, knn_pad_size=7),
     "AllScAIP, no node path": _spec(ALLSCAIP, ALLSCAIP_HEADS, use_node_path=False),
+    "eSEN, conserving": _conserving(ESEN, UMA + "escn_md.MLP_EFS_Head"),
+    "UMA, conserving": _conserving_moe(),
+    "UMA, conserving, one head per data set": _conserving_moe("DatasetSpecificSingleHeadWrapper"),
+    "UMA, conserving, merged": _conserving_moe(merge=True),
+    "EScAIP, conserving": _conserving(ESCAIP, "EScAIP_grad_energy_force_stress_head"),
+    "EScAIP, conserving, padded": _conserving(
+        ESCAIP, "EScAIP_grad_energy_force_stress_head", use_padding=True
+    ),
+    "AllScAIP, conserving": _conserving(ALLSCAIP, "AllScAIP_grad_energy_force_stress_head"),
     "ADAPT": Spec(small.ADAPT),
     "ResMLP": Spec(small.RESMLP),
 }
