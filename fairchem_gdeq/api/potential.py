@@ -1,4 +1,4 @@
-"""A fairchem 2 potential with direct forces, and how structures are relaxed with it."""
+"""A fairchem 2 potential, and how structures are relaxed with it."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def load_potential(
     overrides: Mapping[str, Any] | None = None,
     trust_files: bool = False,
 ) -> Potential:
-    """A potential with direct forces.
+    """A potential that predicts forces.
 
     Args:
         source: an inference checkpoint of fairchem 2; or a model or predict unit that is open

@@ -37,7 +37,7 @@ LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
 
 @registry.register_trainer("gdeq")
 class GDEQTrainer(RelaxingUnit):
-    """Fine-tunes a direct-force model through its own relaxations.
+    """Fine-tunes a model through its own relaxations.
 
     EMA, clipping, schedule, DCP checkpoints, resume and the exported inference checkpoint are
     fairchem's; the gradient is one of ``fairchem_gdeq.relax.signals``; validation is ``RelaxingUnit``'s.

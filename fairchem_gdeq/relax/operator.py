@@ -16,7 +16,7 @@ from fairchem_gdeq.relax.structures import Structures
 
 
 class ForceField(Protocol):
-    """A direct-force potential with its context c (graph, species, cell) frozen.
+    """A potential with its context c (graph, species, cell) frozen.
 
     This is all that a backbone has to provide.
     """

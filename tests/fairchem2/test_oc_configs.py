@@ -1,10 +1,13 @@
-"""The catalysis configs as typed: released formats in, clear messages where something is missing."""
+"""The configs of released checkpoints as typed: their formats in, clear messages where one is missing."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
+from fairchem.core import FAIRChemCalculator
+from fairchem.core.units.mlip_unit import load_predict_unit
 
 from fairchem_gdeq.data import convert
 from fairchem_gdeq.testing import pyg
@@ -71,6 +74,32 @@ def test_titanium_with_a_checkpoint_in_the_released_format(released, slabs, tmp_
     assert tuned.tasks_config == base.tasks_config
     weights = [c.model_state_dict["output_heads.forces.linear.weight"] for c in (tuned, base)]
     assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("kind", ["bulk", pytest.param("adsorbate", marks=pytest.mark.slow)])
+def test_uma_with_a_checkpoint_in_the_released_format(kind, slabs, tmp_path):
+    """Tasks of several data sets, a stress head, charge and spin, and forces that stay a gradient."""
+    config = copy.deepcopy(backbones.BACKBONES["UMA, conserving"].config)
+    config["backbone"]["dataset_list"] = config["heads"]["efs"]["dataset_names"] = ["oc20", "omat"]
+    tasks = [
+        small.task_config(f"{name}_{each}", each, name)
+        for name in ("oc20", "omat")
+        for each in ("energy", "forces", "stress")
+    ]
+    base = tmp_path / "uma.pt"
+    small.write_checkpoint(base, config, tasks)
+    options = ["--mode", "train", f"data={slabs}", CPU, *CHEAP]
+    code, out, err = fairchem(f"uma/gdeq_{kind}.yml", tmp_path, *options, env={"UMA": str(base)})
+    assert code == 0, err[-3000:]
+    assert "unrelaxed X_0" in out and "tuned" in out
+    dataset = {"bulk": "omat", "adsorbate": "oc20"}[kind]
+    results = tmp_path / "runs" / f"{dataset}_gdeq_seed0" / "results"
+    tuned = torch.load(results / "best" / "inference_ckpt.pt", weights_only=False)
+    assert tuned.tasks_config == tasks  # of all data sets, as they were
+    unit = load_predict_unit(results / "best" / "inference_ckpt.pt", device="cpu")
+    atoms = small.silicon(1)[0]
+    atoms.calc = FAIRChemCalculator(unit, task_name=dataset)
+    assert atoms.get_stress().shape == (6,) and np.abs(atoms.get_forces()).max() > 0
 
 
 @pytest.mark.parametrize("name", ["oc20", "oc22"])

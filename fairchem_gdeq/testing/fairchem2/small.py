@@ -135,14 +135,15 @@ def write_is2rs(folder, structures: list, seed: int = 1, sids: list[str] | None 
 
 
 def task_config(name: str, kind: str = "forces", dataset: str = "si") -> dict:
-    """A task as checkpoints and configs spell it; ``kind`` is ``forces`` or ``energy``."""
+    """A task as checkpoints and configs spell it; ``kind`` is ``forces``, ``energy`` or ``stress``."""
+    dimension = {"forces": [3], "energy": [1], "stress": [1, 9]}[kind]
     units = "fairchem.core."
     return {
         "_target_": units + "units.mlip_unit.mlip_unit.Task",
         "name": name,
         "level": "atom" if kind == "forces" else "system",
         "property": kind,
-        "out_spec": {"dim": [3] if kind == "forces" else [1], "dtype": "float32"},
+        "out_spec": {"dim": dimension, "dtype": "float32"},
         "normalizer": {
             "_target_": units + "modules.normalization.normalizer.Normalizer",
             "mean": 0.0,
