@@ -10,6 +10,7 @@ from fairchem.core.models.esen.esen_dens import eSEN_DeNS_Backbone
 from fairchem.core.models.gemnet.gemnet import GemNetT
 from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOC as LibraryGemNetOC
 from fairchem.core.models.painn.painn import PaiNN
+from fairchem.core.models.schnet import SchNet
 from fairchem.core.models.scn.scn import SphericalChannelNetwork
 from torch import nn
 
@@ -32,6 +33,7 @@ FAMILIES: dict[type[nn.Module], type[EdgeList]] = {
     LibraryGemNetOC: GemNetOC,
     GemNetT: EdgeList,
     PaiNN: EdgeList,
+    SchNet: EdgeList,
 }
 
 

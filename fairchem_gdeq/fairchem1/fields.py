@@ -1,4 +1,4 @@
-"""Any fairchem 1 model with direct forces as a ``ForceField``, its neighbour graph frozen."""
+"""Any fairchem 1 model as a ``ForceField``, its neighbour graph frozen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from fairchem.core.models.esen.esen import eSEN_Backbone
+from fairchem.core.models.esen.esen_dens import eSEN_DeNS_Backbone
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
@@ -19,7 +21,7 @@ from fairchem_gdeq.fairchem1.batches import (
 )
 from fairchem_gdeq.fairchem1.families import graphs_of
 from fairchem_gdeq.fairchem1.graphs import EdgeList, FrozenGraph, join_graphs
-from fairchem_gdeq.fairchem1.supported import require_exact
+from fairchem_gdeq.fairchem1.supported import GRADIENT_HEADS, is_conservative, require_exact
 from fairchem_gdeq.frozen.cells import inverse_cells
 from fairchem_gdeq.frozen.field import FrozenGraphField
 from fairchem_gdeq.frozen.forward import backbone_of
@@ -120,21 +122,37 @@ class OCPForceField(FrozenGraphField):
         return self.graphs.given(self._held)
 
     def _run(self, batch: Batch) -> Tensor:
-        return self.denorm(forces_of(self.model(batch)))
+        if not is_conservative(self.model):
+            return self.denorm(forces_of(self.model(batch)))
+        wanted = torch.is_grad_enabled()
+        if not (wanted and batch.pos.requires_grad):  # the model would mark the caller's tensor
+            batch.pos = batch.pos.detach().requires_grad_(True)
+        with torch.enable_grad():
+            forces = forces_of(self.model(batch))
+        return self.denorm(forces if wanted else forces.detach())
 
     @contextmanager
     def _settings(self, device: torch.device) -> Iterator[None]:
-        """Two settings of fairchem 1 that cost memory or break derivatives are off inside.
+        """Settings of fairchem 1 that cost memory or break derivatives are off inside.
 
-        Models without a direct_forces switch record a graph even under no_grad. Checkpointing in
-        evaluation mode is of the re-entrant kind, which loses the derivative by what a block reads
+        Models without a direct_forces switch record a graph even under no_grad. Heads of conservative
+        ones keep that of their forces in training mode alone, and no stress is asked for. Checkpointing
+        in evaluation mode is of the re-entrant kind, which loses the derivative by what a block reads
         from its attributes, as EquiformerV2's blocks do with features and frames.
         """
+        conservative = is_conservative(self.model)
         with ExitStack() as stack:
             for module in self.model.modules():
                 derived = not getattr(module, "direct_forces", False)
-                if hasattr(module, "regress_forces") and derived:
+                if hasattr(module, "regress_forces") and derived and not conservative:
                     stack.enter_context(installed(module, "direct_forces", True))
+                if conservative and getattr(module, "regress_stress", False):
+                    stack.enter_context(swapped(module, "regress_stress", False))
+                if conservative and isinstance(module, eSEN_Backbone | eSEN_DeNS_Backbone):
+                    # It marks positions in a way that only a leaf of the graph allows; they are marked.
+                    stack.enter_context(swapped(module, "regress_forces", False))
+                if conservative and isinstance(module, GRADIENT_HEADS):
+                    stack.enter_context(swapped(module, "training", torch.is_grad_enabled()))
                 if getattr(module, "activation_checkpoint", False):
                     stack.enter_context(swapped(module, "activation_checkpoint", False))
             yield

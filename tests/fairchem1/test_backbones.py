@@ -1,4 +1,4 @@
-"""Every direct-force family of fairchem 1: the model's own forces, their exact derivative, training."""
+"""Every family of fairchem 1: the model's own forces, their exact derivative, training."""
 
 import copy
 import pickle
@@ -15,7 +15,11 @@ from fairchem_gdeq.testing.precision import double_precision
 
 ALL = pytest.mark.parametrize("name", backbones.BACKBONES)
 FAMILIES = pytest.mark.parametrize(
-    "name", ["EquiformerV2", "eSCN", "eSEN", "SCN", "GemNet-OC", "GemNet-dT", "PaiNN"]
+    "name",
+    [
+        *("EquiformerV2", "eSCN", "eSEN", "SCN", "GemNet-OC", "GemNet-dT", "PaiNN"),
+        *("eSEN, conserving", "SchNet"),
+    ],
 )
 FRAMED = pytest.mark.parametrize("name", ["EquiformerV2", "eSCN", "eSEN", "SCN"])
 

@@ -1,5 +1,6 @@
 """The product as a user of fairchem 1 meets it: ``fairchem --mode ... --config-yml ...``."""
 
+import copy
 import gc
 import json
 import os
@@ -22,7 +23,7 @@ from fairchem.core.trainers import OCPTrainer
 from fairchem_gdeq.evaluation.metric import METRICS
 from fairchem_gdeq.fairchem1 import GDEQTrainer
 from fairchem_gdeq.testing import pyg
-from fairchem_gdeq.testing.fairchem1 import small1
+from fairchem_gdeq.testing.fairchem1 import backbones, small1
 from fairchem_gdeq.testing.frames import write_frames
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,27 @@ def trained(inputs, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("run")
     fairchem(inputs, run_dir, "train", *CONSTANT)
     return run_dir
+
+
+def test_a_base_whose_forces_are_the_gradient_of_its_energy(inputs, tmp_path):
+    """eSEN as released for OAM: trained on pairs and frames, its energy head as well."""
+    base = tmp_path / "esen.pt"
+    given = copy.deepcopy(backbones.BACKBONES["eSEN, conserving"])
+    config = {"name": given.pop("model"), **given}
+    small1.checkpoint(base, "esen", config=config)
+    written = yaml.safe_load((inputs / "config.yml").read_text())
+    written["task"]["base"], written["model"] = str(base), config
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(written))
+    short = ["--optim.max_epochs=1", "--task.keep=last"]
+    gc.collect()
+    known = ["--mode", "train", "--cpu", "--run-dir", str(tmp_path)]
+    known += ["--config-yml", str(tmp_path / "config.yml"), *short]
+    main(*flags.get_parser().parse_known_args(known))
+    assert list(results(tmp_path)["scores"]) == ["unrelaxed X_0", "base", "tuned"]
+    before = torch.load(base, weights_only=True)["state_dict"]
+    after = {name.removeprefix("module."): value for name, value in weights(tmp_path).items()}
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in moved} >= {"backbone", "output_heads"}
 
 
 def results(run_dir, name="test.json"):

@@ -11,6 +11,7 @@ from fairchem_gdeq.fairchem1 import supported
 from fairchem_gdeq.fairchem1.fields import OCPForceField, forces_of
 from fairchem_gdeq.testing.fairchem1 import backbone_checks, backbones
 
+CONSERVING = [name for name in backbones.BACKBONES if "conserving" in name] + ["SchNet"]
 GRADIENT = "gradient of its energy.*direct_forces: true"
 
 
@@ -19,20 +20,22 @@ def refused(config: dict, match: str) -> None:
         supported.require_exact(backbones.build(config))
 
 
-@pytest.mark.parametrize("name", ["GemNet-OC, triplets", "GemNet-dT", "PaiNN"])
-def test_forces_from_the_energy(name):
-    refused(backbones.BACKBONES[name] | {"direct_forces": False}, GRADIENT)
-
-
-def test_models_whose_forces_are_always_from_the_energy():
-    small = {"hidden_channels": 8, "num_filters": 8, "num_interactions": 1, "num_gaussians": 8}
-    refused({"model": "schnet", **small, "use_pbc": True}, GRADIENT)
+def test_forces_from_an_energy_that_is_not_twice_differentiable():
+    refused(backbones.BACKBONES["GemNet-OC, triplets"] | {"direct_forces": False}, GRADIENT)
     small = {"hidden_channels": 8, "num_blocks": 1, "num_spherical": 2, "num_radial": 2}
     small |= {"out_emb_channels": 8, "int_emb_size": 8, "basis_emb_size": 4}
     refused({"model": "dimenetplusplus", **small}, GRADIENT)
-    esen = copy.deepcopy(backbones.BACKBONES["eSEN"])
-    esen["heads"] = {"efs": {"module": "esen_mlp_efs_head"}}
-    refused(esen, GRADIENT)
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+def test_only_a_gradient_pays_for_second_derivatives(name):
+    data = backbones.batch(backbones.slabs())
+    field = backbone_checks.field_of(name, data)
+    with torch.no_grad():
+        assert field(data.pos).grad_fn is None
+    assert not data.pos.requires_grad
+    assert field(data.pos.clone().requires_grad_(True)).grad_fn is not None
+    assert not any(module.training for module in field.model.modules())
 
 
 def test_models_without_forces():

@@ -1,4 +1,4 @@
-"""Small random models of every direct-force family of fairchem 1, and structures for them."""
+"""Small random models of every family of fairchem 1, and structures for them."""
 
 from __future__ import annotations
 
@@ -152,6 +152,18 @@ PAINN = {
     "direct_forces": True,
 }
 
+# It has no direct forces, nor a switch for them.
+SCHNET = {
+    "hidden_channels": 16,
+    "num_filters": 16,
+    "num_interactions": 2,
+    "num_gaussians": 20,
+    "cutoff": 4.5,
+    "otf_graph": True,
+    "use_pbc": True,
+    "regress_forces": True,
+}
+
 
 def _hydra(backbone: str, config: dict, heads: dict, **changes: Any) -> dict[str, Any]:
     return {
@@ -208,6 +220,19 @@ BACKBONES = {
     ),
     "PaiNN": _whole("painn", PAINN),
     "PaiNN, heads": _hydra("painn_backbone", PAINN, {"forces": {"module": "painn_force_head"}}),
+    "eSEN, conserving": _hydra(
+        *("esen_backbone", ESEN, {"efs": {"module": "esen_mlp_efs_head"}}),
+        **{"direct_forces": False, "regress_stress": True},
+    ),
+    "eSEN, DeNS, conserving": _hydra(
+        "esen_backbone_dens",
+        ESEN,
+        {"efs": {"module": "esen_mlp_efs_head_dens"}},
+        direct_forces=False,
+    ),
+    "GemNet-T, conserving": _whole("gemnet_t", GEMNET_T, direct_forces=False),
+    "PaiNN, conserving": _whole("painn", PAINN, direct_forces=False),
+    "SchNet": _whole("schnet", SCHNET),
 }
 
 
