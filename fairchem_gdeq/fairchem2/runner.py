@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
+from fairchem_gdeq.diagnose import Probe, cost_of_step, diagnose
 from fairchem_gdeq.evaluation.metric import Scores, add_metrics
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
@@ -43,7 +44,7 @@ from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import share_cores
 from fairchem_gdeq.training.run_frames import elements_of, structures_of
 
-MODES = ("train", "validate", "predict")
+MODES = ("train", "validate", "predict", "diagnose")
 
 
 class GDEQRunner(TrainEvalRunner):
@@ -66,10 +67,12 @@ class GDEQRunner(TrainEvalRunner):
         max_epochs: int = 1,
         trust_files: bool = False,
         held_frames: HeldFrames | None = None,
+        diagnose: Probe | None = None,
     ) -> None:
         """
         Args:
-            mode: ``train``, ``validate`` (scores of a split) or ``predict`` (its structures).
+            mode: ``train``, ``validate`` (scores of a split), ``predict`` (its structures) or
+                ``diagnose`` (can tuning help?).
             train_dataloader: what is trained on.
             eval_dataloader: the validation split, which alone selects the reported epoch.
             test_dataloader: the held-out split of the final table.
@@ -85,6 +88,7 @@ class GDEQRunner(TrainEvalRunner):
             callbacks, max_epochs: as ``TrainEvalRunner``.
             trust_files: as ``base.open_inference``, for ``checkpoint``.
             held_frames: labelled frames on which base and tuned model have a force error in the table.
+            diagnose: how structures are examined by ``--mode diagnose``; None has the defaults.
 
         Raises:
             ValueError: an unknown mode, split, baseline or metric, or an evaluated split with
@@ -115,6 +119,7 @@ class GDEQRunner(TrainEvalRunner):
         baseline_rows(baselines, train_eval_unit.is2rs)  # refuses unknown ones before the training
         self.baselines, self.trust_files = baselines, trust_files
         self.held_frames = held_frames
+        self.probe = diagnose or Probe()
         self.reference = open_reference(reference)
         add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
@@ -129,7 +134,7 @@ class GDEQRunner(TrainEvalRunner):
     def run(self) -> None:
         """Do what ``mode`` says."""
         self.results.mkdir(parents=True, exist_ok=True)
-        {"train": self.train, "validate": self.validate, "predict": self.predict}[self.mode]()
+        getattr(self, self.mode)()
 
     # ---- modes -------------------------------------------------------------------------------
 
@@ -166,6 +171,21 @@ class GDEQRunner(TrainEvalRunner):
         chosen = self.tuned() or self.base
         logging.info(f"predicting split {self.split} with the {chosen.name} model")
         self._scoring(self.split).predict(chosen, self.results / "predictions")
+
+    def diagnose(self) -> None:
+        """Say whether tuning can help on the training split; files go to ``results/diagnose``."""
+        unit, loader = self.train_eval_unit, self.loaders["train"]
+
+        def step() -> int:
+            batch = next(iter(loader)).to(get_device_for_local_rank())
+            return len(unit.differentiate(batch)[0].diverged)
+
+        cost = partial(cost_of_step, step, unit.model)
+        frames = unit.forces is not None and not unit.forces.of_base
+        scoring = self._scoring("train")
+        budget = atom_budget(self.loaders["val"])  # nothing is differentiated but in the step
+        scoring = replace(scoring, split=replace(scoring.split, budget=budget))
+        diagnose(self.base, scoring, self.probe, frames, cost, self.results)
 
     # ---- scoring -----------------------------------------------------------------------------
 

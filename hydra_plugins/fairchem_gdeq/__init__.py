@@ -16,7 +16,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 
-MODES = ("train", "validate", "predict")
+MODES = ("train", "validate", "predict", "diagnose")
 FAIRCHEM_CLI = "fairchem.core._cli"
 
 
