@@ -35,7 +35,7 @@ def main() -> None:
     starts = [row.toatoms() for row in rows]
     potential = gdeq.load_potential(arguments.base)
     settings = {"solver": gdeq.LBFGS(softest=10.0), "fmax": 0.01, "max_steps": 500, "horizon": 20}
-    ends = gdeq.relax(starts, potential, **settings)
+    ends = gdeq.relax(starts, potential, **settings).atoms
     arguments.folder.mkdir(parents=True)
     with connect(arguments.folder / "data.aselmdb", type="aselmdb") as database:
         for row, start, end in zip(rows, starts, ends, strict=True):

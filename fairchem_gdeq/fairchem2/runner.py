@@ -43,6 +43,7 @@ from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import share_cores
 from fairchem_gdeq.training.run_frames import elements_of, structures_of
+from fairchem_gdeq.training.same_run import keep_config, require_same_run
 
 MODES = ("train", "validate", "predict", "diagnose")
 
@@ -139,7 +140,17 @@ class GDEQRunner(TrainEvalRunner):
     # ---- modes -------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Train (or go on), then score unrelaxed, base and best epoch on the test split."""
+        """Train (or go on), then score unrelaxed, base and best epoch on the test split.
+
+        Raises:
+            ValueError: as ``require_same_run``, or frames that the run should not train on.
+        """
+        places = self.job_config.metadata
+        config, checkpoints = Path(places.config_path), Path(places.checkpoint_dir)
+        require_same_run(config, checkpoints)
+        distutils.synchronize()  # before it is written anew, all have read it
+        if distutils.is_master():
+            keep_config(config, checkpoints)
         for callback in self.callbacks:
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"

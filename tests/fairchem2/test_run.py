@@ -414,6 +414,29 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_pat
         assert torch.equal(resumed[key].sort(0).values, value.sort(0).values), key
 
 
+def test_another_run_is_not_mixed_into_the_folder(inputs, trained):
+    """Its learning rate, step and base would be, in one table."""
+    results = trained[0] / "gdeq" / "results" / "test.json"
+    before = results.read_bytes()
+    other = ["lr=3e-3", "alpha=0.2", "job.seed=7"]
+    code, _, err = fairchem(inputs, trained[0], "--mode", "train", *other, base="adapt")
+    assert code != 0 and results.read_bytes() == before
+    said = err[err.rindex("holds a run with other settings") :]
+    for key, was, now in (
+        ("optimizer_fn.lr", "0.0004", "0.003"),
+        ("is2rs.alpha", "0.05", "0.2"),
+        ("job.seed", "0", "7"),
+        ("model.path", "esen.pt'", "adapt.pt'"),
+    ):
+        line = next(line for line in said.splitlines() if f"{key}:" in line)
+        assert f"{was} there" in line and f"{now} now" in line
+    assert "job.timestamp_id=NAME" in said
+    code, _, err = fairchem(
+        inputs, trained[0], "--mode", "train"
+    )  # the same run may be started again
+    assert code == 0, err[-3000:]
+
+
 def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, trained, tmp_path):
     """Version 0.1's first ones held all steps, and adjoints by name."""
     shutil.copytree(trained[0] / "gdeq", tmp_path / "gdeq")
