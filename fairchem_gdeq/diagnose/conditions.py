@@ -15,7 +15,7 @@ from fairchem_gdeq.diagnose.examine import IMPRECISE, RIGHT, UNFINISHED, WRONG, 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 KINDS = (RIGHT, IMPRECISE, WRONG, UNFINISHED)
 # Shares from which on a condition holds.
-STAYING, COMPETING, MISSED, COVERED = 1 / 3, 1 / 4, 1 / 10, 1 / 2
+STAYING, COMPETING, MISSED, COVERED = 1 / 3, 1 / 4, 1 / 5, 1 / 2
 
 
 class Share(NamedTuple):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from tqdm import tqdm
 
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.ranks import as_on_the_first
+from fairchem_gdeq.training.swap import replacing
 
 
 class Progress(Callback):
@@ -128,12 +127,5 @@ class KeepBest(Callback):
         """Write beside the old one and swap, so that a kill leaves a whole checkpoint."""
         if self.folder is None:
             raise RuntimeError("KeepBest works with fairchem_gdeq's runner, which sets its folder")
-        partial = self.folder.with_name(self.folder.name + ".partial")
-        if distutils.is_master():
-            shutil.rmtree(partial, ignore_errors=True)
-        distutils.synchronize()
-        unit.save_model(str(partial))  # nobody goes on from it, so no adjoints
-        if distutils.is_master():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.replace(partial, self.folder)
-        distutils.synchronize()
+        with replacing(self.folder) as folder:
+            unit.save_model(str(folder))  # nobody goes on from it, so no adjoints

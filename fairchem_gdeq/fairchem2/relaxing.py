@@ -12,7 +12,12 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT, MLIPTrainEvalUnit
+from fairchem.core.units.mlip_unit.mlip_unit import (
+    UNIT_INFERENCE_CHECKPOINT,
+    UNIT_RESUME_CONFIG,
+    MLIPTrainEvalUnit,
+)
+from omegaconf import OmegaConf
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
@@ -26,6 +31,7 @@ from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.ranks import gather
+from fairchem_gdeq.training.swap import replacing
 
 
 class RelaxingUnit(MLIPTrainEvalUnit):
@@ -108,9 +114,18 @@ class RelaxingUnit(MLIPTrainEvalUnit):
     # ---- checkpoints -------------------------------------------------------------------------
 
     def save_state(self, checkpoint_location: str) -> None:
-        """A checkpoint to go on from: that of a model, and each rank's adjoints."""
-        self.adjoints.save(Path(checkpoint_location))
-        self.save_model(checkpoint_location)
+        """A checkpoint to go on from: that of a model, and each rank's adjoints.
+
+        A resumed run saves again the one that it came from, which stays whole until the new one is.
+        """
+        with replacing(Path(checkpoint_location)) as folder:
+            self.adjoints.save(folder)
+            self.save_model(str(folder))
+            resume = folder / UNIT_RESUME_CONFIG
+            if distutils.is_master() and resume.is_file():  # it names where fairchem has saved
+                config = OmegaConf.load(resume)
+                config.job.runner_state_path = checkpoint_location
+                OmegaConf.save(config, resume)
 
     def save_model(self, checkpoint_location: str) -> None:
         """fairchem's checkpoint; beside it a file with history and alpha."""

@@ -45,6 +45,7 @@ from fairchem_gdeq.training.ranks import share_cores
 from fairchem_gdeq.training.run_frames import elements_of, structures_of
 from fairchem_gdeq.training.same_run import keep_config, require_same_run
 
+INTERRUPTED = 75  # exit status (EX_TEMPFAIL): the same command goes on
 MODES = ("train", "validate", "predict", "diagnose")
 
 
@@ -133,9 +134,17 @@ class GDEQRunner(TrainEvalRunner):
         return Path(self.job_config.metadata.results_dir)
 
     def run(self) -> None:
-        """Do what ``mode`` says."""
+        """Do what ``mode`` says.
+
+        Raises:
+            SystemExit: a signal has interrupted it.
+        """
         self.results.mkdir(parents=True, exist_ok=True)
-        getattr(self, self.mode)()
+        try:
+            getattr(self, self.mode)()
+        except SystemExit as stopped:
+            # fairchem's handler of signals ends with 0, and what comes after a run would go on.
+            raise SystemExit(stopped.code or INTERRUPTED) from stopped
 
     # ---- modes -------------------------------------------------------------------------------
 

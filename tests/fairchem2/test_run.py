@@ -399,7 +399,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_pat
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.05)
     process.send_signal(how)
-    process.wait(60)
+    assert process.wait(60) != 0  # `train && predict` must not go on
     assert not (tmp_path / "gdeq" / "results" / "test.json").exists()
     code, _, err = fairchem(inputs, tmp_path, "--mode", "train")
     assert code == 0, err[-3000:]

@@ -1,0 +1,37 @@
+"""Folders that are replaced as a whole, so that a kill at any moment leaves a whole one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fairchem_gdeq.training.ranks import rank, synchronize
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of ``folder`` at the end.
+
+    All ranks enter it. What a kill leaves is the old folder, or the new one under this name or with
+    ``.partial`` at its end; the next call takes that away.
+
+    Raises:
+        Whatever is raised inside; the old folder then stays.
+    """
+    partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    if rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    synchronize()
+    yield partial
+    synchronize()
+    if rank() == 0:
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    synchronize()

@@ -1,0 +1,60 @@
+"""A folder that is written again is whole at any moment."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fairchem_gdeq.training.swap import replacing
+
+
+def write(folder, text):
+    with replacing(folder) as new:
+        (new / "a").write_text(text)
+        (new / "b").write_text(text)
+
+
+def held(folder):
+    """What each file of a folder holds."""
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_the_new_one_takes_the_place_of_the_old(tmp_path):
+    folder = tmp_path / "deep" / "checkpoint"
+    write(folder, "old")
+    (folder / "left over").write_text("of the old one")
+    write(folder, "new")
+    assert held(folder) == {"a": "new", "b": "new"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_goes_wrong_inside_leaves_the_old_one(tmp_path):
+    folder = tmp_path / "checkpoint"
+    write(folder, "old")
+    with pytest.raises(TypeError):
+        write(folder, b"no text")
+    assert held(folder) == {"a": "old", "b": "old"}
+    write(folder, "new")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_a_kill_between_two_moves_leaves_a_whole_one(tmp_path, monkeypatch, moves):
+    folder = tmp_path / "checkpoint"
+    write(folder, "old")
+    done = []
+
+    def replace(source, target):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(target)
+        Path(source).rename(target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    if moves < 2:
+        with pytest.raises(KeyboardInterrupt):
+            write(folder, "new")
+    else:
+        write(folder, "new")
+    whole = [held(path) for path in tmp_path.iterdir()]
+    assert all(each in ({"a": t, "b": t} for t in ("old", "new")) for each in whole) and whole
