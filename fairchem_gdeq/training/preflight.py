@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
@@ -29,6 +30,16 @@ def no_frames(folder: str, key: str, without: str) -> str:
     return (
         f"frames {folder}: no such file or folder (working folder {Path.cwd()}). Name labelled frames "
         f"with {key}=FOLDER, or do without them: {key}={without}"
+    )
+
+
+def no_slurm() -> str | None:
+    """What to say where a job cannot be submitted: fairchem would say that it was."""
+    if shutil.which("sbatch"):
+        return None
+    return (
+        "job.scheduler.mode is SLURM, and there is no sbatch here: start this on a login node of the "
+        "cluster, or add job.scheduler.mode=LOCAL"
     )
 
 

@@ -41,11 +41,11 @@ def translate(overrides: list[str]) -> list[str]:
 
 
 def check(config: Any) -> None:
-    """Refuse an unknown mode and missing inputs before anything is loaded.
+    """Refuse an unknown mode, impossible settings and missing inputs before anything is loaded.
 
     Raises:
-        SystemExit: the config runs our runner in a mode that it does not have, or with files or a
-            device that are not there.
+        SystemExit: the config runs our runner in a mode that it does not have, with settings that cannot
+            be meant, or with files, a device or a Slurm that are not there.
     """
     runner = config.get("runner")
     if "mode" not in config or not isinstance(runner, DictConfig):
@@ -55,11 +55,16 @@ def check(config: Any) -> None:
         raise SystemExit(
             f"fairchem: unknown mode {config.mode!r}: choose one of {', '.join(MODES)}"
         )
-    if ours and str(config.job.scheduler.mode).upper() == "LOCAL":  # else other machines decide
-        from fairchem_gdeq.training.preflight import missing
+    if not ours:
+        return
+    from fairchem_gdeq.training.config_rules import broken_rules
+    from fairchem_gdeq.training.preflight import missing, no_slurm
 
-        if text := missing(config):
-            raise SystemExit(f"fairchem: {text}")
+    if broken := list(broken_rules(config)):
+        raise SystemExit("\n".join(f"fairchem: {line}" for line in broken))
+    local = str(config.job.scheduler.mode).upper() == "LOCAL"  # else other machines have the inputs
+    if text := missing(config) if local else no_slurm():
+        raise SystemExit(f"fairchem: {text}")
 
 
 def _called_by_fairchem() -> bool:

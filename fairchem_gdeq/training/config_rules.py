@@ -1,0 +1,143 @@
+"""What the numbers and words of a config can mean, checked before anything is loaded.
+
+Classes check their own settings too; here they are named by the keys that a user types, and all at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fairchem_gdeq.training.history import KEEP
+
+SHOWN = 120  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a key expects.
+
+    Attributes:
+        expected: in words.
+        accepts: whether a value is that.
+    """
+
+    expected: str
+    accepts: Callable[[Any], bool]
+
+    def or_null(self) -> Rule:
+        """The same, or null."""
+        return Rule(f"{self.expected}, or null", lambda v: v is None or self.accepts(v))
+
+
+def number(low: float, high: float = math.inf, above: bool = False, below: bool = False) -> Rule:
+    """A finite number from ``low`` to ``high``; strictly ``above`` and ``below``, where that is said."""
+
+    def accepts(value: Any) -> bool:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            return False
+        return (value > low if above else value >= low) and (
+            value < high if below else value <= high
+        )
+
+    bound = "above" if above else "from"
+    text = f"a number {bound} {low:g}"
+    if high < math.inf:
+        text += f" {'and below' if below else 'to'} {high:g}"
+    elif not above:
+        text += " on"
+    return Rule(text, accepts)
+
+
+def whole(low: int) -> Rule:
+    """A whole number, at least ``low``."""
+    return Rule(
+        f"a whole number from {low} on",
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low,
+    )
+
+
+def one_of(*words: str) -> Rule:
+    """One of these words."""
+    return Rule(f"one of {', '.join(words)}", lambda v: v in words)
+
+
+TRUTH = Rule("true or false", lambda v: isinstance(v, bool))
+POSITIVE, NOT_NEGATIVE = number(0, above=True), number(0)
+PART = Rule(
+    "the part of the split that is used, above 0 and at most 1", number(0, 1, above=True).accepts
+)
+_UNIT = "runner.train_eval_unit"
+RULES: dict[str, Rule] = {
+    "epochs": whole(1),
+    "lr": POSITIVE,
+    "ema_decay": number(0, 1, below=True).or_null(),
+    "max_atoms": whole(2),
+    "eval_max_atoms": whole(2),
+    "train_structures": PART,
+    "val_structures": PART,
+    "test_structures": PART,
+    "horizon": whole(0),
+    "alpha": POSITIVE,
+    "alpha_lr": NOT_NEGATIVE,
+    "max_unroll": whole(1),
+    "spare": NOT_NEGATIVE,
+    "checkpoint_minutes": NOT_NEGATIVE,
+    "keep": one_of(*KEEP),
+    "warm_start": TRUTH,
+    "compile": TRUTH,
+    "trust_files": TRUTH,
+    "forces.max_atoms": whole(2),
+    "forces.lambda_forces": POSITIVE.or_null(),
+    "forces.limit": POSITIVE.or_null(),
+    "forces.updates": whole(0).or_null(),
+    "forces.alone": number(0, 1).or_null(),
+    "diagnose.structures": whole(1),
+    "diagnose.starts": whole(0),
+    "diagnose.shift": NOT_NEGATIVE,
+    "relaxer.horizon": whole(0),
+    "relaxer.fmax": POSITIVE,
+    "relaxer.max_steps": whole(0),
+    "job.seed": whole(0),
+    "job.scheduler.ranks_per_node": whole(1),
+    "job.scheduler.num_nodes": whole(1),
+    f"{_UNIT}.clip_grad_norm": POSITIVE.or_null(),
+    f"{_UNIT}.print_every": whole(1),
+    f"{_UNIT}.optimizer_fn.weight_decay": NOT_NEGATIVE,
+    f"{_UNIT}.is2rs.cap": POSITIVE.or_null(),
+    f"{_UNIT}.is2rs.basin.delta_q": POSITIVE,
+    f"{_UNIT}.is2rs.basin.displacement": POSITIVE,
+    f"{_UNIT}.signal.lambda_guide": NOT_NEGATIVE,
+    f"{_UNIT}.signal.lambda_eq": NOT_NEGATIVE,
+    f"{_UNIT}.signal.fmax": POSITIVE,
+    f"{_UNIT}.signal.max_steps": whole(0),
+    f"{_UNIT}.signal.adjoint.tol": number(0, 1, above=True, below=True),
+    f"{_UNIT}.signal.adjoint.max_vjps": whole(1),
+    f"{_UNIT}.signal.adjoint.damping": NOT_NEGATIVE,
+}
+_ABSENT = object()
+
+
+def broken_rules(config: DictConfig) -> Iterator[str]:
+    """What a composed config cannot mean, a sentence each: key, what was found, what is expected."""
+    for key, rule in RULES.items():
+        try:
+            value = OmegaConf.select(config, key, default=_ABSENT)
+        except OmegaConfBaseException:  # of what is missing, Hydra itself says where
+            continue
+        if value is not _ABSENT and not rule.accepts(value):
+            yield f"{key}={_said(value)}: expected {rule.expected}"
+
+
+def _said(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,0 +1,131 @@
+"""Numbers and words that a config cannot mean: each is one sentence with its key."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from fairchem_gdeq.training.config_rules import RULES, broken_rules
+from tests import commands
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = sorted(
+    str(path.relative_to(CONFIGS))
+    for path in CONFIGS.glob("*/*.yml")
+    if "/shared/finetune@" in path.read_text() or "@_global_" in path.read_text()
+)
+
+
+def composed(name):
+    with initialize_config_dir(str(CONFIGS / Path(name).parent), version_base="1.1"):
+        return compose(Path(name).name)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return composed("si/gdeq.yml")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_of_ours_keeps_the_rules(name):
+    assert list(broken_rules(composed(name))) == []
+
+
+def test_every_rule_is_of_a_key(config):
+    nowhere = object()
+    assert [k for k in RULES if OmegaConf.select(config, k, default=nowhere) is nowhere] == []
+
+
+def said(config, override):
+    """What the rules say of the config with an override, as the command line reads it."""
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    changed = config.copy()
+    OmegaConf.update(changed, parsed.key_or_group, parsed.value(), force_add=True)
+    return list(broken_rules(changed))
+
+
+UNIT = "runner.train_eval_unit"
+WORDS = ("abc", "'1e-3 '", "[1]", "{a: 1}")
+NOT_WHOLE = ("1.5", "true", *WORDS)
+NOT_FINITE = ("nan", "inf", "-inf", "true", *WORDS)
+BAD = {
+    "epochs": (*NOT_WHOLE, "0", "-1", "null"),
+    "lr": (*NOT_FINITE, "0", "-0.5", "null"),
+    "alpha": (*NOT_FINITE, "0", "-0.05", "null"),
+    "horizon": (*NOT_WHOLE, "-1", "null"),
+    "ema_decay": (*NOT_FINITE, "1.0", "-0.1", "2"),
+    "max_atoms": (*NOT_WHOLE, "1", "0", "-5"),
+    "eval_max_atoms": ("1", "0.5", "abc"),
+    "train_structures": ("0", "-0.5", "1.5", "64", "nan", "abc", "null"),
+    "val_structures": ("0", "1.01"),
+    "test_structures": ("0", "1.01"),
+    "alpha_lr": ("-0.5", "nan", "abc"),
+    "max_unroll": ("0", "-3", "7.5"),
+    "spare": ("-0.1", "nan", "abc"),
+    "checkpoint_minutes": ("-1", "nan", "soon"),
+    "keep": ("best", "null", "1"),
+    "warm_start": ("perhaps", "1", "null"),
+    "compile": ("2", "inductor"),
+    "trust_files": ("no_idea", "0"),
+    "forces.max_atoms": ("1", "2.5", "abc"),
+    "forces.lambda_forces": ("0", "-1", "nan", "abc"),
+    "forces.limit": ("0", "-1", "nan", "abc"),
+    "forces.updates": ("-1", "1.5", "abc"),
+    "forces.alone": ("-0.1", "1.1", "nan", "abc"),
+    "diagnose.structures": ("0", "1.5", "all"),
+    "diagnose.starts": ("-1", "many"),
+    "diagnose.shift": ("-0.1", "nan"),
+    "relaxer.fmax": ("0", "-0.02", "nan", "abc"),
+    "relaxer.max_steps": ("-1", "1.5", "abc"),
+    "job.seed": ("-1", "1.5", "abc"),
+    "job.scheduler.ranks_per_node": ("0", "1.5"),
+    f"{UNIT}.clip_grad_norm": ("0", "-1", "nan"),
+    f"{UNIT}.is2rs.cap": ("0", "-0.1", "nan"),
+    f"{UNIT}.is2rs.basin.delta_q": ("0", "-2", "abc"),
+    f"{UNIT}.is2rs.basin.displacement": ("0", "-2"),
+    f"{UNIT}.signal.adjoint.tol": ("0", "1", "-1", "nan"),
+    f"{UNIT}.signal.adjoint.max_vjps": ("0", "2.5"),
+    f"{UNIT}.signal.adjoint.damping": ("-0.1", "nan"),
+    f"{UNIT}.signal.lambda_eq": ("-1", "nan"),
+}
+CASES = [f"{key}={value}" for key, values in BAD.items() for value in values]
+
+
+@pytest.mark.parametrize("override", CASES)
+def test_what_cannot_be_meant_is_named(config, override):
+    key, _, value = override.partition("=")
+    lines = [line for line in said(config, override) if line.startswith(f"{key}=")]
+    assert len(lines) == 1 and ": expected " in lines[0]
+    if value not in WORDS:
+        assert value.lower().rstrip("0") in lines[0].lower().replace(": expected", "")
+
+
+def test_there_are_many_of_them():
+    assert len(CASES) >= 120
+
+
+def test_what_can_be_meant_passes(config):
+    for override in (
+        *("lr=1", "horizon=0", "alpha=0.2", "ema_decay=null", "ema_decay=0", "spare=0"),
+        *("forces.alone=0", "forces.updates=0", "forces.limit=null", "train_structures=1"),
+        *(f"{UNIT}.clip_grad_norm=null", f"{UNIT}.is2rs.cap=null", "checkpoint_minutes=0"),
+    ):
+        assert said(config, override) == []
+
+
+def test_the_command_ends_with_one_sentence_for_each(tmp_path):
+    """Before anything is loaded, and with nothing written."""
+    options = ("lr=abc", "epochs=1.5", f"job.run_dir={tmp_path / 'runs'}")
+    done = commands.fairchem("-c", CONFIGS / "si/gdeq.yml", "--mode", "train", *options)
+    assert done.returncode != 0 and not (tmp_path / "runs").exists()
+    assert done.stderr.strip().splitlines()[-2:] == [
+        "fairchem: epochs=1.5: expected a whole number from 1 on",
+        "fairchem: lr=abc: expected a number above 0",
+    ]
+    options = ("job.scheduler.mode=SLURM", f"job.run_dir={tmp_path / 'runs'}")
+    done = commands.fairchem(
+        *("-c", CONFIGS / "si/gdeq.yml", "--mode", "train", *options), env={"PATH": str(tmp_path)}
+    )
+    assert done.returncode != 0 and "there is no sbatch here" in done.stderr.splitlines()[-1]
