@@ -83,6 +83,8 @@ def _settings(
 ) -> dict[str, Any]:
     decided = [f.decided for f in findings if f.decided is not None]
     wanted = float(np.quantile(decided, 0.8)) if decided else MARKS[3]
+    if conditions[0].verdict == FAILS:  # ways on such forces say nothing of what comes after them
+        wanted = MARKS[2]
     horizon = next((mark for mark in MARKS[2:] if mark >= wanted), MARKS[-1])
     stiff = [f.stiffest for f in findings if math.isfinite(f.stiffest)]
     chosen: dict[str, Any] = {
