@@ -58,6 +58,7 @@ def check(config: Any) -> None:
     if not ours:
         return
     from fairchem_gdeq.training.config_rules import broken_rules
+    from fairchem_gdeq.training.one_line import end_in_one_line
     from fairchem_gdeq.training.preflight import missing, no_slurm
 
     if broken := list(broken_rules(config)):
@@ -65,6 +66,7 @@ def check(config: Any) -> None:
     local = str(config.job.scheduler.mode).upper() == "LOCAL"  # else other machines have the inputs
     if text := missing(config) if local else no_slurm():
         raise SystemExit(f"fairchem: {text}")
+    end_in_one_line()
 
 
 def _called_by_fairchem() -> bool:
