@@ -14,7 +14,7 @@ from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.relax import GDEQ, SIGNALS, Relaxer, make_signal
 
 SHARED = Path(__file__).parents[1] / "configs" / "shared"
-BUILT_IN = ("gdeq", "bptt", "truncated_bptt", "implicit")
+BUILT_IN = ("gdeq", "bptt", "truncated_bptt", "implicit", "coupled")
 
 
 def fairchem2():

@@ -29,7 +29,7 @@ class Settings:
         run_id: name of the run's folders in ``checkpoints``, ``results`` and ``logs``; the same
             command goes on from there. ``--timestamp-id`` takes precedence; None is fairchem's time
             stamp.
-        signal: ``gdeq``, ``bptt``, ``truncated_bptt`` or ``implicit``.
+        signal: ``gdeq``, ``bptt``, ``truncated_bptt``, ``implicit`` or ``coupled``.
         horizon: K, in training and, if ``relaxer`` says no other, before the solver in evaluation.
         alpha, cap: of the operator, Angstrom per (eV/Angstrom) and Angstrom.
         settings: of the signal, but its horizon; those that another signal has are left out.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fairchem_gdeq.relax import GMRES, SIGNALS, Operator, make_signal
+from fairchem_gdeq.relax import GMRES, SIGNALS, LogDeltaQ, Operator, make_signal
 from fairchem_gdeq.testing.fields import SiteField, grads, random_batch, structures, zero
 from tests.relax.test_solvers import Broken
 
@@ -210,3 +210,29 @@ def test_implicit_starts_at_x0():
     report = make_signal("implicit", **TIGHT)(operator, x, target)
     assert torch.equal(report.handoff, x)
     assert isinstance(operator.field, SiteField)
+
+
+def test_coupled_is_the_stored_graph_with_both_losses():
+    """What it adds to the equilibrium's own gradient, against autograd through the unrolled window."""
+    operator, x, target = random_batch("site", [4, 2], conservative=True)
+    settings = TIGHT | {"lambda_guide": 0.7, "lambda_eq": 1.9, "loss": "log_delta_q"}
+    zero(operator)
+    report = make_signal("coupled", **settings)(operator, x, target)
+    found, loss = grads(operator), report.loss
+    zero(operator)
+    plain = make_signal("gdeq", **settings | {"lambda_guide": 0.0})(operator, x, target)
+    equilibrium = grads(operator)
+
+    zero(operator)
+    own = LogDeltaQ()
+    moved = x
+    for _ in range(4):
+        moved = operator(moved)
+    ahead = (report.positions - moved).detach()
+    losses = [
+        weight * own(at, target, operator.structures, operator.pin).mean()
+        for weight, at in ((0.7, moved), (1.9, moved + ahead))
+    ]
+    sum(losses).backward()
+    torch.testing.assert_close(found, equilibrium + grads(operator), rtol=1e-8, atol=1e-11)
+    assert loss == pytest.approx(float(losses[0]) + plain.loss)

@@ -6,6 +6,7 @@ the two phases are decoupled (eq. 5): the equilibrium phase starts from a detach
 
 from fairchem_gdeq.relax.signals.base import SIGNALS, Signal, SignalReport, make_signal
 from fairchem_gdeq.relax.signals.bptt import BPTT
+from fairchem_gdeq.relax.signals.coupled import Coupled
 from fairchem_gdeq.relax.signals.gdeq import GDEQ
 from fairchem_gdeq.relax.signals.implicit import Implicit
 from fairchem_gdeq.relax.signals.truncated_bptt import TruncatedBPTT
@@ -14,6 +15,7 @@ __all__ = [
     "BPTT",
     "GDEQ",
     "SIGNALS",
+    "Coupled",
     "Implicit",
     "Signal",
     "SignalReport",
