@@ -43,7 +43,7 @@ from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import share_cores
 from fairchem_gdeq.training.run_frames import elements_of, structures_of
-from fairchem_gdeq.training.same_run import keep_config, require_same_run
+from fairchem_gdeq.training.same_run import keep_config, require_same_run, warn_of_another
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): the same command goes on
 MODES = ("train", "validate", "predict", "diagnose")
@@ -133,6 +133,12 @@ class GDEQRunner(TrainEvalRunner):
         """Folder of tables, plots, predictions and the best checkpoint."""
         return Path(self.job_config.metadata.results_dir)
 
+    @property
+    def _config_and_checkpoints(self) -> tuple[Path, Path]:
+        """The resolved config of this start, and the run's folder of checkpoints."""
+        places = self.job_config.metadata
+        return Path(places.config_path), Path(places.checkpoint_dir)
+
     def run(self) -> None:
         """Do what ``mode`` says.
 
@@ -154,12 +160,10 @@ class GDEQRunner(TrainEvalRunner):
         Raises:
             ValueError: as ``require_same_run``, or frames that the run should not train on.
         """
-        places = self.job_config.metadata
-        config, checkpoints = Path(places.config_path), Path(places.checkpoint_dir)
-        require_same_run(config, checkpoints)
+        require_same_run(*self._config_and_checkpoints)
         distutils.synchronize()  # before it is written anew, all have read it
         if distutils.is_master():
-            keep_config(config, checkpoints)
+            keep_config(*self._config_and_checkpoints)
         for callback in self.callbacks:
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"
@@ -184,6 +188,8 @@ class GDEQRunner(TrainEvalRunner):
 
     def validate(self) -> None:
         """Score the split; files go to ``results/validate``, those of the training run stay."""
+        if self.checkpoint is None:
+            warn_of_another(*self._config_and_checkpoints)
         self.score(self.split, self.results / "validate")
 
     def predict(self) -> None:

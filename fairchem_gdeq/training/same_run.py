@@ -27,6 +27,11 @@ FREE = (
 )
 # What makes a run longer: the schedule is that of the new length from then on.
 LONGER = ("runner.max_epochs", "runner.train_eval_unit.cosine_lr_scheduler_fn.epochs")
+# What a table of base and tuned model is of.
+COMPARED = (
+    *("runner.train_eval_unit.model.*", "runner.train_eval_unit.tasks.*"),
+    *("runner.train_eval_unit.is2rs.alpha", "runner.train_eval_unit.is2rs.cap"),
+)
 SHOWN = 12
 
 
@@ -40,25 +45,45 @@ def require_same_run(config: Path, checkpoints: Path) -> None:
     Raises:
         ValueError: names every difference that would be mixed in, and what to do.
     """
-    kept = checkpoints / KEPT
-    if not kept.is_file() or not any(path.is_dir() for path in checkpoints.iterdir()):
+    if not any(path.is_dir() for path in checkpoints.glob("*")):
         return
-    before, now = (_settings(path) for path in (kept, config))
-    different = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    longer = [key for key in different if key in LONGER]
-    mixed = [key for key in different if key not in LONGER]
+    different = differences(config, checkpoints)
+    mixed = [said for key, said in different.items() if key not in LONGER]
     if mixed:
-        lines = [f"  {key}: {_said(before, key)} there, {_said(now, key)} now" for key in mixed]
         more = f"\n  and {len(mixed) - SHOWN} more" if len(mixed) > SHOWN else ""
         raise ValueError(
-            f"{checkpoints.parent} holds a run with other settings, and going on would mix the two:\n"
-            + "\n".join(lines[:SHOWN])
+            f"{checkpoints.parent} holds a run with other settings, and going on would mix the two:\n  "
+            + "\n  ".join(mixed[:SHOWN])
             + more
             + "\nChoose another folder with job.timestamp_id=NAME, take the old settings, or remove that "
             "folder to begin anew"
         )
-    for key in longer:
-        logging.info(f"{key}: {_said(before, key)} before, {_said(now, key)} from now on")
+    for said in different.values():
+        logging.info(f"the run is made longer: {said}")
+
+
+def warn_of_another(config: Path, checkpoints: Path) -> None:
+    """Say where the run's own model is looked at beside another base, or relaxed in another way."""
+    found = differences(config, checkpoints)
+    mixed = [said for key, said in found.items() if any(fnmatchcase(key, f) for f in COMPARED)]
+    if mixed:
+        logging.warning(
+            f"the tuned model of {checkpoints.parent} was trained with other settings than base and "
+            "tuned model are compared with now: " + "; ".join(mixed)
+        )
+
+
+def differences(config: Path, checkpoints: Path) -> dict[str, str]:
+    """What differs between a config and that of the checkpoints, in words by its key.
+
+    Nothing where no config is kept beside them.
+    """
+    kept = checkpoints / KEPT
+    if not kept.is_file():
+        return {}
+    before, now = (_settings(path) for path in (kept, config))
+    keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    return {k: f"{k}: {_said(before, k)} there, {_said(now, k)} now" for k in keys}
 
 
 def keep_config(config: Path, checkpoints: Path) -> None:

@@ -5,7 +5,7 @@ import logging
 import pytest
 from omegaconf import OmegaConf
 
-from fairchem_gdeq.training.same_run import KEPT, keep_config, require_same_run
+from fairchem_gdeq.training.same_run import KEPT, keep_config, require_same_run, warn_of_another
 
 CONFIG = {
     "job": {"seed": 0, "run_dir": "a", "scheduler": {"ranks_per_node": 1, "num_nodes": 1}},
@@ -61,7 +61,7 @@ def test_what_changes_no_number_may_differ(start):
 def test_a_run_may_be_made_longer_and_that_is_said(start, caplog):
     with caplog.at_level(logging.INFO):
         start(runner__max_epochs=5)
-    assert "runner.max_epochs: 2 before, 5 from now on" in caplog.text
+    assert "the run is made longer: runner.max_epochs: 2 there, 5 now" in caplog.text
 
 
 def test_many_differences_are_counted(start):
@@ -75,3 +75,13 @@ def test_nothing_was_trained_there_yet(start):
     (start.checkpoints / "step_1").mkdir()
     (start.checkpoints / KEPT).unlink()  # of a version that kept none
     start(job__seed=3)
+
+
+def test_a_table_of_two_settings_is_said(start, tmp_path, caplog):
+    config = tmp_path / "config.yaml"
+    now = OmegaConf.create(CONFIG)
+    now.runner.train_eval_unit.is2rs = {"alpha": 0.2}
+    now.runner.train_eval_unit.optimizer_fn.lr = 1.0
+    OmegaConf.save(now, config)
+    warn_of_another(config, start.checkpoints)
+    assert "is2rs.alpha: not there, 0.2 now" in caplog.text and "lr" not in caplog.text
