@@ -92,13 +92,14 @@ def main() -> None:
                 f"{name} {values[-1]:.2f} s" for name, values in clock.seconds.items()
             )
             print(f"batch {turn} of {len(batch.natoms)} structures: {times}", flush=True)
-    clock.print(1)
+    for name, values in clock.seconds.items():
+        print(f"{name:10s} {statistics.mean(values[1:]):7.2f} s in the mean")
     for name, found in reports.items():
         print(f"{name:10s} per structure: {per_structure(found)}")
     for name in SIGNALS[1:]:
         clock.ratio("bptt", name, 1)
         both = [sum(clock.seconds[each][1:]) for each in ("bptt", name)]
-        print(f"bptt / {name}, of the sums: {both[0] / both[1]:.2f}")
+        print(f"bptt / {name}, of the means: {both[0] / both[1]:.2f}")
     sizes = [len(report.diverged) for report in reports["gdeq"]]
     print(f"{sum(sizes)} structures in {len(sizes)} batches, median {statistics.median(sizes):g}")
 

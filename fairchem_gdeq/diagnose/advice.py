@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fairchem_gdeq.diagnose.conditions import FAILS, HOLDS, Condition
-from fairchem_gdeq.diagnose.examine import IMPRECISE, MARKS, Finding
+from fairchem_gdeq.diagnose.examine import IMPRECISE, MARKS, RIGHT, UNFINISHED, Finding
 from fairchem_gdeq.evaluation.comparison import SMALL, structures_for
 
 STABLE = (
@@ -34,7 +35,11 @@ class Advice:
 
 
 def advise(
-    findings: Sequence[Finding], conditions: Sequence[Condition], alpha: float, frames: bool
+    findings: Sequence[Finding],
+    conditions: Sequence[Condition],
+    alpha: float,
+    lr: float,
+    frames: bool,
 ) -> Advice:
     """From what was found.
 
@@ -42,18 +47,23 @@ def advise(
         findings: of a sample.
         conditions: theirs.
         alpha: the step that the sample was relaxed with, Angstrom per (eV/Angstrom).
+        lr: the learning rate of the config, which a preset would change.
         frames: whether the config has labelled frames to train on.
     """
-    return Advice(
-        _verdict(findings, conditions),
-        _settings(findings, conditions, alpha, frames),
-        _remarks(findings),
-    )
+    settings = _settings(findings, conditions, alpha) | {"lr": lr}
+    settings["preset"] = "full" if frames and conditions[0].verdict == FAILS else "small_data"
+    return Advice(_verdict(findings, conditions), settings, _remarks(findings))
 
 
 def _verdict(findings: Sequence[Finding], conditions: Sequence[Condition]) -> str:
     forces, minima, wrong, _ = conditions
-    imprecise = sum(f.end == IMPRECISE for f in findings)
+    ends = Counter(f.end for f in findings)
+    imprecise, unfinished = ends[IMPRECISE], ends[UNFINISHED]
+    if unfinished >= len(findings) / 4:
+        return (
+            f"Look at the relaxations first: {unfinished} of {len(findings)} do not end within "
+            "relaxer.max_steps, and where they would go is not known."
+        )
     if forces.verdict == FAILS:
         return (
             f"Train on forces first: only {forces.share} targets stay where they are, so the potential "
@@ -66,8 +76,8 @@ def _verdict(findings: Sequence[Finding], conditions: Sequence[Condition]) -> st
                 "right minimum and not precisely there. signal=implicit is for that, and force training."
             )
         return (
-            f"Tuning has little to gain: {wrong.share} structures end in a wrong basin, and the others "
-            "where they should."
+            f"Tuning has little to gain: {wrong.share} structures end in a wrong basin, and "
+            f"{ends[RIGHT]} where they should."
         )
     if wrong.verdict == HOLDS and forces.verdict == HOLDS:
         also = "" if minima.verdict == HOLDS else ", though few competing minima were seen"
@@ -79,7 +89,7 @@ def _verdict(findings: Sequence[Finding], conditions: Sequence[Condition]) -> st
 
 
 def _settings(
-    findings: Sequence[Finding], conditions: Sequence[Condition], alpha: float, frames: bool
+    findings: Sequence[Finding], conditions: Sequence[Condition], alpha: float
 ) -> dict[str, Any]:
     decided = [f.decided for f in findings if f.decided is not None]
     wanted = float(np.quantile(decided, 0.8)) if decided else MARKS[3]
@@ -91,12 +101,12 @@ def _settings(
         "signal": "implicit" if conditions[2].verdict == FAILS else "gdeq",
         "horizon": horizon,
         "alpha": alpha,
-        "preset": "full" if frames and conditions[0].verdict == FAILS else "small_data",
-        "+relaxer.solver.softest": 10.0,
+        "++relaxer.solver.softest": 10.0,
         "spare": 0.5,
     }
     if stiff and alpha * max(stiff) > STABLE:
-        chosen["alpha"] = float(f"{STABLE / max(stiff):.1g}")
+        digit = 10.0 ** math.floor(math.log10(STABLE / max(stiff)))
+        chosen["alpha"] = float(f"{math.floor(STABLE / max(stiff) / digit) * digit:.1g}")
     return chosen
 
 

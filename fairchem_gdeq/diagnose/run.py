@@ -25,6 +25,7 @@ def diagnose(
     base: EvaluatedModel,
     scoring: Scoring,
     probe: Probe,
+    lr: float,
     frames: bool,
     cost: Callable[[], Mapping[str, str]],
     folder: Path,
@@ -35,6 +36,7 @@ def diagnose(
         base: the potential.
         scoring: the split.
         probe: how structures are examined, and how many.
+        lr: the learning rate of the config.
         frames: whether there are labelled frames to train on.
         cost: what a training step costs, by what it is of.
         folder: of the results.
@@ -46,8 +48,11 @@ def diagnose(
     if not findings:
         raise ValueError(f"split {scoring.split.name}: no structure could be examined")
     conditions = conditions_of(findings)
-    advice = advise(findings, conditions, base.is2rs.alpha, frames)
-    price = cost()
+    advice = advise(findings, conditions, base.is2rs.alpha, lr, frames)
+    try:
+        price = cost()
+    except RuntimeError as error:  # such as memory that does not suffice, which is worth knowing
+        price = {"one training step": f"failed: {str(error).splitlines()[0]}"}
     if rank() > 0:
         return
     title = f"Can tuning help? {len(findings)} structures of the split {scoring.split.name}"

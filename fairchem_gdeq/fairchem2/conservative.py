@@ -41,8 +41,8 @@ def energy_gradient(model: HydraModel, batch: AtomicData) -> Iterator[None]:
     with ExitStack() as settings:
         for owner in owners:
             config = _regress(owner)
-            if getattr(config, "regress_stress", False):
-                settings.enter_context(installed(config, "regress_stress", False))
+            if getattr(owner, "regress_stress", False):
+                settings.enter_context(installed(owner, "regress_stress", False))
             if config is not owner and config.stress:
                 settings.enter_context(installed(config, "stress", False))
             if owner is not model.backbone and hasattr(config, "direct_forces"):

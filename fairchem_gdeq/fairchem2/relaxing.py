@@ -146,7 +146,9 @@ class RelaxingUnit(MLIPTrainEvalUnit):
             export_tasks(exported, hydra_model(self.model))
 
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
+        schedule = [dict(vars(each)) for each in self._schedule]
         super()._execute_load_state(checkpoint_location)
+        self._reschedule(schedule)
         assert checkpoint_location is not None
         state = open_checkpoint(os.path.join(checkpoint_location, STATE))
         self.history.load(state["history"])
@@ -161,3 +163,25 @@ class RelaxingUnit(MLIPTrainEvalUnit):
             self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         if self.warm_start:
             self.adjoints.load(Path(checkpoint_location))
+
+    @property
+    def _schedule(self) -> list[Any]:
+        """The functions of the learning rate by the step, where fairchem's schedule has such."""
+        return [
+            each for each in getattr(self.scheduler, "lr_lambdas", []) if hasattr(each, "__dict__")
+        ]
+
+    def _reschedule(self, wanted: list[dict[str, Any]]) -> None:
+        """Take the config's schedule in the place of that in the checkpoint: a run may be longer now."""
+        if [dict(vars(each)) for each in self._schedule] == wanted:
+            return
+        for each, settings in zip(self._schedule, wanted, strict=True):
+            vars(each).update(settings)
+        step = self.scheduler.last_epoch
+        rates = [
+            base * rate(step)
+            for base, rate in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.scheduler._last_lr = rates

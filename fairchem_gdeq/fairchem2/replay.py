@@ -189,10 +189,10 @@ class BaseBatches:
         assert report is not None
         moved = batch.clone()
         moved.pos = on_the_way(batch, report, number, self.seed)
-        with torch.no_grad():
-            found = self.base.to(moved.pos.device)(moved)[self.task.name][self.task.property]
-        moved[self.task.name] = self.task.normalizer.denorm(found)
         moved.dataset_name = [self.task.datasets[0]] * len(batch.natoms)
+        with torch.no_grad():
+            labels = predicted_forces(self.base.to(moved.pos.device), self.task, moved)
+        moved[self.task.name] = labels
         return moved
 
 

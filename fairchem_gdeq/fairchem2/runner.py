@@ -43,7 +43,7 @@ from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import share_cores
 from fairchem_gdeq.training.run_frames import elements_of, structures_of
-from fairchem_gdeq.training.same_run import keep_config, require_same_run, warn_of_another
+from fairchem_gdeq.training.same_run import keep_settings, require_same_run, warn_of_another
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): the same command goes on
 MODES = ("train", "validate", "predict", "diagnose")
@@ -70,6 +70,7 @@ class GDEQRunner(TrainEvalRunner):
         trust_files: bool = False,
         held_frames: HeldFrames | None = None,
         diagnose: Probe | None = None,
+        settings: str | None = None,
     ) -> None:
         """
         Args:
@@ -91,6 +92,8 @@ class GDEQRunner(TrainEvalRunner):
             trust_files: as ``base.open_inference``, for ``checkpoint``.
             held_frames: labelled frames on which base and tuned model have a force error in the table.
             diagnose: how structures are examined by ``--mode diagnose``; None has the defaults.
+            settings: what decides the run's numbers (``same_run.settings_of``), with which alone its
+                folder goes on; ``fairchem -c`` puts it here. None: nothing is compared.
 
         Raises:
             ValueError: an unknown mode, split, baseline or metric, or an evaluated split with
@@ -121,7 +124,7 @@ class GDEQRunner(TrainEvalRunner):
         baseline_rows(baselines, train_eval_unit.is2rs)  # refuses unknown ones before the training
         self.baselines, self.trust_files = baselines, trust_files
         self.held_frames = held_frames
-        self.probe = diagnose or Probe()
+        self.probe, self.settings = diagnose or Probe(), settings
         self.reference = open_reference(reference)
         add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
@@ -134,10 +137,9 @@ class GDEQRunner(TrainEvalRunner):
         return Path(self.job_config.metadata.results_dir)
 
     @property
-    def _config_and_checkpoints(self) -> tuple[Path, Path]:
-        """The resolved config of this start, and the run's folder of checkpoints."""
-        places = self.job_config.metadata
-        return Path(places.config_path), Path(places.checkpoint_dir)
+    def _checkpoints(self) -> Path:
+        """The run's folder of checkpoints."""
+        return Path(self.job_config.metadata.checkpoint_dir)
 
     def run(self) -> None:
         """Do what ``mode`` says.
@@ -160,10 +162,11 @@ class GDEQRunner(TrainEvalRunner):
         Raises:
             ValueError: as ``require_same_run``, or frames that the run should not train on.
         """
-        require_same_run(*self._config_and_checkpoints)
-        distutils.synchronize()  # before it is written anew, all have read it
-        if distutils.is_master():
-            keep_config(*self._config_and_checkpoints)
+        if self.settings is not None:
+            require_same_run(self.settings, self._checkpoints)
+            distutils.synchronize()  # before it is written anew, all have read it
+            if distutils.is_master():
+                keep_settings(self.settings, self._checkpoints)
         for callback in self.callbacks:
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"
@@ -188,8 +191,8 @@ class GDEQRunner(TrainEvalRunner):
 
     def validate(self) -> None:
         """Score the split; files go to ``results/validate``, those of the training run stay."""
-        if self.checkpoint is None:
-            warn_of_another(*self._config_and_checkpoints)
+        if self.checkpoint is None and self.settings is not None:
+            warn_of_another(self.settings, self._checkpoints)
         self.score(self.split, self.results / "validate")
 
     def predict(self) -> None:
@@ -211,7 +214,9 @@ class GDEQRunner(TrainEvalRunner):
         scoring = self._scoring("train")
         budget = atom_budget(self.loaders["val"])  # nothing is differentiated but in the step
         scoring = replace(scoring, split=replace(scoring.split, budget=budget))
-        diagnose(self.base, scoring, self.probe, frames, cost, self.results)
+        first = unit.optimizer.param_groups[0]
+        lr = first.get("initial_lr", first["lr"])
+        diagnose(self.base, scoring, self.probe, lr, frames, cost, self.results)
 
     # ---- scoring -----------------------------------------------------------------------------
 

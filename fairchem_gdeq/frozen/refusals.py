@@ -11,12 +11,3 @@ def unknown_neighbours(backbone: nn.Module, advice: str) -> ValueError:
         f"{type(backbone).__name__}: how its neighbours are chosen is not known here, so its graph "
         f"cannot be frozen and its Jacobian would jump where they change. {advice}"
     )
-
-
-def gradient_forces(backbone: nn.Module, advice: str) -> ValueError:
-    """The error for a model whose forces are the gradient of its energy."""
-    return ValueError(
-        f"{type(backbone).__name__} computes forces as the gradient of its energy. G-DEQ "
-        "differentiates the forces themselves, which for such a model takes second derivatives of "
-        f"the energy at every step and is not supported. {advice}"
-    )

@@ -30,6 +30,10 @@ class Rule:
     expected: str
     accepts: Callable[[Any], bool]
 
+    def or_infinite(self) -> Rule:
+        """The same, or infinity, with which a limit is none."""
+        return Rule(f"{self.expected}, or inf", lambda v: v == math.inf or self.accepts(v))
+
     def or_null(self) -> Rule:
         """The same, or null."""
         return Rule(f"{self.expected}, or null", lambda v: v is None or self.accepts(v))
@@ -96,9 +100,9 @@ RULES: dict[str, Rule] = {
     "warm_start": TRUTH,
     "compile": TRUTH,
     "trust_files": TRUTH,
-    "forces.max_atoms": whole(2),
-    "forces.lambda_forces": POSITIVE.or_null(),
-    "forces.limit": POSITIVE.or_null(),
+    "forces.max_atoms": whole(2).or_null(),
+    "forces.lambda_forces": NOT_NEGATIVE.or_null(),
+    "forces.limit": NOT_NEGATIVE.or_infinite().or_null(),
     "forces.updates": whole(0).or_null(),
     "forces.alone": number(0, 1).or_null(),
     "diagnose.structures": whole(1),
@@ -110,7 +114,7 @@ RULES: dict[str, Rule] = {
     "job.seed": whole(0),
     "job.scheduler.ranks_per_node": whole(1),
     "job.scheduler.num_nodes": whole(1),
-    f"{_UNIT}.clip_grad_norm": POSITIVE.or_null(),
+    f"{_UNIT}.clip_grad_norm": POSITIVE.or_infinite().or_null(),
     f"{_UNIT}.print_every": whole(1),
     f"{_UNIT}.optimizer_fn.weight_decay": NOT_NEGATIVE,
     f"{_UNIT}.is2rs.cap": POSITIVE.or_null(),

@@ -6,7 +6,6 @@ is found there, and the last line of the traceback would name a key of the confi
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import sys
@@ -19,11 +18,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 SHOW = "GDEQ_TRACEBACK"  # set to anything: the traceback is shown as well
 HERE = str(Path(__file__).parents[1])
-_INSIDE = re.compile(r"^\s*(\w+)\((.+)\)$\n\s*full_key: ", re.MULTILINE)
+CHAINED = "The above exception was the direct cause of the following exception:"
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line \d+, in [^\n]*\n +(?P<code>[^\n]*)\n')
+
+_SAID = re.compile(r"^[\w.]*(?:Error|BadRows?): (.*)", re.MULTILINE | re.DOTALL)
 
 
 def sentence(error: BaseException) -> str | None:
-    """What is wrong, in our words; None where the error is not one of ours.
+    """What is wrong, in our words; None where no ``raise`` of ours has said it.
 
     Args:
         error: of this process, or what torch makes of that of a rank.
@@ -33,21 +35,27 @@ def sentence(error: BaseException) -> str | None:
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     frames = traceback.extract_tb(error.__traceback__)
-    ours = bool(frames) and frames[-1].filename.startswith(HERE)
-    return str(error) if ours and isinstance(error, ValueError | OSError | TypeError) else None
+    if not frames or not isinstance(error, ValueError | OSError | TypeError):
+        return None
+    return str(error) if _ours(frames[-1].filename, frames[-1].line or "") else None
+
+
+def _ours(file: str, code: str) -> bool:
+    """Whether a line of code says on purpose what is wrong; else it is a mistake of ours."""
+    return file.startswith(HERE) and code.lstrip().startswith("raise ")
 
 
 def _of_a_rank(error: ChildFailedError) -> str | None:
-    """The sentence inside what torch keeps of the first rank that failed: a text alone."""
+    """The sentence in what torch keeps of the first rank that failed: the text of its traceback."""
     _, failure = error.get_first_failure()
-    message = failure.message  # a text, or what torch has found in the rank's file of its error
-    found = _INSIDE.search(str(message.get("message") if isinstance(message, dict) else message))
-    if found is None:
+    if not isinstance(failure.message, dict):
         return None
-    try:
-        return str(ast.literal_eval(found[2]))
-    except (SyntaxError, ValueError):
-        return found[2]
+    first = str(failure.message.get("extraInfo", {}).get("py_callstack", "")).split(CHAINED)[0]
+    frames = list(_FRAME.finditer(first))
+    if not frames or not _ours(frames[-1]["file"], frames[-1]["code"]):
+        return None
+    said = _SAID.search(first, frames[-1].end())
+    return said[1].strip() if said else None
 
 
 def end_in_one_line() -> None:

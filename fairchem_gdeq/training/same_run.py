@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-KEPT = "gdeq_config.yaml"  # beside the checkpoints: the config that they were trained with
-# What may differ without a word: it says how a run is looked at, where it runs, and what is told of it.
+KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained with
+# What may differ without a word: it says how a run is looked at, where it runs, what is told of it, and
+# how much memory it takes for the same gradient.
 FREE = (
     *("runner.mode", "runner.split", "runner.test", "runner.checkpoint", "runner.baselines*"),
     *("runner.reference*", "runner.metrics*", "runner.diagnose*", "runner.held_frames*"),
-    *("runner.trust_files", "runner.callbacks*", "runner.test_dataloader*"),
+    *("runner.trust_files", "runner.settings", "runner.callbacks*", "runner.test_dataloader*"),
     *("runner.train_eval_unit.job_config*", "runner.train_eval_unit.print_every"),
-    *(
-        "*.hint",
-        "*.trust_files",
-        "*num_workers",
-        "*.eval_max_atoms",
-        "runner.eval_dataloader*max_atoms",
-    ),
+    *("runner.train_eval_unit.compiled", "*.guidance_memory", "*.hint", "*.trust_files"),
+    *("*num_workers", "runner.eval_dataloader*max_atoms"),
 )
-# What makes a run longer: the schedule is that of the new length from then on.
-LONGER = ("runner.max_epochs", "runner.train_eval_unit.cosine_lr_scheduler_fn.epochs")
+# What is told and goes on: a run is made longer, or has other ranks.
+EPOCHS, RANKS = "runner.max_epochs", "job.ranks"
+TOLD = (EPOCHS, "runner.train_eval_unit.cosine_lr_scheduler_fn.epochs", RANKS)
 # What a table of base and tuned model is of.
 COMPARED = (
     *("runner.train_eval_unit.model.*", "runner.train_eval_unit.tasks.*"),
@@ -35,20 +33,39 @@ COMPARED = (
 SHOWN = 12
 
 
-def require_same_run(config: Path, checkpoints: Path) -> None:
-    """Refuse to go on with another config than that of the checkpoints in a folder.
+def settings_of(config: DictConfig) -> str:
+    """What decides a run's numbers, as JSON: settings by their dotted keys.
 
     Args:
-        config: what is started, resolved, as YAML.
-        checkpoints: the run's folder of checkpoints, where the config that they are of is kept.
+        config: of a run of ours, as Hydra composed it.
+
+    Raises:
+        OmegaConfBaseException: something in it cannot be resolved.
+    """
+    stored: Any = OmegaConf.to_container(config, resolve=True)
+    found = dict(_flat("runner", stored["runner"]))
+    job = stored.get("job", {})
+    found |= {f"job.{key}": job.get(key) for key in ("seed", "deterministic")}
+    scheduler = job.get("scheduler", {})
+    found[RANKS] = scheduler.get("ranks_per_node", 1) * scheduler.get("num_nodes", 1)
+    kept = {k: v for k, v in found.items() if not any(fnmatchcase(k, f) for f in FREE)}
+    return json.dumps(kept, indent=1, sort_keys=True)
+
+
+def require_same_run(settings: str, checkpoints: Path) -> None:
+    """Refuse to go on with other settings than those of the checkpoints in a folder.
+
+    Args:
+        settings: of what is started.
+        checkpoints: the run's folder of checkpoints, where the settings that they are of are kept.
 
     Raises:
         ValueError: names every difference that would be mixed in, and what to do.
     """
-    if not any(path.is_dir() for path in checkpoints.glob("*")):
+    if not any(checkpoints.glob("*/.metadata")):  # as fairchem tells those that can be gone on from
         return
-    different = differences(config, checkpoints)
-    mixed = [said for key, said in different.items() if key not in LONGER]
+    found = differences(settings, checkpoints)
+    mixed = [said for key, (said, fewer) in found.items() if key not in TOLD or fewer]
     if mixed:
         more = f"\n  and {len(mixed) - SHOWN} more" if len(mixed) > SHOWN else ""
         raise ValueError(
@@ -56,16 +73,17 @@ def require_same_run(config: Path, checkpoints: Path) -> None:
             + "\n  ".join(mixed[:SHOWN])
             + more
             + "\nChoose another folder with job.timestamp_id=NAME, take the old settings, or remove that "
-            "folder to begin anew"
+            f"folder to begin anew. If it is the same run, such as after moving its data, remove "
+            f"{checkpoints / KEPT}"
         )
-    for said in different.values():
-        logging.info(f"the run is made longer: {said}")
+    for said, _ in found.values():
+        logging.warning(f"the run goes on with a difference: {said}")
 
 
-def warn_of_another(config: Path, checkpoints: Path) -> None:
+def warn_of_another(settings: str, checkpoints: Path) -> None:
     """Say where the run's own model is looked at beside another base, or relaxed in another way."""
-    found = differences(config, checkpoints)
-    mixed = [said for key, said in found.items() if any(fnmatchcase(key, f) for f in COMPARED)]
+    found = differences(settings, checkpoints)
+    mixed = [said for key, (said, _) in found.items() if any(fnmatchcase(key, f) for f in COMPARED)]
     if mixed:
         logging.warning(
             f"the tuned model of {checkpoints.parent} was trained with other settings than base and "
@@ -73,36 +91,32 @@ def warn_of_another(config: Path, checkpoints: Path) -> None:
         )
 
 
-def differences(config: Path, checkpoints: Path) -> dict[str, str]:
-    """What differs between a config and that of the checkpoints, in words by its key.
+def keep_settings(settings: str, checkpoints: Path) -> None:
+    """Keep what checkpoints are of beside them; one process alone may do so."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    part = checkpoints / f"{KEPT}.part"
+    part.write_text(settings)
+    part.replace(checkpoints / KEPT)
 
-    Nothing where no config is kept beside them.
+
+def differences(settings: str, checkpoints: Path) -> dict[str, tuple[str, bool]]:
+    """What differs from the settings of the checkpoints: in words by its key, and whether it is less.
+
+    Nothing where none are kept beside them. A key that only one of them has is of another version.
     """
     kept = checkpoints / KEPT
     if not kept.is_file():
         return {}
-    before, now = (_settings(path) for path in (kept, config))
-    keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    return {k: f"{k}: {_said(before, k)} there, {_said(now, k)} now" for k in keys}
+    before, now = json.loads(kept.read_text()), json.loads(settings)
+    keys = sorted(k for k in before.keys() & now.keys() if before[k] != now[k])
+    return {
+        k: (f"{k}: {before[k]!r} there, {now[k]!r} now", _less(now[k], before[k], k)) for k in keys
+    }
 
 
-def keep_config(config: Path, checkpoints: Path) -> None:
-    """Keep the config that checkpoints are of beside them; one process alone may do so."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    part = checkpoints / f"{KEPT}.part"
-    part.write_bytes(config.read_bytes())
-    part.replace(checkpoints / KEPT)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """What decides a run's numbers, flat: settings of the runner by their dotted keys, and the seed."""
-    stored: Any = OmegaConf.to_container(OmegaConf.load(path))
-    found = dict(_flat("runner", stored["runner"]))
-    job = stored.get("job", {})
-    found |= {f"job.{key}": job.get(key) for key in ("seed", "deterministic")}
-    scheduler = job.get("scheduler", {})
-    found |= {f"job.scheduler.{k}": scheduler.get(k) for k in ("ranks_per_node", "num_nodes")}
-    return {key: v for key, v in found.items() if not any(fnmatchcase(key, f) for f in FREE)}
+def _less(now: Any, before: Any, key: str) -> bool:
+    """Whether there are fewer epochs: a run can be made longer, not shorter."""
+    return key == EPOCHS and now < before
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -111,7 +125,3 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{prefix}.{key}", each)
     else:
         yield prefix, value
-
-
-def _said(settings: Mapping[str, Any], key: str) -> str:
-    return repr(settings[key]) if key in settings else "not"

@@ -15,22 +15,24 @@ from fairchem_gdeq.training.ranks import rank, synchronize
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of ``folder`` at the end.
 
-    All ranks enter it. What a kill leaves is the old folder, or the new one under this name or with
-    ``.partial`` at its end; the next call takes that away.
+    All ranks enter it. What a kill leaves whole is the old folder, or the new one under this name or with
+    ``.partial`` at its end; the next call takes that away once it has written its own.
 
     Raises:
         Whatever is raised inside; the old folder then stays.
     """
     partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     if rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.exists():  # a run may have gone on from it, and it may be all that there is
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(partial, old)
         partial.mkdir(parents=True)
     synchronize()
     yield partial
     synchronize()
     if rank() == 0:
-        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
         os.replace(partial, folder)
         shutil.rmtree(old, ignore_errors=True)

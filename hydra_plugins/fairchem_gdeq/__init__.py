@@ -7,6 +7,7 @@ Hydra imports this module in every Hydra program, so it must stay light and do n
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 MODES = ("train", "validate", "predict", "diagnose")
 FAIRCHEM_CLI = "fairchem.core._cli"
@@ -43,6 +45,8 @@ def translate(overrides: list[str]) -> list[str]:
 def check(config: Any) -> None:
     """Refuse an unknown mode, impossible settings and missing inputs before anything is loaded.
 
+    The runner is told what it is started with: whoever starts after it may change fairchem's own file.
+
     Raises:
         SystemExit: the config runs our runner in a mode that it does not have, with settings that cannot
             be meant, or with files, a device or a Slurm that are not there.
@@ -60,6 +64,7 @@ def check(config: Any) -> None:
     from fairchem_gdeq.training.config_rules import broken_rules
     from fairchem_gdeq.training.one_line import end_in_one_line
     from fairchem_gdeq.training.preflight import missing, no_slurm
+    from fairchem_gdeq.training.same_run import settings_of
 
     if broken := list(broken_rules(config)):
         raise SystemExit("\n".join(f"fairchem: {line}" for line in broken))
@@ -67,6 +72,8 @@ def check(config: Any) -> None:
     if text := missing(config) if local else no_slurm():
         raise SystemExit(f"fairchem: {text}")
     end_in_one_line()
+    with suppress(OmegaConfBaseException), open_dict(runner):  # fairchem says what is missing
+        runner.settings = settings_of(config)
 
 
 def _called_by_fairchem() -> bool:

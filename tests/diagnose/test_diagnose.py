@@ -118,6 +118,7 @@ GOOD = Finding(
 )
 MISSED = replace(GOOD, end="wrong", end_delta_q=7.0, minima=3)
 LOST = replace(MISSED, target_stays=False, target_moved=9.0)
+ENDLESS = replace(GOOD, end="unfinished")
 LOOSE = replace(GOOD, end="imprecise", end_delta_q=2.5)
 
 
@@ -127,6 +128,7 @@ LOOSE = replace(GOOD, end="imprecise", end_delta_q=2.5)
         ([GOOD] * 12 + [MISSED] * 12, [HOLDS, HOLDS, HOLDS, HOLDS], "Tuning can help"),
         ([GOOD] * 60, [HOLDS, FAILS, FAILS, HOLDS], "little to gain"),
         ([LOST] * 24, [FAILS, HOLDS, HOLDS, HOLDS], "Train on forces first"),
+        ([GOOD] * 10 + [ENDLESS] * 14, [HOLDS, FAILS, FAILS, HOLDS], "Look at the relaxations"),
         ([GOOD] * 20 + [LOOSE] * 40, [HOLDS, FAILS, FAILS, HOLDS], "Only precision"),
         ([GOOD, MISSED], [HOLDS] + [UNDECIDED] * 3, "Undecided with 2"),
     ],
@@ -134,7 +136,7 @@ LOOSE = replace(GOOD, end="imprecise", end_delta_q=2.5)
 def test_verdicts(sample, verdicts, sentence):
     conditions = conditions_of(sample)
     assert [c.verdict for c in conditions] == verdicts
-    advice = advise(sample, conditions, alpha=0.05, frames=True)
+    advice = advise(sample, conditions, alpha=0.05, lr=1e-4, frames=True)
     assert sentence in advice.verdict
     assert advice.settings["horizon"] == 10 and advice.settings["alpha"] == 0.05
     forces_first = sentence == "Train on forces first"
@@ -143,14 +145,17 @@ def test_verdicts(sample, verdicts, sentence):
 
 def test_steps_are_shortened_for_stiff_bonds():
     sample = [replace(GOOD, stiffest=110.0)]
-    advice = advise(sample, conditions_of(sample), alpha=0.05, frames=False)
+    advice = advise(sample, conditions_of(sample), alpha=0.05, lr=1e-5, frames=False)
     assert advice.settings["alpha"] == pytest.approx(0.009)
+    sample = [replace(GOOD, stiffest=18.0)]
+    advice = advise(sample, conditions_of(sample), alpha=0.2, lr=1e-5, frames=False)
+    assert advice.settings["alpha"] == pytest.approx(0.05)  # 0.06 times 18 would be too much
 
 
 def test_the_page_shows_what_it_says(tmp_path):
     sample = [GOOD, replace(MISSED, sid="<b>odd & name</b>", length=None, decided=None)]
     conditions = conditions_of(sample)
-    advice = advise(sample, conditions, 0.05, False)
+    advice = advise(sample, conditions, 0.05, 1e-5, False)
     page, numbers = write_page(tmp_path, "title", sample, conditions, advice, {"step": "1 s"})
     text = page.read_text()
     assert advice.verdict in text and "&lt;b&gt;odd &amp; name" in text and "more" in text

@@ -1,6 +1,8 @@
 """Models whose forces are the gradient of their energy; ``test_backbones`` has their derivatives."""
 
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from fairchem.core.units.mlip_unit import load_predict_unit
 import fairchem_gdeq as gdeq
 from fairchem_gdeq.fairchem2.compiling import compile_backbone
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.replay import forces_loss
+from fairchem_gdeq.fairchem2.replay import BaseBatches, forces_loss
 from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import GMRES
@@ -73,6 +75,21 @@ def test_frames_train_all_that_forces_depend_on(name):
                 p.data += step * way[n]
             ends.append(float(forces_loss(model, task, data.clone()).detach()))
     assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_own_forces_as_labels(name):
+    """``forces.src=base``: labels of the base on the way, which the same weights fit exactly."""
+    data = small.batch(backbones.structures(name), double=False)
+    model = backbones.model(name, False, data)
+    task = replace(backbones.tasks(name)[0], loss_fn=DDPMTLoss(L2NormLoss(), reduction="mean"))
+    report = SimpleNamespace(handoff=data.pos + 0.01, diverged=torch.zeros(2, dtype=torch.bool))
+    frames = BaseBatches(model, task, 0)(3, data, report)
+    assert frames[task.name].grad_fn is None and not frames.pos.requires_grad
+    loss = forces_loss(model, task, frames)
+    loss.backward()
+    assert float(loss.detach()) < 1e-4
+    assert any(p.grad is not None for p in model.parameters())
 
 
 def test_minres_takes_no_fewer_products_than_gmres():

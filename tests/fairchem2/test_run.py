@@ -17,6 +17,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from fairchem_gdeq.fairchem2.runner import INTERRUPTED
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem2 import small
 from tests import commands
@@ -399,7 +400,8 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_pat
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.05)
     process.send_signal(how)
-    assert process.wait(60) != 0  # `train && predict` must not go on
+    # `train && predict` must not go on.
+    assert process.wait(60) == {signal.SIGINT: INTERRUPTED, signal.SIGKILL: -9}[how]
     assert not (tmp_path / "gdeq" / "results" / "test.json").exists()
     code, _, err = fairchem(inputs, tmp_path, "--mode", "train")
     assert code == 0, err[-3000:]
@@ -454,6 +456,8 @@ def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, train
     before, after = (comparable(run / "gdeq")["history"] for run in (trained[0], tmp_path))
     assert after["steps"][: len(lines)] == before["steps"] and len(after["epochs"]) == 3
     assert len(after["steps"]) == 3 * len(lines) / 2
+    ended, longer = (steps[-1]["train/lr"] for steps in (before["steps"], after["steps"][:-1]))
+    assert after["steps"][len(lines)]["train/lr"] > 2 * ended and longer > ended
 
 
 def test_missing_base_is_one_clear_message(inputs, tmp_path):

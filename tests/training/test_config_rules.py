@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from benchmarks.study.tables import read_tables
 from fairchem_gdeq.training.config_rules import RULES, broken_rules
 from tests import commands
 
@@ -70,8 +71,8 @@ BAD = {
     "compile": ("2", "inductor"),
     "trust_files": ("no_idea", "0"),
     "forces.max_atoms": ("1", "2.5", "abc"),
-    "forces.lambda_forces": ("0", "-1", "nan", "abc"),
-    "forces.limit": ("0", "-1", "nan", "abc"),
+    "forces.lambda_forces": ("-1", "nan", "inf", "abc"),
+    "forces.limit": ("-1", "nan", "-inf", "abc"),
     "forces.updates": ("-1", "1.5", "abc"),
     "forces.alone": ("-0.1", "1.1", "nan", "abc"),
     "diagnose.structures": ("0", "1.5", "all"),
@@ -104,6 +105,17 @@ def test_what_cannot_be_meant_is_named(config, override):
 
 def test_there_are_many_of_them():
     assert len(CASES) >= 120
+
+
+@pytest.mark.parametrize("table", read_tables().values(), ids=lambda table: table.name)
+def test_the_runs_of_the_study_keep_the_rules(table):
+    """Whatever they switch off or take to an extreme."""
+    if table.fairchem == 1:
+        pytest.skip("of the other line")
+    config = composed(table.config)
+    given = {override for run in table.runs() for override in run.overrides}
+    for override in sorted(each for each in given if not each.startswith("preset=")):
+        assert said(config, override) == [], override
 
 
 def test_what_can_be_meant_passes(config):

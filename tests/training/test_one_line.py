@@ -3,15 +3,21 @@
 import os
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from fairchem_gdeq.relax.settings import require_not_negative
 from fairchem_gdeq.testing.fairchem2 import small
 from fairchem_gdeq.training.one_line import SHOW, sentence
+from fairchem_gdeq.training.same_run import KEPT, require_same_run
 
 ROOT = Path(__file__).parents[2]
 FAIRCHEM = Path(sys.executable).with_name("fairchem")
@@ -32,6 +38,46 @@ def test_ours_is_found_inside_hydras():
 def test_what_is_not_ours_keeps_its_traceback():
     assert sentence(raised({"_target_": "builtins.int", "_args_": ["x"]})) is None
     assert sentence(ValueError("from nowhere")) is None
+
+
+def test_a_mistake_in_our_code_keeps_its_traceback():
+    with pytest.raises(TypeError) as caught:
+        require_not_negative(fmax=None)  # Python compares, and no `raise` of ours says so
+    assert sentence(caught.value) is None
+
+
+def of_a_rank(error):
+    """What torch makes of an error in a rank."""
+    stack = "".join(traceback.format_exception(error))
+    message = {"message": f"{type(error).__name__}: {error}", "extraInfo": {"py_callstack": stack}}
+    failure = SimpleNamespace(message=message, timestamp=0)
+    found = ChildFailedError.__new__(ChildFailedError)
+    found.failures = {0: failure}
+    return found
+
+
+def test_a_rank_s_error_is_found_with_and_without_hydra():
+    with pytest.raises(ValueError, match="other settings") as caught:
+        raise_ours()
+    assert sentence(of_a_rank(caught.value)) == str(caught.value)
+    nested = raised({"_target_": "builtins.dict", "relaxer": OURS})
+    assert sentence(of_a_rank(nested)) == "fmax=-1: expected a number >= 0"
+    for other in (raised({"_target_": "builtins.int", "_args_": ["x"]}), KeyError("foo")):
+        assert sentence(of_a_rank(other)) is None
+
+
+def raise_ours():
+    """An error of several lines, raised where nothing instantiates."""
+    require_same_run('{"a": 2, "b": 3}', refusing())
+
+
+def refusing():
+    """A folder of another run."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "step").mkdir()
+    (folder / "step" / ".metadata").touch()
+    (folder / KEPT).write_text('{"a": 1, "b": 2}')
+    return folder
 
 
 @pytest.mark.parametrize(

@@ -5,36 +5,46 @@ import logging
 import pytest
 from omegaconf import OmegaConf
 
-from fairchem_gdeq.training.same_run import KEPT, keep_config, require_same_run, warn_of_another
+from fairchem_gdeq.training.same_run import (
+    KEPT,
+    keep_settings,
+    require_same_run,
+    settings_of,
+    warn_of_another,
+)
 
 CONFIG = {
-    "job": {"seed": 0, "run_dir": "a", "scheduler": {"ranks_per_node": 1, "num_nodes": 1}},
+    "epochs": 2,
+    "job": {"seed": 0, "run_dir": "a", "scheduler": {"ranks_per_node": 1, "num_nodes": 2}},
     "runner": {
         "mode": "train",
-        "max_epochs": 2,
+        "max_epochs": "${epochs}",
         "train_dataloader": {"dataset": {"src": ["x", "y"], "hint": "download it"}},
-        "train_eval_unit": {"optimizer_fn": {"lr": 1e-3}, "signal": {"horizon": 20, "spare": 0.5}},
+        "train_eval_unit": {
+            "optimizer_fn": {"lr": 1e-3},
+            "signal": {"horizon": 20, "spare": 0.5, "guidance_memory": None},
+            "is2rs": {"alpha": 0.05},
+        },
     },
 }
 
 
+def settings(**changes):
+    """Of the config, changed at dotted keys."""
+    config = OmegaConf.create(CONFIG)
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
+    return settings_of(config)
+
+
 @pytest.fixture
-def start(tmp_path):
-    """Starts a config, changed at dotted keys, in a folder with a checkpoint of ``CONFIG``."""
-    checkpoints, config = tmp_path / "checkpoints", tmp_path / "config.yaml"
-    OmegaConf.save(CONFIG, config)
-    keep_config(config, checkpoints)
-    (checkpoints / "step_1").mkdir()
-
-    def started(**changes):
-        now = OmegaConf.create(CONFIG)
-        for key, value in changes.items():
-            OmegaConf.update(now, key.replace("__", "."), value, force_add=True)
-        OmegaConf.save(now, config)
-        require_same_run(config, checkpoints)
-
-    started.checkpoints = checkpoints
-    return started
+def checkpoints(tmp_path):
+    """A folder with a checkpoint of the config."""
+    folder = tmp_path / "checkpoints"
+    keep_settings(settings(), folder)
+    (folder / "step_1").mkdir()
+    (folder / "step_1" / ".metadata").touch()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -42,46 +52,62 @@ def start(tmp_path):
     [
         ("runner__train_eval_unit__optimizer_fn__lr", 2e-3, "lr: 0.001 there, 0.002 now"),
         ("runner__train_dataloader__dataset__src", ["x"], r"src: \['x', 'y'\] there, \['x'\] now"),
-        ("runner__train_eval_unit__signal__loss", "delta_q", "loss: not there, 'delta_q' now"),
         ("job__seed", 3, "job.seed: 0 there, 3 now"),
-        ("job__scheduler__ranks_per_node", 2, "ranks_per_node: 1 there, 2 now"),
+        ("epochs", 1, "max_epochs: 2 there, 1 now"),
     ],
 )
-def test_what_would_be_mixed_is_refused(start, key, value, said):
-    with pytest.raises(ValueError, match=rf"(?s){said}.*timestamp_id=NAME"):
-        start(**{key: value})
+def test_what_would_be_mixed_is_refused(checkpoints, key, value, said):
+    with pytest.raises(ValueError, match=rf"(?s){said}.*timestamp_id=NAME.*{KEPT}"):
+        require_same_run(settings(**{key: value}), checkpoints)
 
 
-def test_what_changes_no_number_may_differ(start):
-    start()
-    start(job__run_dir="elsewhere", runner__train_dataloader__dataset__hint="ask us")
-    start(runner__mode="validate", runner__callbacks=["another"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("job__run_dir", "elsewhere"),
+        ("runner__train_dataloader__dataset__hint", "ask us"),
+        ("runner__train_eval_unit__signal__guidance_memory", "4GB"),
+        ("runner__train_eval_unit__compiled", True),
+        ("runner__mode", "validate"),
+        ("runner__train_eval_unit__signal__of_a_new_version", 1),
+    ],
+)
+def test_what_changes_no_number_may_differ(checkpoints, key, value, caplog):
+    require_same_run(settings(**{key: value}), checkpoints)
+    assert caplog.text == ""
 
 
-def test_a_run_may_be_made_longer_and_that_is_said(start, caplog):
+def test_what_goes_on_with_a_word(checkpoints, caplog):
     with caplog.at_level(logging.INFO):
-        start(runner__max_epochs=5)
-    assert "the run is made longer: runner.max_epochs: 2 there, 5 now" in caplog.text
+        require_same_run(settings(epochs=5, job__scheduler__ranks_per_node=2), checkpoints)
+    assert "runner.max_epochs: 2 there, 5 now" in caplog.text
+    assert "job.ranks: 2 there, 4 now" in caplog.text
 
 
-def test_many_differences_are_counted(start):
+def test_the_same_ranks_on_other_nodes(checkpoints, caplog):
+    other = {"job__scheduler__ranks_per_node": 2, "job__scheduler__num_nodes": 1}
+    require_same_run(settings(**other), checkpoints)
+    assert caplog.text == ""
+
+
+def test_many_differences_are_counted(checkpoints):
+    many = {f"runner__train_eval_unit__signal__key{i}": 0 for i in range(20)}
+    keep_settings(settings(**many), checkpoints)
     with pytest.raises(ValueError, match=r"and 8 more"):
-        start(**{f"runner__train_eval_unit__signal__key{i}": i for i in range(20)})
+        require_same_run(settings(**dict.fromkeys(many, 1)), checkpoints)
 
 
-def test_nothing_was_trained_there_yet(start):
-    (start.checkpoints / "step_1").rmdir()
-    start(job__seed=3)
-    (start.checkpoints / "step_1").mkdir()
-    (start.checkpoints / KEPT).unlink()  # of a version that kept none
-    start(job__seed=3)
+def test_nothing_was_trained_there_yet(checkpoints):
+    """What a kill has left of a first checkpoint is nothing to go on from."""
+    (checkpoints / "step_1" / ".metadata").unlink()
+    require_same_run(settings(job__seed=3), checkpoints)
+    (checkpoints / "step_1" / ".metadata").touch()
+    (checkpoints / KEPT).unlink()  # of a version that kept none
+    require_same_run(settings(job__seed=3), checkpoints)
 
 
-def test_a_table_of_two_settings_is_said(start, tmp_path, caplog):
-    config = tmp_path / "config.yaml"
-    now = OmegaConf.create(CONFIG)
-    now.runner.train_eval_unit.is2rs = {"alpha": 0.2}
-    now.runner.train_eval_unit.optimizer_fn.lr = 1.0
-    OmegaConf.save(now, config)
-    warn_of_another(config, start.checkpoints)
-    assert "is2rs.alpha: not there, 0.2 now" in caplog.text and "lr" not in caplog.text
+def test_a_table_of_two_settings_is_said(checkpoints, caplog):
+    changed = {"is2rs__alpha": 0.2, "optimizer_fn__lr": 1.0}
+    other = settings(**{f"runner__train_eval_unit__{key}": v for key, v in changed.items()})
+    warn_of_another(other, checkpoints)
+    assert "is2rs.alpha: 0.05 there, 0.2 now" in caplog.text and "lr" not in caplog.text
