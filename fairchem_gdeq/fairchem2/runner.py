@@ -164,14 +164,14 @@ class GDEQRunner(TrainEvalRunner):
         """
         if self.settings is not None:
             require_same_run(self.settings, self._checkpoints)
-            distutils.synchronize()  # before it is written anew, all have read it
-            if distutils.is_master():
-                keep_settings(self.settings, self._checkpoints)
         for callback in self.callbacks:
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"
         self._check_frames()
         self.train_eval_unit.score_base = partial(self._scoring("val").relaxed, self.base)
+        distutils.synchronize()  # before the settings are written anew, all ranks have read them
+        if self.settings is not None and distutils.is_master():
+            keep_settings(self.settings, self._checkpoints)
         super().run()
         self.score(self.test, self.results)
 
