@@ -152,7 +152,7 @@ def test_after_tuning_forces_are_the_gradient_of_the_energy(tmp_path):
     assert changed == {"backbone", "output_heads"}
     run.best.save(tmp_path / "tuned.pt")
 
-    unit = load_predict_unit(tmp_path / "tuned.pt", device="cpu")
+    unit = load_predict_unit(tmp_path / "tuned.pt", "batch", device="cpu")  # not compiled
     atoms = small.silicon(1, 5)[0]
     atoms.calc = FAIRChemCalculator(unit, task_name="si")
     forces, step, slopes = atoms.get_forces(), 5e-3, np.zeros((3, 3))

@@ -96,7 +96,7 @@ def test_uma_with_a_checkpoint_in_the_released_format(kind, slabs, tmp_path):
     results = tmp_path / "runs" / f"{dataset}_gdeq_seed0" / "results"
     tuned = torch.load(results / "best" / "inference_ckpt.pt", weights_only=False)
     assert tuned.tasks_config == tasks  # of all data sets, as they were
-    unit = load_predict_unit(results / "best" / "inference_ckpt.pt", device="cpu")
+    unit = load_predict_unit(results / "best" / "inference_ckpt.pt", "batch", device="cpu")
     atoms = small.silicon(1)[0]
     atoms.calc = FAIRChemCalculator(unit, task_name=dataset)
     assert atoms.get_stress().shape == (6,) and np.abs(atoms.get_forces()).max() > 0
