@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from fairchem_gdeq.diagnose import Finding, Probe, examine
 from fairchem_gdeq.diagnose.advice import advise
 from fairchem_gdeq.diagnose.conditions import FAILS, HOLDS, UNDECIDED, conditions_of
-from fairchem_gdeq.diagnose.page import write_page
+from fairchem_gdeq.diagnose.page import command, write_page
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.records import Label
 from fairchem_gdeq.relax import Operator, Relaxer
@@ -180,3 +181,16 @@ def test_the_command(tmp_path):
     assert len(stored["findings"]) == 2 and stored["verdict"] in done.stdout
     assert 0 < stored["findings"][0]["stiffest"] < 100 and stored["findings"][0]["atoms"] > 60
     assert "parameters that it moves" in stored["cost"]
+
+
+@pytest.mark.parametrize(
+    "config", ["si/gdeq.yml", "own/gdeq.yml", "oc25/gdeq_ti.yml", "uma/gdeq_bulk.yml"]
+)
+def test_the_settings_to_begin_with_can_be_typed(config):
+    sample = [GOOD, MISSED]
+    advice = advise(sample, conditions_of(sample), alpha=0.05, lr=1e-5, frames=True)
+    folder, _, name = config.rpartition("/")
+    with initialize_config_dir(str(ROOT / "configs" / folder), version_base="1.1"):
+        composed = compose(name, overrides=command(advice).split())
+    assert (composed.lr, composed.horizon, composed.spare) == (1e-5, 10, 0.5)
+    assert composed.relaxer.solver.softest == 10.0 and composed.loss == "log_delta_q"
