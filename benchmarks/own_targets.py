@@ -12,11 +12,8 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from ase.db import connect
-
 import fairchem_gdeq as gdeq
-from benchmarks.subsets import rows_of
+from benchmarks.subsets import copy, rows_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,12 +33,11 @@ def main() -> None:
     potential = gdeq.load_potential(arguments.base)
     settings = {"solver": gdeq.LBFGS(softest=10.0), "fmax": 0.01, "max_steps": 500, "horizon": 20}
     ends = gdeq.relax(starts, potential, **settings).atoms
-    arguments.folder.mkdir(parents=True)
-    with connect(arguments.folder / "data.aselmdb", type="aselmdb") as database:
-        for row, start, end in zip(rows, starts, ends, strict=True):
-            data = {"sid": row.data["sid"], "pos_relaxed": end.positions}
-            database.write(start, data=data)
-    np.savez(arguments.folder / "metadata.npz", natoms=np.array([len(a) for a in starts]))
+    targets = [
+        {"sid": row.data["sid"], "pos_relaxed": end.positions}
+        for row, end in zip(rows, ends, strict=True)
+    ]
+    copy(rows, arguments.folder, targets)
     print(f"{arguments.folder}: {len(starts)} structures")
 
 

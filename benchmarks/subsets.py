@@ -8,8 +8,9 @@ second round come first: any beginning of it covers kinds of defects and element
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.db import connect
@@ -30,14 +31,16 @@ def relaxation_of(sid: str) -> str:
     return sid.rpartition("_")[0]
 
 
-def copy(rows: list[AtomsRow], folder: Path) -> None:
-    """Write rows as a data set of fairchem."""
+def copy(
+    rows: list[AtomsRow], folder: Path, data: Sequence[Mapping[str, Any]] | None = None
+) -> None:
+    """Write rows as a data set of fairchem, with their own data or other."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
     with connect(folder / "data.aselmdb", type="aselmdb") as database:
-        for row in rows:
-            database.write(row, data=row.data)
+        for row, stored in zip(rows, data or [row.data for row in rows], strict=True):
+            database.write(row, data=stored)
     np.savez(folder / "metadata.npz", natoms=np.array([row.natoms for row in rows]))
 
 

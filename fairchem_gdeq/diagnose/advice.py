@@ -14,9 +14,8 @@ from fairchem_gdeq.diagnose.conditions import FAILS, HOLDS, Condition
 from fairchem_gdeq.diagnose.examine import IMPRECISE, MARKS, RIGHT, UNFINISHED, Finding
 from fairchem_gdeq.evaluation.comparison import SMALL, structures_for
 
-STABLE = (
-    1.0  # of alpha times the stiffest curvature: above 2 plain steps grow, below 1 none turns back
-)
+# Of alpha times the stiffest curvature: above 2 plain steps grow, below 1 none turns back.
+STABLE = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def advise(
         lr: the learning rate of the config, which a preset would change.
         frames: whether the config has labelled frames to train on.
     """
-    settings = _settings(findings, conditions, alpha) | {"lr": lr}
-    settings["preset"] = "full" if frames and conditions[0].verdict == FAILS else "small_data"
+    settings = _settings(findings, conditions, alpha, lr, frames)
     return Advice(_verdict(findings, conditions), settings, _remarks(findings))
 
 
@@ -89,11 +87,16 @@ def _verdict(findings: Sequence[Finding], conditions: Sequence[Condition]) -> st
 
 
 def _settings(
-    findings: Sequence[Finding], conditions: Sequence[Condition], alpha: float
+    findings: Sequence[Finding],
+    conditions: Sequence[Condition],
+    alpha: float,
+    lr: float,
+    frames: bool,
 ) -> dict[str, Any]:
+    forces_first = conditions[0].verdict == FAILS
     decided = [f.decided for f in findings if f.decided is not None]
     wanted = float(np.quantile(decided, 0.8)) if decided else MARKS[3]
-    if conditions[0].verdict == FAILS:  # ways on such forces say nothing of what comes after them
+    if forces_first:  # ways on such forces say nothing of what comes after them
         wanted = MARKS[2]
     horizon = next((mark for mark in MARKS[2:] if mark >= wanted), MARKS[-1])
     stiff = [f.stiffest for f in findings if math.isfinite(f.stiffest)]
@@ -103,6 +106,8 @@ def _settings(
         "alpha": alpha,
         "++relaxer.solver.softest": 10.0,
         "spare": 0.5,
+        "lr": lr,
+        "preset": "full" if frames and forces_first else "small_data",
     }
     if stiff and alpha * max(stiff) > STABLE:
         digit = 10.0 ** math.floor(math.log10(STABLE / max(stiff)))

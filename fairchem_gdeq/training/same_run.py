@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained wi
 FREE = (
     *("runner.mode", "runner.split", "runner.test", "runner.checkpoint", "runner.baselines*"),
     *("runner.reference*", "runner.metrics*", "runner.diagnose*", "runner.held_frames*"),
-    *("runner.trust_files", "runner.settings", "runner.callbacks*", "runner.test_dataloader*"),
+    *("runner.trust_files", "runner.callbacks*", "runner.test_dataloader*"),
     *("runner.train_eval_unit.job_config*", "runner.train_eval_unit.print_every"),
     *("runner.train_eval_unit.compiled", "*.guidance_memory", "*.hint", "*.trust_files"),
     *("*num_workers", "runner.eval_dataloader*max_atoms"),
@@ -65,29 +65,30 @@ def require_same_run(settings: str, checkpoints: Path) -> None:
     if not any(checkpoints.glob("*/.metadata")):  # as fairchem tells those that can be gone on from
         return
     found = differences(settings, checkpoints)
-    mixed = [said for key, (said, fewer) in found.items() if key not in TOLD or fewer]
+    mixed = [
+        k for k, (there, now) in found.items() if k not in TOLD or (k == EPOCHS and now < there)
+    ]
     if mixed:
         more = f"\n  and {len(mixed) - SHOWN} more" if len(mixed) > SHOWN else ""
         raise ValueError(
             f"{checkpoints.parent} holds a run with other settings, and going on would mix the two:\n  "
-            + "\n  ".join(mixed[:SHOWN])
+            + "\n  ".join(_said(found, mixed[:SHOWN]))
             + more
             + "\nChoose another folder with job.timestamp_id=NAME, take the old settings, or remove that "
             f"folder to begin anew. If it is the same run, such as after moving its data, remove "
             f"{checkpoints / KEPT}"
         )
-    for said, _ in found.values():
+    for said in _said(found, found):
         logging.warning(f"the run goes on with a difference: {said}")
 
 
 def warn_of_another(settings: str, checkpoints: Path) -> None:
     """Say where the run's own model is looked at beside another base, or relaxed in another way."""
     found = differences(settings, checkpoints)
-    mixed = [said for key, (said, _) in found.items() if any(fnmatchcase(key, f) for f in COMPARED)]
-    if mixed:
+    if mixed := [key for key in found if any(fnmatchcase(key, f) for f in COMPARED)]:
         logging.warning(
             f"the tuned model of {checkpoints.parent} was trained with other settings than base and "
-            "tuned model are compared with now: " + "; ".join(mixed)
+            "tuned model are compared with now: " + "; ".join(_said(found, mixed))
         )
 
 
@@ -99,8 +100,8 @@ def keep_settings(settings: str, checkpoints: Path) -> None:
     part.replace(checkpoints / KEPT)
 
 
-def differences(settings: str, checkpoints: Path) -> dict[str, tuple[str, bool]]:
-    """What differs from the settings of the checkpoints: in words by its key, and whether it is less.
+def differences(settings: str, checkpoints: Path) -> dict[str, tuple[Any, Any]]:
+    """What differs from the settings of the checkpoints: what it was and what it is, by its key.
 
     Nothing where none are kept beside them. A key that only one of them has is of another version.
     """
@@ -108,15 +109,13 @@ def differences(settings: str, checkpoints: Path) -> dict[str, tuple[str, bool]]
     if not kept.is_file():
         return {}
     before, now = json.loads(kept.read_text()), json.loads(settings)
-    keys = sorted(k for k in before.keys() & now.keys() if before[k] != now[k])
-    return {
-        k: (f"{k}: {before[k]!r} there, {now[k]!r} now", _less(now[k], before[k], k)) for k in keys
-    }
+    keys = sorted(key for key in before.keys() & now.keys() if before[key] != now[key])
+    return {key: (before[key], now[key]) for key in keys}
 
 
-def _less(now: Any, before: Any, key: str) -> bool:
-    """Whether there are fewer epochs: a run can be made longer, not shorter."""
-    return key == EPOCHS and now < before
+def _said(found: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -> list[str]:
+    """Differences in words."""
+    return [f"{key}: {found[key][0]!r} there, {found[key][1]!r} now" for key in keys]
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -39,16 +39,9 @@ class Coupled(GDEQ):
         self, operator: Operator, start: Tensor, target: Tensor, guess: Tensor | None = None
     ) -> SignalReport:
         """As ``Signal``."""
-        path = self.roll(operator, start, self.horizon)
-        report = self.after(operator, path, target)
-        settled = self.equilibrium(operator, report)
-        if settled is None:
-            return report
-        report = self.judge(settled, target, report)
-        report = self.steer_coupled(operator, path, settled, target, report)
-        return self.sharpen(settled, target, guess, report)
+        return self.settle_first(operator, start, target, guess)
 
-    def steer_coupled(
+    def guide_settled(
         self,
         operator: Operator,
         path: Rollout,

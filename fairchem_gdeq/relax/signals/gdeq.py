@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fairchem_gdeq.relax.guidance import Rollout
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.settings import require_not_negative
 from fairchem_gdeq.relax.signals.base import SIGNALS, SignalReport
-from fairchem_gdeq.relax.signals.equilibrated import Equilibrated
+from fairchem_gdeq.relax.signals.equilibrated import Equilibrated, Equilibrium
 from fairchem_gdeq.relax.signals.guided import Guided
 
 
@@ -36,11 +37,28 @@ class GDEQ(Guided, Equilibrated):
         if not self.spare:
             report = self.guide(operator, start, target, self.horizon)
             return self.settle(operator, target, guess, report)
+        return self.settle_first(operator, start, target, guess)
+
+    def settle_first(
+        self, operator: Operator, start: Tensor, target: Tensor, guess: Tensor | None
+    ) -> SignalReport:
+        """As ``Signal``, with the window's gradient after the solve, which says what it is needed for."""
         path = self.roll(operator, start, self.horizon)
         report = self.after(operator, path, target)
         settled = self.equilibrium(operator, report)
         if settled is None:
             return report
         report = self.judge(settled, target, report)
-        report = self.steer(operator, path, target, report)
+        report = self.guide_settled(operator, path, settled, target, report)
         return self.sharpen(settled, target, guess, report)
+
+    def guide_settled(
+        self,
+        operator: Operator,
+        path: Rollout,
+        settled: Equilibrium,
+        target: Tensor,
+        report: SignalReport,
+    ) -> SignalReport:
+        """Add the window's gradient where X* is known; by eq. 5 it does not depend on X*."""
+        return self.steer(operator, path, target, report)
