@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
 from glob import glob
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fairchem_gdeq.data.database import DatabaseSource
+from fairchem_gdeq.data.folds import Fold
 from fairchem_gdeq.data.legacy import LegacySource
 from fairchem_gdeq.data.rows import (
     TARGET,
@@ -51,10 +53,12 @@ class SourceDataset(AseAtomsDataset):
     - ``fixed``: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes;
     - ``row``: [1] int64, the row's place in the source, which tells it from others of the same name.
 
-    Config keys of all formats: ``src``; ``target_key`` (default ``pos_relaxed``; null for starts
-    without targets); ``skip_bad`` (default false: a data set with bad rows stops the run with the
-    list of them; true: they are left out and counted in the log); ``hint``, what to tell somebody
-    who does not have the files; and of fairchem: ``a2g_args``, ``transforms``, ``key_mapping``.
+    Config keys of all formats: ``src``, a path or a list of paths and of such lists; ``target_key``
+    (default ``pos_relaxed``; null for starts without targets); ``skip_bad`` (default false: a data set
+    with bad rows stops the run with the list of them; true: they are left out and counted in the
+    log); ``hint``, what to tell somebody who does not have the files; ``fold``, the settings of a
+    ``folds.Fold``, whose rows alone are used; and of fairchem: ``a2g_args``, ``transforms``,
+    ``key_mapping``.
     """
 
     # Of fairchem's class; what turns ASE structures into data objects differs between its lines.
@@ -68,14 +72,16 @@ class SourceDataset(AseAtomsDataset):
             FileNotFoundError: ``src`` is not there.
             BadRows: some rows cannot be used, and ``skip_bad`` is not set; or none can.
             RefusedPickle: the length in a legacy file is a call of something.
+            ValueError: there is no such fold.
         """
-        source = config["src"]
-        for path in [source] if isinstance(source, str) else source:
-            if not glob(str(path)):
+        paths = _paths(config["src"])
+        for path in paths:
+            if not glob(path):
                 raise FileNotFoundError(
                     f"data set {path}: no such file or folder (working folder {Path.cwd()}). "
                     f"{config.get('hint') or ''}"
                 )
+        config = config | {"src": paths if len(paths) > 1 else paths[0]}
         self._target_key = config.get("target_key", TARGET)
         self.first_row = 0  # number of row 0; more where data sets are joined to one
         super().__init__(config)
@@ -101,8 +107,8 @@ class SourceDataset(AseAtomsDataset):
         self.source = self._open(config)
         self._natoms: NDArray[np.int64] | None = None
         indices = range(len(self.source))
-        name = str(config["src"])
-        if isinstance(self.source, DatabaseSource) and self.source.checked:
+        name, fold = str(config["src"]), config.get("fold")
+        if fold is None and isinstance(self.source, DatabaseSource) and self.source.checked:
             if self.source.repeated_names:
                 logging.warning(f"data set {name}: {self.source.repeated_names}")
             return list(indices)
@@ -117,10 +123,11 @@ class SourceDataset(AseAtomsDataset):
                 f"data set {name}: {len(found.bad)} of {len(indices)} rows are bad and left out:\n"
                 f"{listed(found.bad)}"
             )
-        self._natoms = np.array(found.natoms)
         if text := repeated_names(found.sids):
             logging.warning(f"data set {name}: {text}")
-        return found.good
+        used = range(len(found.good)) if fold is None else Fold(**fold).choose(found.sids)
+        self._natoms = np.array([found.natoms[i] for i in used])
+        return [found.good[i] for i in used]
 
     @cached_property
     def _metadata(self) -> dict[str, NDArray[Any]]:
@@ -156,6 +163,14 @@ class SourceDataset(AseAtomsDataset):
         data = self._convert(atoms, sid=str(sid))
         set_ours(data, atoms, self.source.target_key)
         return data
+
+
+def _paths(source: object) -> list[str]:
+    """Those of a path, or of a list of paths and of such lists."""
+    if isinstance(source, str | Path):
+        return [str(source)]
+    assert isinstance(source, Iterable)
+    return [path for each in source for path in _paths(each)]
 
 
 def set_ours(data: Any, atoms: ase.Atoms, target_key: str | None) -> None:
@@ -199,7 +214,7 @@ class LegacyDataset(SourceDataset):
 
 @registry.register_dataset("is2rs_trajectories")
 class TrajectoryDataset(SourceDataset):
-    """A folder of relaxations that ASE can read. ``pattern`` (default ``**/*``) picks the files."""
+    """Folders of relaxations that ASE can read. ``pattern`` (default ``**/*``) picks the files."""
 
     def _open(self, config: dict[str, Any]) -> Source:
         pattern = config.get("pattern", "**/*")

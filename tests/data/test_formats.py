@@ -66,6 +66,13 @@ def test_first_and_last_frames(tmp_path):
         TrajectorySource(tmp_path / "t", pattern="*.cif")
 
 
+def test_several_folders_are_one_data_set(tmp_path):
+    folders = [str(trajectories(tmp_path / name)) for name in ("t", "u", "v")]
+    data = TrajectoryDataset({"src": [folders[0], folders[1:]]})
+    assert [data[i].sid for i in range(len(data))] == 3 * [["a/one"], ["a/two"], ["three"]]
+    assert data.source.where(5).startswith(folders[1])
+
+
 def other_order(frames):
     frames[-1] = frames[-1][[12, *range(12)]]
 

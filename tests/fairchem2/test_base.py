@@ -13,7 +13,7 @@ from fairchem.core.units.mlip_unit import load_predict_unit
 from fairchem_gdeq.fairchem2.base import load_base, load_tasks
 from fairchem_gdeq.testing.fairchem2 import backbones, small
 from fairchem_gdeq.training.gradients import average_over_ranks
-from tests.fairchem2.test_run import fairchem
+from tests.fairchem2.running import fairchem
 
 CONFIG = backbones.BACKBONES["eSEN direct (OC25)"].config
 TASKS = [small.task_config("energy", "energy"), small.task_config("forces")]

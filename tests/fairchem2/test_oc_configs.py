@@ -13,7 +13,7 @@ from fairchem_gdeq.data import convert
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem2 import backbones, small
 from tests import commands
-from tests.fairchem2.test_run import ROOT
+from tests.fairchem2.running import ROOT
 
 CHEAP = [
     "epochs=1",

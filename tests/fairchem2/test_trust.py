@@ -12,7 +12,7 @@ from fairchem_gdeq.fairchem2.base import load_base, load_tasks
 from fairchem_gdeq.fairchem2.runner import GDEQRunner
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.testing.fairchem2 import small
-from tests.fairchem2.test_run import fairchem, inputs  # noqa: F401 (a fixture)
+from tests.fairchem2.running import fairchem
 from tests.payloads import Payload, calling
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def test_the_learnt_alpha_beside_a_checkpoint(good, tmp_path):
     assert not mark.exists()
 
 
-def test_as_typed(inputs, good, tmp_path):  # noqa: F811
+def test_as_typed(inputs, good, tmp_path):
     """``trust_files=true`` reaches what opens files; without it the message ends the run."""
     folder, mark = tmp_path / "inputs", tmp_path / "ran"
     folder.mkdir()

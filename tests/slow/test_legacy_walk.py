@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fairchem_gdeq.testing import pyg
+from tests.fairchem2.running import ROOT
 from tests.fairchem2.test_oc_configs import fairchem
-from tests.fairchem2.test_run import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,77 @@
+"""A small run through the real entry point, which the tests of this folder share."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from tests import commands
+from tests.device.checks import assert_same
+
+ROOT = Path(__file__).parents[2]
+FAIRCHEM = str(Path(sys.executable).with_name("fairchem"))
+CHEAP = [
+    "epochs=2",
+    "max_atoms=16",
+    "eval_max_atoms=64",
+    "job.scheduler.ranks_per_node=1",
+    "horizon=3",
+    "relaxer.horizon=3",
+    "relaxer.max_steps=25",
+    "relaxer.fmax=0.05",
+    "runner.train_eval_unit.signal.max_steps=25",
+    "runner.train_eval_unit.signal.adjoint.max_vjps=10",
+    "runner.train_eval_unit.signal.adjoint.tol=0.5",
+    "warm_start=true",
+    "keep=last",
+    "forces.max_atoms=16",
+    "forces.updates=1",
+    "forces.alone=0.0",
+    "forces.max_atoms=16",
+    "checkpoint_minutes=0",  # before every step
+]
+
+
+def command(inputs, run_dir, *extra, config="gdeq", base="esen"):
+    return [
+        FAIRCHEM,
+        "-c",
+        str(ROOT / "configs" / "si" / f"{config}.yml"),
+        f"data={inputs}",
+        f"base={inputs / f'{base}.pt'}",
+        "train_structures=1.0",
+        "test_structures=1.0",
+        "paths.train=${data}/train",
+        "paths.val=${data}/val",
+        "paths.test=${data}/${test}",
+        f"job.run_dir={run_dir}",
+        *CHEAP,
+        *extra,
+    ]
+
+
+def fairchem(*args, **kwargs):
+    return commands.fairchem(*command(*args, **kwargs)[1:])
+
+
+def ranks_of(count, *args):
+    """The same in ``count`` ranks, by a real process that starts them."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
+    typed = command(*args, f"job.scheduler.ranks_per_node={count}")
+    done = subprocess.run(typed, capture_output=True, text=True, env=environment, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def comparable(folder, split="test"):
+    """Everything of a result that does not depend on the clock or the machine's memory."""
+    stored = json.loads((folder / "results" / f"{split}.json").read_text())
+    for step in stored["history"]["steps"]:
+        for key in ("train/seconds", "train/peak_memory_mb"):
+            del step[key]
+    return stored
+
+
+# The last digit of a sum in single precision depends on where its terms lie in memory.
+assert_equal_up_to_rounding = partial(assert_same, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,172 @@
+"""Runs that are interrupted, gone on with, of several ranks, or meant for another folder."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import ase.io
+import pytest
+import torch
+
+from fairchem_gdeq.fairchem2.runner import INTERRUPTED
+from fairchem_gdeq.testing.fairchem2 import small
+from tests.fairchem2.running import (
+    assert_equal_up_to_rounding,
+    command,
+    comparable,
+    fairchem,
+    ranks_of,
+)
+
+
+def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
+    """Of a split that fairchem packs into fewer batches than there are ranks."""
+    code, out, err = ranks_of(2, inputs, tmp_path, "--mode", "train", "epochs=1")
+    assert code == 0, err[-3000:]
+    assert len(re.findall(r"│ *unrelaxed X_0 *│", out)) == 1
+    assert "base on test, 1 of 2 processes" in err
+    one, two = (
+        json.loads((r / "gdeq/results/test.json").read_text()) for r in (trained[0], tmp_path)
+    )
+    assert len(two["records"]["tuned"]) == 3
+    starts = [run["records"]["unrelaxed X_0"] for run in (one, two)]
+    for mine, theirs in zip(*starts, strict=True):
+        assert mine["sid"] == theirs["sid"]
+        assert mine["delta_q"] == pytest.approx(theirs["delta_q"], rel=1e-5)
+
+
+def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
+    """Of other sizes, too: trained by two ranks, scored, predicted, and gone on with by one."""
+    sids = {
+        "train": ["a", "a", "a", "b", "b", "c", "a", "a"],
+        "val": ["v"] * 3,
+        "test": ["t", "u", "t"],
+    }
+    for seed, (split, names) in enumerate(sids.items()):
+        small.write_is2rs(tmp_path / split, small.silicon(len(names), seed), sids=names)
+    small.write_frames(tmp_path / "train_frames", small.silicon(4, 3))
+    small.write_frames(tmp_path / "val_frames", small.silicon(4, 4))
+    small.checkpoint(tmp_path / "esen.pt")
+    # Loose, so that a random potential's equilibria and adjoints count.
+    signal = "runner.train_eval_unit.signal."
+    loose = [signal + "fmax=0.5", signal + "adjoint.tol=0.5", signal + "adjoint.damping=0.0"]
+    run, warm = tmp_path / "run", ["eval_max_atoms=9", "alpha_lr=1e-4", *loose]
+    checkpoint = run / "gdeq" / "checkpoints" / "final"
+    code, _, err = ranks_of(2, tmp_path, run, "--mode", "train", *warm)
+    assert code == 0, err[-3000:]
+    assert "7 rows have a name (sid) that others have too, 2 such names: a (5 rows), b (2" in err
+    stored = comparable(run / "gdeq")
+    assert [epoch["structures"] for epoch in stored["history"]["epochs"]] == [3, 3]
+    for records in stored["records"].values():
+        assert [(r["sid"], r["row"]) for r in records] == [("t", 0), ("t", 2), ("u", 1)]
+        assert len({r["delta_q"] for r in records}) == 3
+    files = sorted(path.name for path in checkpoint.glob("adjoints*"))
+    assert files == ["adjoints.0of2.pt", "adjoints.1of2.pt"]
+    parts = [torch.load(checkpoint / name, weights_only=True) for name in files]
+    sizes = {row: 8 - row % 3 for row in range(8)}
+    kept = {
+        row: n
+        for p in parts
+        for row, n in zip(*(p[k].tolist() for k in ("rows", "sizes")), strict=True)
+    }
+    assert len(kept) > 2 and kept.items() <= sizes.items()
+
+    code, out, err = fairchem(tmp_path, run, "--mode", "predict")
+    assert code == 0, err[-3000:]
+    images = ase.io.read(run / "gdeq/results/predictions/test.extxyz", ":")
+    assert [(a.info["sid"], a.info["row"], len(a)) for a in images] == [
+        ("t", 0, 8),
+        ("t", 2, 6),
+        ("u", 1, 7),
+    ]
+    assert "3 structures" in out and "test.npz is not written" in err
+    assert not (run / "gdeq/results/predictions/test.npz").exists()
+
+    steps = stored["history"]["steps"]
+    code, _, err = fairchem(tmp_path, run, "--mode", "train", *warm, "epochs=3")
+    assert code == 0, err[-3000:]
+    again = comparable(run / "gdeq")["history"]["steps"]
+    assert again[: len(steps)] == steps and len(again) > len(steps)
+    assert all(0 < step["train/alpha"] < 0.06 for step in again)
+    (path,) = checkpoint.glob("adjoints*")
+    rows = torch.load(path, weights_only=True)["rows"].tolist()
+    assert path.name == "adjoints.0of1.pt" and kept.keys() <= set(rows)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_path, how):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(inputs, tmp_path, "--mode", "train"),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoints = tmp_path / "gdeq" / "checkpoints"
+    deadline = time.time() + 300
+    while not (checkpoints / "step_4" / ".metadata").exists():
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(how)
+    # `train && predict` must not go on.
+    assert process.wait(60) == {signal.SIGINT: INTERRUPTED, signal.SIGKILL: -9}[how]
+    assert not (tmp_path / "gdeq" / "results" / "test.json").exists()
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "train")
+    assert code == 0, err[-3000:]
+    assert "starting from here" in err
+    assert_equal_up_to_rounding(comparable(tmp_path / "gdeq"), comparable(trained[0] / "gdeq"))
+    ends = [
+        run / "gdeq" / "checkpoints" / "final" / "adjoints.0of1.pt"
+        for run in (tmp_path, trained[0])
+    ]
+    resumed, straight = (torch.load(path, weights_only=True) for path in ends)
+    for key, value in straight.items():
+        assert torch.equal(resumed[key].sort(0).values, value.sort(0).values), key
+
+
+def test_another_run_is_not_mixed_into_the_folder(inputs, trained):
+    """Its learning rate, step and base would be, in one table."""
+    results = trained[0] / "gdeq" / "results" / "test.json"
+    before = results.read_bytes()
+    other = ["lr=3e-3", "alpha=0.2", "job.seed=7"]
+    code, _, err = fairchem(inputs, trained[0], "--mode", "train", *other, base="adapt")
+    assert code != 0 and results.read_bytes() == before
+    said = err[err.rindex("holds a run with other settings") :]
+    for key, was, now in (
+        ("optimizer_fn.lr", "0.0004", "0.003"),
+        ("is2rs.alpha", "0.05", "0.2"),
+        ("job.seed", "0", "7"),
+        ("model.path", "esen.pt'", "adapt.pt'"),
+    ):
+        line = next(line for line in said.splitlines() if f"{key}:" in line)
+        assert f"{was} there" in line and f"{now} now" in line
+    assert "job.timestamp_id=NAME" in said
+    code, _, err = fairchem(
+        inputs, trained[0], "--mode", "train"
+    )  # the same run may be started again
+    assert code == 0, err[-3000:]
+
+
+def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, trained, tmp_path):
+    """Version 0.1's first ones held all steps, and adjoints by name."""
+    shutil.copytree(trained[0] / "gdeq", tmp_path / "gdeq")
+    checkpoints = tmp_path / "gdeq" / "checkpoints"
+    lines = (checkpoints / "history.jsonl").read_text().splitlines()
+    (checkpoints / "history.jsonl").unlink()
+    path = checkpoints / "final" / "gdeq_state.pt"
+    state = torch.load(path, weights_only=True)
+    assert set(state) == {"history", "alpha", "alpha_optimizer"}
+    state["history"]["steps"] = [json.loads(line) for line in lines]
+    state["adjoints"] = {"row0": torch.ones(8, 3)}
+    torch.save(state, path)
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "train", "epochs=3")
+    assert code == 0, err[-3000:]
+    before, after = (comparable(run / "gdeq")["history"] for run in (trained[0], tmp_path))
+    assert after["steps"][: len(lines)] == before["steps"] and len(after["epochs"]) == 3
+    assert len(after["steps"]) == 3 * len(lines) / 2
+    ended, longer = (steps[-1]["train/lr"] for steps in (before["steps"], after["steps"][:-1]))
+    assert after["steps"][len(lines)]["train/lr"] > 2 * ended and longer > ended
