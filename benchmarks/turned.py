@@ -1,9 +1,9 @@
 """Silicon data for a model that reads absolute coordinates: ``python -m benchmarks.turned``.
 
 ADAPT cannot know that a turned defect is the same defect. Its base was trained on every frame in all
-24 orientations that leave the host crystal as it is (``data.symmetry``). This writes ``runs/turned/train``,
-every pair of a start and its target in one of them, and ``train_frames``, every frame in some, drawn at
-random.
+24 orientations that leave the host crystal as it is (``data.symmetry``). This writes every pair of a
+start and its target in one of them (``runs/turned/train``), and every frame in some, drawn at random
+(``train_frames``).
 """
 
 from __future__ import annotations
