@@ -27,7 +27,11 @@ def findings_figure(findings: Sequence[Finding]) -> go.Figure:
     for kind, colour in COLOURS.items():
         these = [f for f in findings if f.end == kind]
         look = {"marker": {"color": colour}, "legendgroup": kind, "name": kind}
-        dots = look | {"mode": "markers", "showlegend": False, "hovertemplate": "<b>%{text}</b><br>%{x:.4g}, %{y:.4g}"}
+        dots = look | {
+            "mode": "markers",
+            "showlegend": False,
+            "hovertemplate": "<b>%{text}</b><br>%{x:.4g}, %{y:.4g}",
+        }
         figure.add_bar(**_bars([f.end_delta_q for f in these], far), **look, row=1, col=1)
         figure.add_scatter(
             x=[f.target_force_max for f in these],

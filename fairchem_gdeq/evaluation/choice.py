@@ -19,9 +19,9 @@ def choose(records: Mapping[str, Sequence[Record]], basin: Basin) -> dict[int, s
     """Rows of at most ``ALL`` structures, each with what it is chosen for, in the order of these kinds.
 
     With a tuned model they are ``gained`` and ``lost`` (right basins), ``nearer`` and ``farther`` (than
-    with the base, by the change of log(1 + Delta Q)), ``best`` and ``worst`` (by where it ends). The kinds
-    choose in turn, each the most pronounced structure that is left. With a base alone there are the last
-    two.
+    with the base, by the change of log(1 + Delta Q)), ``best`` and ``worst`` (by where it ends). The
+    kinds choose in turn, each the most pronounced structure that is left. With a base alone there are
+    the last two.
 
     Args:
         records: of the rows of the table, by title; the base's among them.

@@ -43,10 +43,11 @@ def results_table(split: str, scores: Mapping[str, Scores], basin: Basin) -> Res
 
 def explanations(scores: Mapping[str, Scores], history: History) -> list[str]:
     """How the numbers are to be read, and what the training cost, in sentences."""
-    said = [
+    units = (
         "Delta Q in amu^0.5 Angstrom. MAE, MSE, ADwT as fairchem's IS2RS metrics: free atoms, rigid "
         "shifts kept. Rows of ASE: its optimizers on the base."
-    ]
+    )
+    said = [units]
     if taken := [
         f"{name} {r['shift_removed']:.3f}" for name, r in scores.items() if r["shift_removed"]
     ]:

@@ -71,7 +71,11 @@ def history_figure(history: History) -> tuple[go.Figure, bool] | None:
     end = max(max(trace.x) for traces in drawings.values() for trace in traces) or 1.0
     rows = -(-len(drawings) // 2)
     figure = make_subplots(
-        rows, 2, subplot_titles=list(drawings), vertical_spacing=0.36 / rows, horizontal_spacing=0.08
+        rows,
+        2,
+        subplot_titles=list(drawings),
+        vertical_spacing=0.36 / rows,
+        horizontal_spacing=0.08,
     )
     for place, traces in enumerate(drawings.values()):
         where = {"row": 1 + place // 2, "col": 1 + place % 2}
@@ -95,9 +99,7 @@ def history_figure(history: History) -> tuple[go.Figure, bool] | None:
     return figure, averaged
 
 
-def _curve(
-    steps: list[dict[str, float]], key: str, name: str, colour: str
-) -> list[go.Scatter]:
+def _curve(steps: list[dict[str, float]], key: str, name: str, colour: str) -> list[go.Scatter]:
     """Every step as a point, and their running mean."""
     if not steps:
         return []

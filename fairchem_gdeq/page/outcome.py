@@ -74,8 +74,8 @@ def _in_words(o: Outcome) -> str:
     title = list(o.scores)[-1]
     row = o.scores[title]
     return (
-        f"{title}: the mean Delta Q is {row['delta_q_mean']:.2f}, and {row['basins']:.0%} of the structures "
-        "are in the right basin. There is no tuned model to compare with."
+        f"{title}: the mean Delta Q is {row['delta_q_mean']:.2f}, and {row['basins']:.0%} of the "
+        "structures are in the right basin. There is no tuned model to compare with."
     )
 
 

@@ -50,13 +50,20 @@ def pairs_figure(
     shown[np.argsort(-change, kind="stable")[:MOST]] = True
     kinds = zip(
         KINDS.items(),
-        (found.lost, found.gained, found.was_right & found.is_right, ~found.was_right & ~found.is_right),
+        (
+            found.lost,
+            found.gained,
+            found.was_right & found.is_right,
+            ~found.was_right & ~found.is_right,
+        ),
         strict=True,
     )
     figure = go.Figure()
     ends = [0.5 * max(min(found.before.min(), found.after.min()), 0.01)]
     ends.append(1.1 * max(found.before.max(), found.after.max(), basin.delta_q))
-    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#bbb"}, hoverinfo="skip", name="equal")
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", line={"color": "#bbb"}, hoverinfo="skip", name="equal"
+    )
     ring = np.isin(found.rows, list(ringed)) & shown
     figure.add_scatter(
         x=found.before[ring],
@@ -75,6 +82,7 @@ def pairs_figure(
             y=found.after[those & shown],
             mode="markers",
             marker={"color": colour, "size": 7, "opacity": 0.8},
+            cliponaxis=False,
             text=[names[row] for row in rows],
             customdata=rows[:, None].tolist(),
             hovertemplate=(
@@ -83,18 +91,21 @@ def pairs_figure(
             ),
             name=f"{kind} ({int(those.sum())})",
         )
-    for axis in ("x", "y"):
-        figure.add_shape(
-            type="line",
-            line={"dash": "dot", "color": "#999", "width": 1},
-            **{axis: basin.delta_q for axis in (f"{axis}0", f"{axis}1")},
-            **{f"{'y' if axis == 'x' else 'x'}{end}": value for end, value in enumerate(ends)},
-        )
+    dotted = {"dash": "dot", "color": "#999", "width": 1}
+    figure.add_vline(x=basin.delta_q, line=dotted)
+    figure.add_hline(y=basin.delta_q, line=dotted)
     scales = [
         {
             "label": scale,
             "method": "relayout",
-            "args": [{"xaxis.type": scale, "yaxis.type": scale, "xaxis.autorange": True, "yaxis.autorange": True}],
+            "args": [
+                {
+                    "xaxis.type": scale,
+                    "yaxis.type": scale,
+                    "xaxis.autorange": True,
+                    "yaxis.autorange": True,
+                }
+            ],
         }
         for scale in ("linear", "log")
     ]
@@ -105,7 +116,14 @@ def pairs_figure(
         xaxis={"title": f"{titles[0]}: {DELTA_Q}", "rangemode": "tozero"},
         yaxis={"title": f"{titles[1]}: {DELTA_Q}", "rangemode": "tozero"},
         updatemenus=[
-            {"type": "buttons", "direction": "right", "buttons": scales, "x": 0, "y": 1.08, "xanchor": "left"}
+            {
+                "type": "buttons",
+                "direction": "right",
+                "buttons": scales,
+                "x": 0,
+                "y": 1.08,
+                "xanchor": "left",
+            }
         ],
     )
     return figure, int((~shown).sum())
@@ -115,7 +133,10 @@ def scores_figure(scores: Mapping[str, Scores]) -> go.Figure:
     """Bars of each model: Delta Q, right basins, and the force error where there is one."""
     panels = {
         DELTA_Q: {"delta_q_mean": "mean", "delta_q_median": "median"},
-        "right basins (%)": {"basins": "by ΔQ", "basins_displacement": "by the largest displacement"},
+        "right basins (%)": {
+            "basins": "by ΔQ",
+            "basins_displacement": "by the largest displacement",
+        },
         "force MAE (eV/Å)": {"force_mae": "force MAE"},
     }
     if not any("force_mae" in row for row in scores.values()):
@@ -137,5 +158,7 @@ def scores_figure(scores: Mapping[str, Scores]) -> go.Figure:
                 row=1,
                 col=column,
             )
-    figure.update_layout(template="plotly_white", height=340, margin={"t": 50, "r": 10}, barmode="group")
+    figure.update_layout(
+        template="plotly_white", height=340, margin={"t": 50, "r": 10}, barmode="group"
+    )
     return figure

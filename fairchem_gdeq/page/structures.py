@@ -37,17 +37,17 @@ def _shown(
     row = overlay.label.row
     ends = {title: distances[title][row] for title in overlay.places}
     said = {
-        title: f"{'diverged, ' if r.diverged else ''}ΔQ {r.delta_q:.2f}" for title, r in ends.items()
+        title: f"{r.delta_q:.2f}{' (diverged)' if r.diverged else ''}" for title, r in ends.items()
     }
     places = {
-        title: {"title": f"{title} ({said[title]})", "positions": _rounded(positions)}
+        title: {"title": f"{title} (ΔQ {said[title]})", "positions": _rounded(positions)}
         for title, positions in overlay.places.items()
     }
     models = [title for title in ends if title != UNRELAXED]
     return {
         "row": row,
         "name": overlay.label.sid,
-        "about": f"{why}: " + "; ".join(f"{title} {said[title]}" for title in models),
+        "about": f"{why}: ΔQ " + ", ".join(f"{title} {said[title]}" for title in models),
         "symbols": [chemical_symbols[number] for number in overlay.numbers],
         "cell": _rounded(overlay.cell),
         "places": places | {"target": {"title": "target", "positions": _rounded(overlay.target)}},

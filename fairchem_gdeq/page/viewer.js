@@ -43,17 +43,17 @@
     const lines = where.map((x, i) => [chosen.symbols[i], ...x].join(" "));
     const model = viewer.addModel([where.length, "", ...lines].join("\n"), "xyz");
     const symbols = [...new Set(chosen.symbols)];
+    const ball = (color, radius) => ({ sphere: { color, radius }, stick: { color, radius: 0.06 } });
     for (const symbol of symbols) {
       const rare = chosen.symbols.filter((x) => x === symbol).length < RARE * where.length;
       const color = rare || place === "target" ? colourOf(symbol) : pale(colourOf(symbol));
-      model.setStyle({ elem: symbol }, { sphere: { scale: rare ? 0.3 : 0.2, color }, stick: { radius: 0.06, color } });
+      model.setStyle({ elem: symbol }, ball(color, rare ? 0.35 : 0.25));
     }
     apart.forEach((far, i) => {
       if (far <= FAR) return;
-      const color = colourOf(chosen.symbols[i]);
-      model.setStyle({ index: i }, { sphere: { scale: 0.32, color }, stick: { radius: 0.06, color } });
-      viewer.addSphere({ center: point(target[i]), radius: 0.35, color: TARGET, opacity: 0.45 });
-      viewer.addArrow({ start: point(target[i]), end: point(where[i]), radius: 0.08, color: ARROW, mid: 0.7 });
+      model.setStyle({ index: i }, ball(colourOf(chosen.symbols[i]), 0.25)); // not over its arrow
+      viewer.addSphere({ center: point(target[i]), radius: 0.25, color: TARGET, opacity: 0.6 });
+      viewer.addArrow({ start: point(target[i]), end: point(where[i]), radius: 0.09, color: ARROW, mid: 0.6 });
     });
     let label;
     viewer.setHoverable({}, true,
@@ -104,7 +104,7 @@
     offer();
     draw();
     viewer.zoomTo();
-    viewer.zoom(1.25); // it leaves room for balls larger than these
+    viewer.zoom(1.1); // it leaves room for larger balls
     viewer.render();
   }
 

@@ -153,19 +153,26 @@ def test_steps_are_shortened_for_stiff_bonds():
     assert advice.settings["alpha"] == pytest.approx(0.05)  # 0.06 times 18 would be too much
 
 
+ODD = replace(MISSED, sid="<b>odd & name</b>", length=None, decided=None)
+
+
+def write_example(folder):
+    """The page of two structures, one of them with a name that is HTML."""
+    conditions = conditions_of([GOOD, ODD])
+    advice = advise([GOOD, ODD], conditions, 0.05, 1e-5, False)
+    found = ([GOOD, ODD], conditions, advice, {"step": "1 s"})
+    write_numbers(folder, *found)
+    return write_diagnosis(folder, "title", *found)
+
+
 def test_the_page_shows_what_it_says(tmp_path):
-    sample = [GOOD, replace(MISSED, sid="<b>odd & name</b>", length=None, decided=None)]
-    conditions = conditions_of(sample)
-    advice = advise(sample, conditions, 0.05, 1e-5, False)
-    found = (sample, conditions, advice, {"step": "1 s"})
-    page = write_diagnosis(tmp_path, "title", *found)
-    text = page.read_text()
-    assert page.name == "report.html" and advice.verdict in text
-    assert "<td>&lt;b&gt;odd &amp; name&lt;/b&gt;</td>" in text and "<td>more</td>" in text
-    assert "<b>odd" not in text
-    stored = json.loads(write_numbers(tmp_path, *found).read_text())
+    text = write_example(tmp_path).read_text()
+    stored = json.loads((tmp_path / "diagnosis.json").read_text())
     assert [f["end"] for f in stored["findings"]] == ["right", "wrong"]
     assert stored["conditions"][2]["share"]["those"] == 1
+    assert stored["verdict"] in text and "<td>1 s</td>" in text
+    assert "<td>&lt;b&gt;odd &amp; name&lt;/b&gt;</td>" in text and "<td>more</td>" in text
+    assert "<b>odd" not in text
 
 
 # ---- as a user starts it -----------------------------------------------------------------------
