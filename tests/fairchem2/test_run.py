@@ -110,6 +110,16 @@ def trained(inputs, tmp_path_factory):
     return run_dir, out, err
 
 
+def shown_in(results):
+    """Rows of the structures on a page, each with all places at which a model was."""
+    text = (results / "report.html").read_text()
+    (found,) = re.findall(r'json" id="structures">(.*?)</script>', text, re.DOTALL)
+    structures = json.loads(found)
+    for each in structures:
+        assert list(each["places"]) == ["unrelaxed X_0", "base", "tuned", "target"]
+    return sorted(each["row"] for each in structures)
+
+
 def test_train_ends_with_table_and_pictures(trained):
     run_dir, out, err = trained
     for row in ("unrelaxed X_0", "base", "tuned"):
@@ -119,6 +129,8 @@ def test_train_ends_with_table_and_pictures(trained):
     results = run_dir / "gdeq" / "results"
     for name in ("test_basins.png", "test_structures.png", "epochs.png", "test.json"):
         assert (results / name).stat().st_size > 1000
+    assert f"report: {results / 'report.html'}" in out.splitlines()[-2:]
+    assert shown_in(results) == [0, 1, 2]
     stored = comparable(run_dir / "gdeq")
     assert len(stored["records"]["tuned"]) == 3
     assert len(stored["history"]["epochs"]) == 2
@@ -156,6 +168,7 @@ def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
         json.loads((r / "gdeq/results/test.json").read_text()) for r in (trained[0], tmp_path)
     )
     assert len(two["records"]["tuned"]) == 3
+    assert shown_in(tmp_path / "gdeq" / "results") == [0, 1, 2]
     starts = [run["records"]["unrelaxed X_0"] for run in (one, two)]
     for mine, theirs in zip(*starts, strict=True):
         assert mine["sid"] == theirs["sid"]
