@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.comparison import NOTICEABLE, Comparison, pairs_of
 from fairchem_gdeq.evaluation.metric import Scores
@@ -80,12 +82,13 @@ def _in_words(o: Outcome) -> str:
 
 
 def _changes(o: Outcome) -> list[list[str]]:
-    """Numbers of structures that are nearer, farther, gained and lost, with names."""
+    """Numbers of structures that are nearer, farther, gained and lost, with those that changed most."""
     if o.comparison is None:
         return []
     found = pairs_of(o.records[BASE], o.records[TUNED], o.basin)
     names = {r.row: r.sid for r in o.records[BASE]}
     change = found.after - found.before
+    order = np.argsort(-np.abs(np.log1p(found.after) - np.log1p(found.before)), kind="stable")
     kinds = {
         f"nearer by more than {NOTICEABLE}": change < -NOTICEABLE,
         f"farther by more than {NOTICEABLE}": change > NOTICEABLE,
@@ -93,7 +96,11 @@ def _changes(o: Outcome) -> list[list[str]]:
         "right basin lost": found.lost,
     }
     return [
-        [kind, str(int(those.sum())), _listed([names[row] for row in found.rows[those]])]
+        [
+            kind,
+            str(int(those.sum())),
+            _listed([names[row] for row in found.rows[order][those[order]]]),
+        ]
         for kind, those in kinds.items()
     ]
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from fairchem_gdeq.evaluation.basin import Basin
@@ -39,15 +40,14 @@ def pairs_figure(
         ringed: rows of structures to mark.
 
     Returns:
-        The figure, and how many structures are left out of it: those of the smallest changes, where
-        there are more than ``MOST``.
+        The figure, and how many structures are left out of it. Where there are more than ``MOST``,
+        half of the points are those that changed most, and half stand for the others.
     """
     before, after = (records[title] for title in titles)
     found = pairs_of(before, after, basin)
     names = {r.row: html.escape(r.sid, quote=False) for r in before}  # plotly reads tags in texts
-    change = np.abs(np.log1p(found.after) - np.log1p(found.before))
-    shown = np.zeros(len(change), dtype=bool)
-    shown[np.argsort(-change, kind="stable")[:MOST]] = True
+    shown = np.zeros(len(found.rows), dtype=bool)
+    shown[_some(np.abs(np.log1p(found.after) - np.log1p(found.before)))] = True
     kinds = zip(
         KINDS.items(),
         (
@@ -127,6 +127,15 @@ def pairs_figure(
         ],
     )
     return figure, int((~shown).sum())
+
+
+def _some(change: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Places of at most ``MOST`` values: the largest, and of the others evenly spaced ones in order."""
+    order = np.argsort(-change, kind="stable")
+    if len(order) <= MOST:
+        return order
+    half = MOST // 2
+    return np.concatenate([order[:half], order[half :: -(-(len(order) - half) // half)]])
 
 
 def scores_figure(scores: Mapping[str, Scores]) -> go.Figure:

@@ -43,7 +43,7 @@ def test_the_table_and_its_conclusions_are_on_the_page(page, tmp_path, capsys):
     # One nearer and into its basin, by hand: 4 to 1, 3 to 0.2; out of it 1.5 to 3.5.
     changed = cells[cells.index("which") + 1 :]
     assert changed[:2] == ["nearer by more than 0.02", "4"]
-    assert changed[6:12] == ["right basin gained", "2", f"{EVIL}, e", "right basin lost", "1", "b"]
+    assert changed[6:12] == ["right basin gained", "2", f"e, {EVIL}", "right basin lost", "1", "b"]
 
 
 def test_names_stay_text(page):
@@ -161,12 +161,13 @@ def test_a_point_has_its_name_and_its_kind():
     assert tuple(points["shown in 3D"].x) == (1.0,)
 
 
-def test_of_many_structures_those_that_changed_most_are_drawn(monkeypatch):
-    monkeypatch.setattr(scatter, "MOST", 2)
-    found = records({BASE: [4.0, 1.0, 5.0], TUNED: [1.0, 1.1, 9.0]}, ["a", "b", "c"])
+def test_of_many_structures_the_most_changed_are_drawn_and_some_of_the_others(monkeypatch):
+    monkeypatch.setattr(scatter, "MOST", 6)
+    names = [str(row) for row in range(20)]
+    found = records({BASE: [4.0] * 20, TUNED: [4.0 + 0.1 * row for row in range(20)]}, names)
     figure, left_out = scatter.pairs_figure(found, (BASE, TUNED), Basin())
     named = {name for trace in figure.data for name in trace.text or ()}
-    assert left_out == 1 and named == {"a", "c"}
+    assert left_out == 14 and named == {"19", "18", "17", "16", "10", "4"}
 
 
 # ---- what goes wrong ---------------------------------------------------------------------------
