@@ -59,7 +59,7 @@ def findings_figure(findings: Sequence[Finding]) -> go.Figure:
         (2, 2, "stiffest curvature (eV/Å²)", "structures"),
     ):
         figure.update_xaxes(title=x, row=row, col=col)
-        figure.update_yaxes(title=y, row=row, col=col)
+        figure.update_yaxes(title=y, rangemode="nonnegative", row=row, col=col)
     figure.update_layout(
         template="plotly_white",
         height=640,

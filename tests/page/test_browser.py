@@ -83,6 +83,12 @@ def test_the_report_of_a_run(visit, tmp_path):
     assert page.locator("#run .point").count() == 8 + 8 + 4 + 4 * 2 + 1
     assert page.locator("#bars .point").count() == 3 * 4 + 2
 
+    # No button sends anything away.
+    offered = {button.get_attribute("data-title") for button in page.locator(".modebar-btn").all()}
+    assert offered == {
+        *("Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Autoscale", "Reset axes")
+    }
+
     # The name of a structure where the mouse is, and the structure when it is clicked.
     page.locator("#pairs").scroll_into_view_if_needed()
     traces = page.locator("#pairs .trace").filter(has=page.locator(".point"))
