@@ -34,7 +34,7 @@
     }
   }
 
-  function draw() {
+  function draw(anew) {
     const where = chosen.places[place].positions, target = chosen.places.target.positions;
     const apart = where.map((x, i) => Math.hypot(...x.map((value, axis) => value - target[i][axis])));
     viewer.removeAllModels();
@@ -42,6 +42,7 @@
     viewer.removeAllLabels();
     const lines = where.map((x, i) => [chosen.symbols[i], ...x].join(" "));
     const model = viewer.addModel([where.length, "", ...lines].join("\n"), "xyz");
+    if (anew) viewer.zoomTo(); // to the atoms: shapes such as the cell come later
     const symbols = [...new Set(chosen.symbols)];
     const ball = (color, radius) => ({ sphere: { color, radius }, stick: { color, radius: 0.06 } });
     for (const symbol of symbols) {
@@ -95,17 +96,14 @@
     part("list").replaceChildren(...all.map((each) =>
       button(each.name, each.about, each === chosen, () => show(each))));
     part("places").replaceChildren(...Object.entries(chosen.places).flatMap(([key, value]) =>
-      [button(value.title, "", key === place, () => { place = key; offer(); draw(); }), " "]));
+      [button(value.title, "", key === place, () => { place = key; offer(); draw(false); }), " "]));
   }
 
   function show(structure) {
     chosen = structure;
     if (!(place in chosen.places)) place = "target";
     offer();
-    draw();
-    viewer.zoomTo();
-    viewer.zoom(1.1); // it leaves room for larger balls
-    viewer.render();
+    draw(true);
   }
 
   document.addEventListener("structure", (event) => {
