@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import matplotlib
-from jinja2 import Environment, PackageLoader
-
 from fairchem_gdeq.diagnose.advice import Advice
-from fairchem_gdeq.diagnose.conditions import KINDS, Condition
+from fairchem_gdeq.diagnose.conditions import Condition
 from fairchem_gdeq.diagnose.examine import Finding
+from fairchem_gdeq.diagnose.figure import findings_figure
+from fairchem_gdeq.page.write import write_page
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+NUMBERS = "diagnosis.json"
 
 
-def write_page(
+def write_numbers(
     folder: Path,
-    title: str,
     findings: Sequence[Finding],
     conditions: Sequence[Condition],
     advice: Advice,
     cost: Mapping[str, str],
-) -> list[Path]:
-    """Write ``diagnosis.html`` and ``diagnosis.json``; returns their paths.
+) -> Path:
+    """Write ``diagnosis.json``; returns its path.
 
     Args:
-        folder: of the files; it is made.
-        title: of the page.
+        folder: of the file; it is made.
         findings, conditions, advice: what was found.
         cost: of a training step, in words, by what it is of.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pages = Environment(loader=PackageLoader("fairchem_gdeq.diagnose", ""), autoescape=True)
-    text = pages.get_template("page.html").render(
-        title=title,
-        findings=findings,
-        conditions=conditions,
-        advice=advice,
-        cost=cost,
-        command=command(advice),
-        picture=_picture(findings),
-    )
-    page, numbers = folder / "diagnosis.html", folder / "diagnosis.json"
-    page.write_text(text)
     stored = {
         "verdict": advice.verdict,
         "settings": advice.settings,
@@ -57,8 +39,34 @@ def write_page(
         "cost": dict(cost),
         "findings": [asdict(f) for f in findings],
     }
-    numbers.write_text(json.dumps(stored, indent=1) + "\n")
-    return [page, numbers]
+    path = folder / NUMBERS
+    path.write_text(json.dumps(stored, indent=1) + "\n")
+    return path
+
+
+def write_diagnosis(
+    folder: Path,
+    title: str,
+    findings: Sequence[Finding],
+    conditions: Sequence[Condition],
+    advice: Advice,
+    cost: Mapping[str, str],
+) -> Path:
+    """Write ``report.html`` with the title and what ``write_numbers`` takes; returns its path."""
+    return write_page(
+        folder,
+        __package__,
+        "page.html",
+        title=title,
+        verdict=[advice.verdict],
+        conditions=conditions,
+        remarks=advice.remarks,
+        command=command(advice),
+        cost=list(cost.items()),
+        figure=findings_figure(findings),
+        structures=[_cells(f) for f in findings],
+        numbers=NUMBERS,
+    )
 
 
 def command(advice: Advice) -> str:
@@ -66,27 +74,16 @@ def command(advice: Advice) -> str:
     return " ".join(f"{key}={value}" for key, value in advice.settings.items())
 
 
-def _picture(findings: Sequence[Finding]) -> str:
-    """Four panels as a PNG in base64."""
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
-    by_kind = [[f.end_delta_q for f in findings if f.end == kind] for kind in KINDS]
-    axes[0, 0].hist(by_kind, bins=20, stacked=True, label=KINDS)
-    axes[0, 0].set(xlabel=r"$\Delta Q$ of the ends (amu$^{1/2}$ Å)", ylabel="structures")
-    axes[0, 0].legend()
-    axes[0, 1].scatter(
-        [f.target_force_max for f in findings], [f.target_moved for f in findings], s=14
-    )
-    axes[0, 1].set(
-        xlabel="largest force at the target (eV/Å)",
-        ylabel=r"target moves by $\Delta Q$ (amu$^{1/2}$ Å)",
-    )
-    ways = [(f.length, f.decided) for f in findings if f.length and f.decided is not None]
-    axes[1, 0].scatter([way[0] for way in ways], [way[1] for way in ways], s=14)
-    axes[1, 0].set(xlabel="plain steps to the end", ylabel="basin decided after")
-    known = [f.stiffest for f in findings if f.stiffest == f.stiffest]
-    axes[1, 1].hist(known, bins=20)
-    axes[1, 1].set(xlabel="stiffest curvature (eV/Å²)", ylabel="structures")
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=110)
-    plt.close(figure)
-    return base64.b64encode(held.getvalue()).decode()
+def _cells(f: Finding) -> list[str]:
+    """A row of the table of structures."""
+    return [
+        f.sid,
+        f"{f.atoms}",
+        f"{f.target_force_max:.2f}",
+        f"{f.target_moved:.2f}",
+        f"{f.end_delta_q:.2f}",
+        f.end,
+        f"{f.minima}",
+        "more" if f.length is None else f"{f.length}",
+        "never" if f.decided is None else f"{f.decided}",
+    ]

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from fairchem_gdeq.diagnose.advice import advise
 from fairchem_gdeq.diagnose.conditions import conditions_of
 from fairchem_gdeq.diagnose.examine import Finding, Probe, examine
-from fairchem_gdeq.diagnose.page import command, write_page
+from fairchem_gdeq.diagnose.page import command, write_diagnosis, write_numbers
 from fairchem_gdeq.evaluation.scoring import EvaluatedModel, Scoring
 from fairchem_gdeq.evaluation.task import labels_of
+from fairchem_gdeq.page.write import attempt
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather, rank, ranks
 
@@ -30,7 +31,7 @@ def diagnose(
     cost: Callable[[], Mapping[str, str]],
     folder: Path,
 ) -> None:
-    """Examine a sample of a split, and write ``diagnose/diagnosis.html`` and ``.json``.
+    """Examine a sample of a split, and write ``diagnose/diagnosis.json`` and ``report.html``.
 
     Args:
         base: the potential.
@@ -56,14 +57,15 @@ def diagnose(
     if rank() > 0:
         return
     title = f"Can tuning help? {len(findings)} structures of the split {scoring.split.name}"
-    paths = write_page(folder / "diagnose", title, findings, conditions, advice, price)
+    into, found = folder / "diagnose", (findings, conditions, advice, price)
+    numbers = write_numbers(into, *found)
     for each in conditions:
         print(f"{each.name:18s} {each.verdict:14s} {each.share}. {each.detail}")
     for name, value in price.items():
         print(f"{name}: {value}")
     print(f"\n{advice.verdict}\nto begin with: {command(advice)}")
-    for path in paths:
-        print(f"results: {path}")
+    print(f"results: {numbers}")
+    attempt(lambda: write_diagnosis(into, title, *found))
 
 
 def _findings(base: EvaluatedModel, scoring: Scoring, probe: Probe) -> list[Finding]:

@@ -107,9 +107,33 @@ class Comparison:
         return text
 
 
-def compare(
-    before: Sequence[Scored], after: Sequence[Scored], basin: Basin, confidence: float = 0.95
-) -> Comparison:
+class Pairs(NamedTuple):
+    """Structures as two models leave them.
+
+    Attributes:
+        rows: [s] their places in the data set, sorted.
+        before, after: [s] Delta Q, amu^0.5 Angstrom; finite.
+        was_right, is_right: [s] bool, whether they are in the right basin, before and after.
+    """
+
+    rows: NDArray[np.int64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    was_right: NDArray[np.bool_]
+    is_right: NDArray[np.bool_]
+
+    @property
+    def gained(self) -> NDArray[np.bool_]:
+        """[s] in the right basin only after."""
+        return self.is_right & ~self.was_right
+
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """[s] in the right basin only before."""
+        return self.was_right & ~self.is_right
+
+
+def pairs_of(before: Sequence[Scored], after: Sequence[Scored], basin: Basin) -> Pairs:
     """Pair the records of two models by row.
 
     A structure that diverged counts as not in its basin, and never as nearer than before.
@@ -117,7 +141,6 @@ def compare(
     Args:
         before, after: records of the same rows, in any order.
         basin: when a structure is in the right one.
-        confidence: of the intervals, in (0, 1).
 
     Raises:
         ValueError: they are not of the same rows, or of none.
@@ -134,17 +157,34 @@ def compare(
     lost_sight = np.array([now[row].diverged for row in rows])
     new = np.where(lost_sight, np.maximum(old, new), new)
     was = (old < basin.delta_q) & ~np.array([known[row].diverged for row in rows])
-    logs, plain = np.log1p(new) - np.log1p(old), new - old
     found = (new < basin.delta_q) & ~lost_sight
+    return Pairs(np.array(rows), old, new, was, found)
+
+
+def compare(
+    before: Sequence[Scored], after: Sequence[Scored], basin: Basin, confidence: float = 0.95
+) -> Comparison:
+    """How the second of two models does against the first.
+
+    Args:
+        before, after, basin: as ``pairs_of``.
+        confidence: of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: as ``pairs_of``.
+    """
+    pairs = pairs_of(before, after, basin)
+    logs = np.log1p(pairs.after) - np.log1p(pairs.before)
+    plain = pairs.after - pairs.before
     return Comparison(
-        len(rows),
+        len(pairs.rows),
         confidence,
         *_mean_with_interval(logs, confidence),
         *_mean_with_interval(plain, confidence),
         better=int((plain < -NOTICEABLE).sum()),
         worse=int((plain > NOTICEABLE).sum()),
-        gained=int((found & ~was).sum()),
-        lost=int((was & ~found).sum()),
+        gained=int(pairs.gained.sum()),
+        lost=int(pairs.lost.sum()),
         needed=_needed(logs, confidence),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -28,7 +27,7 @@ def measure(
 ) -> list[Record]:
     """Records of a batch: positions and target [n, 3] in Angstrom, ``labels`` and the rest [s]."""
     s = structures
-    ends, exact = (positions.double(), target.double()), _double(s)
+    ends, exact = (positions.double(), target.double()), s.double()
     move = free_displacement(*ends, exact, pin)
     number = segment_sum(s.free.double(), s.batch, s.count).clamp_min(1.0)
     squared = (s.masses.double()[:, None] * move * move).sum(-1)
@@ -63,7 +62,3 @@ def measure(
         )
         for i, label in enumerate(labels)
     ]
-
-
-def _double(s: Structures) -> Structures:
-    return replace(s, masses=s.masses.double(), cell=s.cell.double())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import ase
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
+from fairchem_gdeq.evaluation.overlays import Ends, Overlay, overlay
 from fairchem_gdeq.evaluation.predictions import (
     Journal,
     each_row_once,
@@ -32,7 +34,7 @@ from fairchem_gdeq.evaluation.rows import (
     unrelaxed_row,
     with_reference,
 )
-from fairchem_gdeq.evaluation.task import Batch, RelaxationTask
+from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of
 from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.training.ranks import gather, rank, ranks, synchronize
 
@@ -67,6 +69,19 @@ class EvaluatedModel:
     is2rs: RelaxationTask
 
 
+class Compared(NamedTuple):
+    """A split as the rows of the table have it.
+
+    Attributes:
+        records: of every row, by its title.
+        overlays: the structures of some rows of the data set at their starts, where the models relax
+            them and at their targets. All ranks call it together, and get the same.
+    """
+
+    records: dict[str, list[Record]]
+    overlays: Callable[[Collection[int]], list[Overlay]]
+
+
 @dataclass(frozen=True)
 class Scoring:
     """A split, and ``field_of``: a model on a batch as an unfrozen force field."""
@@ -79,8 +94,16 @@ class Scoring:
         field_of = partial(self.field_of, chosen.model.to(self.split.device).eval())
         return Bulk(chosen.is2rs, field_of, self.split.budget, self.split.device)
 
-    def relaxed(self, chosen: EvaluatedModel, calculator: Calculator | None = None) -> list[Record]:
-        """Records of all ranks as a model relaxes them, with a calculator's forces if one is given."""
+    def relaxed(
+        self,
+        chosen: EvaluatedModel,
+        calculator: Calculator | None = None,
+        ends: Ends | None = None,
+    ) -> list[Record]:
+        """Records of all ranks as a model relaxes them, with a calculator's forces if one is given.
+
+        ``ends`` takes the relaxed positions of this rank's structures.
+        """
         bulk = self.bulk(chosen)
         found: list[Record] = []
         with self._bar(chosen.name) as bar:
@@ -89,6 +112,8 @@ class Scoring:
                 if calculator is not None:
                     (record,) = add_forces([record], [relaxed.to_ase()], calculator)
                 found.append(record)
+                if ends is not None:
+                    ends[record.row] = relaxed.outcome.positions
                 bulk.show(bar)
         if bulk.failed:
             logging.warning(
@@ -113,8 +138,8 @@ class Scoring:
         tuned: EvaluatedModel | None,
         baselines: Sequence[str] = (),
         reference: Reference | None = None,
-    ) -> dict[str, list[Record]]:
-        """Records of every row of the table, by its title.
+    ) -> Compared:
+        """Score the split with every row of the table.
 
         Raises:
             ValueError: an unknown baseline, or a reference file that cannot tell rows of one name
@@ -130,10 +155,34 @@ class Scoring:
         records = {UNRELAXED: self.scored(rows.pop(UNRELAXED), base, UNRELAXED)}
         if file:
             file.require_own_frames(Label(r.sid, r.row) for r in records[UNRELAXED])
+        ends: dict[str, Ends] = {}
         for chosen in (base, tuned):
             if chosen is not None:
-                records[chosen.name] = self.relaxed(chosen, calculator)
-        return records | {title: self.scored(row, base, title) for title, row in rows.items()}
+                ends[chosen.name] = {}
+                records[chosen.name] = self.relaxed(chosen, calculator, ends[chosen.name])
+        records |= {title: self.scored(row, base, title) for title, row in rows.items()}
+        return Compared(records, partial(self._overlays, base, ends))
+
+    def _overlays(
+        self, base: EvaluatedModel, ends: Mapping[str, Ends], rows: Collection[int]
+    ) -> list[Overlay]:
+        """``Compared.overlays``; ``ends`` are this rank's, by the models' names."""
+        found: dict[int, Overlay] = {}
+        mine = set(rows).intersection(*ends.values())
+        try:
+            for batch in self.split.rows():
+                (label,) = labels_of(batch)
+                if label.row in mine:
+                    operator = base.is2rs.operator_of(self.field_of(base.model, batch), batch)
+                    places = {UNRELAXED: batch.pos} | {k: e[label.row] for k, e in ends.items()}
+                    found[label.row] = overlay(batch, places, operator)
+                if len(found) == len(mine):
+                    break
+        except Exception as error:  # the other ranks wait for what this one has
+            logging.warning(f"structures of {self.split.name} cannot be shown: {error}")
+        every: list[Overlay] = gather(list(found.values()))
+        unique = {each.label.row: each for each in every}
+        return [unique[row] for row in rows if row in unique]
 
     def predict(self, chosen: EvaluatedModel, folder: Path) -> list[ase.Atoms]:
         """Write ``<split>.extxyz`` and ``<split>.npz``; an interrupted prediction goes on.

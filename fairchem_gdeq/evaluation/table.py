@@ -1,8 +1,9 @@
-"""The printed table of results."""
+"""The table of results, as it is printed and as a page shows it, with the sentences below it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +15,67 @@ from fairchem_gdeq.evaluation.metric import Scores, table_columns
 from fairchem_gdeq.training.history import History
 
 
+class ResultsTable(NamedTuple):
+    """Title, headings (of several lines, some of them) and rows of cells, the model's name first."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def results_table(split: str, scores: Mapping[str, Scores], basin: Basin) -> ResultsTable:
+    """One row a model, one column a metric that any of them has."""
+    count = int(next(iter(scores.values()))["structures"])
+    columns = [
+        (name, column)
+        for name, column in table_columns()
+        if any(name in row for row in scores.values())
+    ]
+    return ResultsTable(
+        f"{split} split, {count} structures",
+        ["model", *(column.title(basin) for _, column in columns)],
+        [
+            [title, *(column.cell(name, row) for name, column in columns)]
+            for title, row in scores.items()
+        ],
+    )
+
+
+def explanations(scores: Mapping[str, Scores], history: History) -> list[str]:
+    """How the numbers are to be read, and what the training cost, in sentences."""
+    units = (
+        "Delta Q in amu^0.5 Angstrom. MAE, MSE, ADwT as fairchem's IS2RS metrics: free atoms, rigid "
+        "shifts kept. Rows of ASE: its optimizers on the base."
+    )
+    said = [units]
+    if taken := [
+        f"{name} {r['shift_removed']:.3f}" for name, r in scores.items() if r["shift_removed"]
+    ]:
+        said.append(
+            "Delta Q is measured after removing each structure's rigid shift, in the mean (Angstrom): "
+            + ", ".join(taken)
+        )
+    if steps := history.steps:
+        seconds = np.array([s["train/seconds"] for s in steps])
+        memory = np.array([s["train/peak_memory_mb"] for s in steps])
+        said.append(
+            f"training: {len(seconds)} steps, median {np.median(seconds):.1f} s and "
+            f"{np.median(memory):.0f} MB (peak {memory.max():.0f} MB) per step"
+        )
+    return said
+
+
+def conclusions(history: History, comparison: Comparison | None) -> list[str]:
+    """Which epoch is reported, and how it does, in sentences.
+
+    ``comparison`` is of the tuned model with its base.
+    """
+    said = [history.outcome] if history.steps else []
+    if comparison is not None:
+        said.append(f"tuned against base, {comparison}")
+    return said
+
+
 def print_table(
     split: str,
     scores: Mapping[str, Scores],
@@ -22,46 +84,19 @@ def print_table(
     comparison: Comparison | None = None,
     console: Console | None = None,
 ) -> None:
-    """One row a model, one column a metric that any of them has; below, the training cost and verdict.
+    """The table, and the sentences below it.
 
-    ``comparison`` is of the tuned model with its base.
     ``console`` is where it goes, the terminal by default.
     """
-    count = int(next(iter(scores.values()))["structures"])
-    table = Table(title=f"{split} split, {count} structures", title_justify="left")
-    table.add_column("model", no_wrap=True)
-    columns = [
-        (name, column)
-        for name, column in table_columns()
-        if any(name in row for row in scores.values())
-    ]
-    for _, column in columns:
-        table.add_column(column.title(basin), justify="right")
-    for title, row in scores.items():
-        table.add_row(title, *(column.cell(name, row) for name, column in columns))
+    shown = results_table(split, scores, basin)
+    table = Table(title=shown.title, title_justify="left")
+    name, *others = shown.headings
+    table.add_column(name, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    for row in shown.rows:
+        table.add_row(*row)
     console = console or Console(width=max(130, Console().width))
     console.print(table)
-    console.print(
-        "Delta Q in amu^0.5 Angstrom. MAE, MSE, ADwT as fairchem's IS2RS metrics: free atoms, rigid "
-        "shifts kept. Rows of ASE: its optimizers on the base.",
-        highlight=False,
-    )
-    if taken := [
-        f"{name} {r['shift_removed']:.3f}" for name, r in scores.items() if r["shift_removed"]
-    ]:
-        console.print(
-            "Delta Q is measured after removing each structure's rigid shift, in the mean (Angstrom): "
-            + ", ".join(taken),
-            highlight=False,
-        )
-    if steps := history.steps:
-        seconds = np.array([s["train/seconds"] for s in steps])
-        memory = np.array([s["train/peak_memory_mb"] for s in steps])
-        console.print(
-            f"training: {len(seconds)} steps, median {np.median(seconds):.1f} s and "
-            f"{np.median(memory):.0f} MB (peak {memory.max():.0f} MB) per step",
-            highlight=False,
-        )
-        console.print(history.outcome, highlight=False)
-    if comparison is not None:
-        console.print(f"tuned against base, {comparison}", highlight=False)
+    for sentence in explanations(scores, history) + conclusions(history, comparison):
+        console.print(sentence, highlight=False)

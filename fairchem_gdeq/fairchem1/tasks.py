@@ -63,14 +63,14 @@ def compare(trainer: GDEQTrainer, split: str, tuned: EvaluatedModel | None, fold
     reference = open_reference(settings.reference)
     # Opened first: what is wrong with them is said before anything is relaxed.
     frames = settings.forces.held and settings.forces.held.open()
-    records = scoring.compare(trainer.base, tuned, settings.baselines, reference)
+    compared = scoring.compare(trainer.base, tuned, settings.baselines, reference)
     errors: dict[str, Scores] = {}
     if frames is not None:
         models = {each.name: each.model for each in (trainer.base, tuned) if each is not None}
         budget, device = settings.eval_max_atoms, trainer.device
         errors = force_errors(frames, models, trainer.field_of, budget, device)
     name = scoring.split.name  # as its folder is called
-    report(name, folder, settings.signal, settings.basin, records, trainer.history, errors)
+    report(name, folder, settings.signal, settings.basin, *compared, trainer.history, errors)
 
 
 class _Evaluation(BaseTask):
@@ -110,7 +110,7 @@ class Validate(_Evaluation, ValidateTask):
     """Scores of ``task.split``; files go to ``validate`` in the results, the run's own stay."""
 
     def run(self) -> None:
-        """Table, JSON and pictures."""
+        """Table, JSON, pictures and page."""
         trainer = self.trainer
         if not isinstance(trainer, GDEQTrainer):
             super().run()
@@ -154,4 +154,4 @@ class RunRelaxations(_Evaluation, RelaxationTask):
         if all("pos_relaxed" in row for row in islice(scoring.split.rows(), 1)):
             records = {self.chosen.name: scoring.records_of(self.chosen, images)}
             name, into = scoring.split.name, folder / "relaxations"
-            report(name, into, settings.signal, settings.basin, records, trainer.history)
+            report(name, into, settings.signal, settings.basin, records, None, trainer.history)

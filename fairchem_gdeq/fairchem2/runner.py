@@ -248,18 +248,17 @@ class GDEQRunner(TrainEvalRunner):
         return _evaluated(TUNED, model, is2rs, self.train_eval_unit.compiled)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
-        """Score a split, a row for each model and baseline; table, JSON and plots."""
+        """Score a split, a row for each model and baseline; table, JSON, plots and page."""
         unit, scoring = self.train_eval_unit, self._scoring(split)
         tuned = self.tuned()
-        records = scoring.compare(self.base, tuned, self.baselines, self.reference)
+        compared = scoring.compare(self.base, tuned, self.baselines, self.reference)
         errors: dict[str, Scores] = {}
         if self.held_frames is not None:
             models = {each.name: each.model for each in (self.base, tuned) if each is not None}
             device = torch.device(get_device_for_local_rank())
             errors = self.held_frames.scores(unit.force_task, models, device)
-        return report(
-            split, folder, unit.signal_name, unit.is2rs.basin, records, unit.history, errors
-        )
+        basin = unit.is2rs.basin
+        return report(split, folder, unit.signal_name, basin, *compared, unit.history, errors)
 
     def _scoring(self, split: str) -> Scoring:
         """A split with the unit's force task."""

@@ -85,6 +85,10 @@ class Structures:
             pbc=to_device(self.pbc, there),
         )
 
+    def double(self) -> Structures:
+        """The same with masses and cells in double precision."""
+        return replace(self, masses=self.masses.double(), cell=self.cell.double())
+
     def atoms_of(self, structures: Tensor) -> Tensor:
         """Indices [m] of the atoms of the structures where the mask [s] holds.
 

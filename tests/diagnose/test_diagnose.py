@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from fairchem_gdeq.diagnose import Finding, Probe, examine
 from fairchem_gdeq.diagnose.advice import advise
 from fairchem_gdeq.diagnose.conditions import FAILS, HOLDS, UNDECIDED, conditions_of
-from fairchem_gdeq.diagnose.page import command, write_page
+from fairchem_gdeq.diagnose.page import command, write_diagnosis, write_numbers
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.records import Label
 from fairchem_gdeq.relax import Operator, Relaxer
@@ -153,17 +153,26 @@ def test_steps_are_shortened_for_stiff_bonds():
     assert advice.settings["alpha"] == pytest.approx(0.05)  # 0.06 times 18 would be too much
 
 
+ODD = replace(MISSED, sid="<b>odd & name</b>", length=None, decided=None)
+
+
+def write_example(folder):
+    """The page of two structures, one of them with a name that is HTML."""
+    conditions = conditions_of([GOOD, ODD])
+    advice = advise([GOOD, ODD], conditions, 0.05, 1e-5, False)
+    found = ([GOOD, ODD], conditions, advice, {"step": "1 s"})
+    write_numbers(folder, *found)
+    return write_diagnosis(folder, "title", *found)
+
+
 def test_the_page_shows_what_it_says(tmp_path):
-    sample = [GOOD, replace(MISSED, sid="<b>odd & name</b>", length=None, decided=None)]
-    conditions = conditions_of(sample)
-    advice = advise(sample, conditions, 0.05, 1e-5, False)
-    page, numbers = write_page(tmp_path, "title", sample, conditions, advice, {"step": "1 s"})
-    text = page.read_text()
-    assert advice.verdict in text and "&lt;b&gt;odd &amp; name" in text and "more" in text
-    assert "data:image/png;base64," in text and 'src="http' not in text
-    stored = json.loads(numbers.read_text())
+    text = write_example(tmp_path).read_text()
+    stored = json.loads((tmp_path / "diagnosis.json").read_text())
     assert [f["end"] for f in stored["findings"]] == ["right", "wrong"]
     assert stored["conditions"][2]["share"]["those"] == 1
+    assert stored["verdict"] in text and "<td>1 s</td>" in text
+    assert "<td>&lt;b&gt;odd &amp; name&lt;/b&gt;</td>" in text and "<td>more</td>" in text
+    assert "<b>odd" not in text
 
 
 # ---- as a user starts it -----------------------------------------------------------------------
@@ -177,7 +186,10 @@ def test_the_command(tmp_path):
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    stored = json.loads((tmp_path / "gdeq/results/diagnose/diagnosis.json").read_text())
+    results = tmp_path / "gdeq" / "results" / "diagnose"
+    assert done.stdout.splitlines()[-1] == f"report: {results / 'report.html'}"
+    stored = json.loads((results / "diagnosis.json").read_text())
+    assert stored["verdict"] in (results / "report.html").read_text()
     assert len(stored["findings"]) == 2 and stored["verdict"] in done.stdout
     assert 0 < stored["findings"][0]["stiffest"] < 100 and stored["findings"][0]["atoms"] > 60
     assert "parameters that it moves" in stored["cost"]

@@ -92,7 +92,7 @@ def test_a_measure_from_outside_is_in_records_scores_file_and_table(tmp_path, ca
     records = measured()
     assert [r.others["lift"] for r in records] == pytest.approx([0.3, 0.1])
     assert [replace(r, others={}) for r in records] == plain
-    report("test", tmp_path, "gdeq", Basin(), {"unrelaxed": records}, History())
+    report("test", tmp_path, "gdeq", Basin(), {"unrelaxed": records}, None, History())
     stored = json.loads((tmp_path / "test.json").read_text())
     assert stored["scores"]["unrelaxed"]["lift"] == pytest.approx(0.3)
     assert [r["lift"] for r in stored["records"]["unrelaxed"]] == pytest.approx([0.3, 0.1])

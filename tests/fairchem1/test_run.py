@@ -109,6 +109,9 @@ def test_train_ends_with_table_pictures_and_checkpoints(trained):
         assert step["train/forces_loss"] > 0 and 0 < step["train/signal_share"] <= 1
     for name in ("test_basins.png", "test_structures.png", "epochs.png"):
         assert (trained / "results" / "run" / name).stat().st_size > 1000
+    page = (trained / "results" / "run" / "report.html").read_text()
+    for record in stored["records"]["tuned"]:  # both are among the structures in 3D
+        assert f'"row": {record["row"]}, "name": "{record["sid"]}"' in page
     assert list((trained / "logs" / "tensorboard" / "run").iterdir())
     for name in ("checkpoint.pt", "best_checkpoint.pt"):
         checkpoint = torch.load(trained / "checkpoints" / "run" / name, weights_only=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -54,6 +55,16 @@ def command(inputs, run_dir, *extra, config="gdeq", base="esen"):
 
 def fairchem(*args, **kwargs):
     return commands.fairchem(*command(*args, **kwargs)[1:])
+
+
+def shown_in(results):
+    """Rows of the structures on a page, each with all places at which a model was."""
+    text = (results / "report.html").read_text()
+    (found,) = re.findall(r'json" id="structures">(.*?)</script>', text, re.DOTALL)
+    structures = json.loads(found)
+    for each in structures:
+        assert list(each["places"]) == ["unrelaxed X_0", "base", "tuned", "target"]
+    return sorted(each["row"] for each in structures)
 
 
 def ranks_of(count, *args):

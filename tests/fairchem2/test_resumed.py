@@ -20,6 +20,7 @@ from tests.fairchem2.running import (
     comparable,
     fairchem,
     ranks_of,
+    shown_in,
 )
 
 
@@ -33,6 +34,7 @@ def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
         json.loads((r / "gdeq/results/test.json").read_text()) for r in (trained[0], tmp_path)
     )
     assert len(two["records"]["tuned"]) == 3
+    assert shown_in(tmp_path / "gdeq" / "results") == [0, 1, 2]
     starts = [run["records"]["unrelaxed X_0"] for run in (one, two)]
     for mine, theirs in zip(*starts, strict=True):
         assert mine["sid"] == theirs["sid"]

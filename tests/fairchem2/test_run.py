@@ -12,6 +12,7 @@ from tests.fairchem2.running import (
     command,
     comparable,
     fairchem,
+    shown_in,
 )
 
 
@@ -24,6 +25,8 @@ def test_train_ends_with_table_and_pictures(trained):
     results = run_dir / "gdeq" / "results"
     for name in ("test_basins.png", "test_structures.png", "epochs.png", "test.json"):
         assert (results / name).stat().st_size > 1000
+    assert f"report: {results / 'report.html'}" in out.splitlines()[-2:]
+    assert shown_in(results) == [0, 1, 2]
     stored = comparable(run_dir / "gdeq")
     assert len(stored["records"]["tuned"]) == 3
     assert len(stored["history"]["epochs"]) == 2
