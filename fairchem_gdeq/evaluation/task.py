@@ -15,7 +15,7 @@ from fairchem_gdeq.batching.streams import Request
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.measures import measure
 from fairchem_gdeq.evaluation.records import Label, Record
-from fairchem_gdeq.relax import ForceField, Operator, Relaxer, Structures, solve
+from fairchem_gdeq.relax import Descent, ForceField, Operator, Relaxer, Structures, solve
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.segments import to_device
 
@@ -86,6 +86,7 @@ class RelaxationTask:
         alpha: step of the operator, Angstrom per (eV/Angstrom).
         cap: longest displacement of an atom in one plain step, Angstrom, or None.
         remove_drift: None for the default of ``Operator.build``.
+        descent: how plain steps follow one another, in training and before the solver alike.
         relaxer: how structures are relaxed for scoring.
         basin: when one counts as captured.
     """
@@ -93,6 +94,7 @@ class RelaxationTask:
     alpha: float = 0.05
     cap: float | None = 0.1
     remove_drift: bool | None = None
+    descent: Descent = field(default_factory=Descent)
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
 
@@ -123,7 +125,7 @@ class RelaxationTask:
         return Request(key, operator, to_device(row.pos, alpha.device))
 
     def _operator(self, field: ForceField, s: Structures, alpha: Tensor | float) -> Operator:
-        return Operator.build(field, s, alpha, self.cap, self.remove_drift)
+        return Operator.build(field, s, alpha, self.cap, self.remove_drift, self.descent)
 
     @torch.no_grad()
     def relax_with(

@@ -93,6 +93,8 @@ RULES: dict[str, Rule] = {
     "horizon": whole(0),
     "alpha": POSITIVE,
     "alpha_lr": NOT_NEGATIVE,
+    "momentum": number(0, 1, below=True),
+    "annealing": number(0, 1, above=True),
     "max_unroll": whole(1),
     "spare": NOT_NEGATIVE,
     "checkpoint_minutes": NOT_NEGATIVE,

@@ -63,6 +63,8 @@ BAD = {
     "val_structures": ("0", "1.01"),
     "test_structures": ("0", "1.01"),
     "alpha_lr": ("-0.5", "nan", "abc"),
+    "momentum": ("-0.1", "1.0", "1.5", "nan", "abc", "null"),
+    "annealing": ("0", "-0.5", "1.01", "nan", "abc", "null"),
     "max_unroll": ("0", "-3", "7.5"),
     "spare": ("-0.1", "nan", "abc"),
     "checkpoint_minutes": ("-1", "nan", "soon"),
