@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import ase
@@ -98,6 +98,12 @@ class RelaxationTask:
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
 
+    @property
+    def of_displacements(self) -> Self:
+        """The same for a model that predicts where atoms go in one shot (``signals.Direct``)."""
+        relaxer = replace(self.relaxer, horizon=1, one_shot=True)
+        return replace(self, cap=None, descent=Descent(), relaxer=relaxer)
+
     def structures(self, batch: Batch) -> Structures:
         """The method's view of a batch."""
         return Structures(
@@ -142,20 +148,26 @@ class RelaxationTask:
         """
         operator = self.operator_of(field, batch, alpha)
         path = rollout(operator, batch.pos, self.relaxer.horizon, self.relaxer.fmax)
-        how = self.relaxer
-        end = solve(operator, path.positions, how.solver, how.fmax, how.max_steps)
+        how, positions, evaluations = self.relaxer, path.positions, path.evaluations
+        converged, diverged = torch.zeros_like(path.diverged), path.diverged
+        residual = torch.full_like(diverged, torch.inf, dtype=positions.dtype)
+        if not how.one_shot:
+            end = solve(operator, positions, how.solver, how.fmax, how.max_steps)
+            positions, residual = end.positions, end.residual
+            converged, diverged = end.converged & ~diverged, end.diverged | diverged
+            evaluations = end.evaluations + evaluations
         records = measure(
             labels_of(batch),
-            end.positions,
+            positions,
             batch.pos_relaxed if "pos_relaxed" in batch else batch.pos,
             operator.structures,
             operator.pin,
-            converged=end.converged & ~path.diverged,
-            diverged=end.diverged | path.diverged,
-            evaluations=end.evaluations + path.evaluations,
-            residual=end.residual,
+            converged=converged,
+            diverged=diverged,
+            evaluations=evaluations,
+            residual=residual,
         )
-        return records, end.positions
+        return records, positions
 
     def score_with(self, field: ForceField, batch: Batch, positions: Tensor) -> list[Record]:
         """Records of given positions [n, 3], Angstrom, such as X_0: nothing is relaxed.

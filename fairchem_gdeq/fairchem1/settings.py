@@ -15,6 +15,7 @@ from fairchem_gdeq.fairchem1.force_settings import ForceSettings
 from fairchem_gdeq.relax import Descent, Relaxer, Signal, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.training.history import KEEP
+from fairchem_gdeq.training.replay import for_signal
 
 FAIRCHEMS = ("strict_load",)  # keys of ``task`` that fairchem itself reads
 
@@ -29,7 +30,7 @@ class Settings:
         run_id: name of the run's folders in ``checkpoints``, ``results`` and ``logs``; the same
             command goes on from there. ``--timestamp-id`` takes precedence; None is fairchem's time
             stamp.
-        signal: ``gdeq``, ``bptt``, ``truncated_bptt``, ``implicit`` or ``coupled``.
+        signal: ``gdeq``, ``bptt``, ``truncated_bptt``, ``implicit``, ``coupled`` or ``ft_static``.
         horizon: K, in training and, if ``relaxer`` says no other, before the solver in evaluation.
         alpha, cap: of the operator, Angstrom per (eV/Angstrom) and Angstrom.
         momentum, annealing: of ``relax.Descent``, how its plain steps follow one another.
@@ -93,10 +94,15 @@ class Settings:
             values[key] = _listed(values.get(key))
         settings: Settings = _built("task", cls, values)
         try:
-            settings.make_signal()
+            for_signal(settings.make_signal(), settings.forces.replay)
             _ = settings.is2rs
         except ValueError as error:
             raise ValueError(f"task: {error}") from error
+        if settings.signal == "direct":
+            raise ValueError(
+                "task.signal=direct: fairchem-core 1.10 has no mark for a model of displacements, which "
+                "would be taken for a potential. Expected another signal, or a config of fairchem-core 2"
+            )
         if settings.keep not in KEEP:
             raise ValueError(f"task.keep={settings.keep!r}: choose one of {', '.join(KEEP)}")
         if settings.split not in ("train", "val", "test"):

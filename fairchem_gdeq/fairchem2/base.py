@@ -135,17 +135,34 @@ def load_tasks(path: str, dataset: str, hint: str = "", trust_files: bool = Fals
     return found
 
 
-def export_tasks(file: str | Path, model: HydraModel) -> None:
+DISPLACEMENTS = "displacements"  # the property of what ``signals.Direct`` has trained
+
+
+def export_tasks(file: str | Path, model: HydraModel, displaces: bool = False) -> None:
     """Give an exported inference checkpoint the tasks of the base that ``model`` came from.
 
     fairchem writes what ``tasks`` is in the config. Where that is the call of ``load_tasks``, a
-    list of tasks has to take its place, all that the base has.
+    list of tasks has to take its place, all that the base has. Where the model ``displaces``, there
+    are no others than its tasks of forces, and their property is ``DISPLACEMENTS``: fairchem's
+    predictor has no such property, so that nobody takes the model for a potential.
     """
     # fairchem wrote it a moment ago, in this process, and opened it in the same way.
     checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    if not OmegaConf.is_list(checkpoint.tasks_config):
+    called = not OmegaConf.is_list(checkpoint.tasks_config)
+    if called:
         checkpoint.tasks_config = model.base_tasks
+    if displaces:
+        forces = [task for task in checkpoint.tasks_config if task["property"] == "forces"]
+        checkpoint.tasks_config = OmegaConf.create(
+            [OmegaConf.merge(task, {"property": DISPLACEMENTS}) for task in forces]
+        )
+    if called or displaces:
         torch.save(checkpoint, file)
+
+
+def predicts_displacements(checkpoint: MLIPInferenceCheckpoint) -> bool:
+    """Whether ``export_tasks`` has said so of an opened checkpoint."""
+    return any(task["property"] == DISPLACEMENTS for task in checkpoint.tasks_config)
 
 
 def train_only(model: nn.Module, patterns: Sequence[str]) -> None:

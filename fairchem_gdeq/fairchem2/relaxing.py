@@ -41,10 +41,12 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         history: what the run has seen so far.
         alpha: the operator's step, which may be learnt; saved with the model.
         adjoints: of the structures of this rank, where adjoint solves start warm.
+        displaces: what is trained predicts displacements in one shot and is no potential.
         score_base: set by the runner, which has the validation split: records of the base on it.
     """
 
     warm_start: bool
+    displaces: bool
 
     def __init__(
         self, *, is2rs: IS2RS, alpha_lr: float, keep: str, compiled: bool, **fairchems: Any
@@ -75,6 +77,11 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         self.epoch_records: list[Record] = []
 
     @property
+    def tuned_task(self) -> IS2RS:
+        """How structures are relaxed with what is trained."""
+        return self.is2rs.of_displacements if self.displaces else self.is2rs
+
+    @property
     def _folder(self) -> Path:
         """Where the run's checkpoints are, and the steps of its history."""
         return Path(self.job_config.metadata.checkpoint_dir)
@@ -97,7 +104,7 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         """Relax a batch with the EMA weights and score it."""
         batch = data.to(get_device_for_local_rank())
         model = hydra_model(self.eval_unit.model)
-        records, _ = self.is2rs.relax(model, self.tasks, batch, self.alpha.detach())
+        records, _ = self.tuned_task.relax(model, self.tasks, batch, self.alpha.detach())
         self.epoch_records += records
         return records
 
@@ -143,7 +150,9 @@ class RelaxingUnit(MLIPTrainEvalUnit):
             self.optimizer.state.clear()
         exported = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
         if distutils.is_master() and os.path.exists(exported):
-            export_tasks(exported, hydra_model(self.model))
+            # Before the first step it is the base, which is a potential whatever it will be trained to.
+            trained = self.train_progress.num_steps_completed > 0
+            export_tasks(exported, hydra_model(self.model), self.displaces and trained)
 
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         schedule = [dict(vars(each)) for each in self._schedule]

@@ -29,7 +29,7 @@ from fairchem_gdeq.evaluation.metric import Scores, add_metrics
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
-from fairchem_gdeq.fairchem2.base import build_model, open_inference
+from fairchem_gdeq.fairchem2.base import build_model, open_inference, predicts_displacements
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.compiling import compile_backbone
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
@@ -223,7 +223,8 @@ class GDEQRunner(TrainEvalRunner):
     def tuned(self) -> EvaluatedModel | None:
         """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
 
-        A step alpha that was learnt is in the trainer's file beside the checkpoint.
+        A step alpha that was learnt is in the trainer's file beside the checkpoint. A model of
+        displacements says so itself and is used in one shot, whatever the signal.
 
         Raises:
             FileNotFoundError: ``checkpoint`` is given and does not exist.
@@ -240,11 +241,13 @@ class GDEQRunner(TrainEvalRunner):
                 "--mode train, or name a model with runner.checkpoint=PATH."
             )
             return None
-        model = build_model(str(path), open_inference(str(path), self.trust_files))
-        is2rs = self.train_eval_unit.is2rs
+        opened, is2rs = open_inference(str(path), self.trust_files), self.train_eval_unit.is2rs
+        if predicts_displacements(opened):
+            is2rs = is2rs.of_displacements
         state = path.with_name(STATE)
         if state.is_file():
             is2rs = replace(is2rs, alpha=float(open_checkpoint(state)["alpha"]))
+        model = build_model(str(path), opened)
         return _evaluated(TUNED, model, is2rs, self.train_eval_unit.compiled)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:

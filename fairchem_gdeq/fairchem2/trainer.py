@@ -27,9 +27,10 @@ from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
+from fairchem_gdeq.relax.signals import Direct
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
-from fairchem_gdeq.training.replay import Replay, optimize
+from fairchem_gdeq.training.replay import Replay, for_signal, optimize
 from fairchem_gdeq.training.steps import Beside, LearntStep, Update
 
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
@@ -81,8 +82,8 @@ class GDEQTrainer(RelaxingUnit):
             print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
-            ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
-                force task.
+            ValueError: an unknown signal, a model that cannot be differentiated exactly, no single
+                force task, or as ``for_signal``.
         """
         if isinstance(signal, str):
             signal = make_signal(signal, **current_settings(method or {}))
@@ -105,9 +106,10 @@ class GDEQTrainer(RelaxingUnit):
             tf32=tf32,
         )
         self.signal, self.signal_name = signal, SIGNALS.name_of(signal)
+        self.displaces = isinstance(signal, Direct)
         self.force_task.normalizer.to(get_device_for_local_rank())
         self.warm_start = warm_start
-        self.forces = forces
+        self.forces = forces = for_signal(signal, forces)
         # Frames are opened when training starts: evaluation does not need them. The base is known now.
         self.replayed: FrameBatches | BaseBatches | None = None
         if forces is not None and forces.of_base:
@@ -139,7 +141,7 @@ class GDEQTrainer(RelaxingUnit):
     def differentiate(self, batch: AtomicData) -> tuple[SignalReport, Operator]:
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
         model = hydra_model(self.model)
-        operator = self.is2rs.operator(model, self.tasks, batch, self.alpha)
+        operator = self.tuned_task.operator(model, self.tasks, batch, self.alpha)
         adjoints = self.adjoints if self.warm_start else None
         report = steps.differentiate(self.signal, operator, batch, adjoints)
         return report, operator

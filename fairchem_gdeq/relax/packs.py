@@ -191,6 +191,9 @@ class Pack:
             evaluations=self.evaluations + 1,
             residual=torch.where(guiding | bad, self.residual, force),
         )
+        if relaxer.one_shot:
+            shot, nothing = here._move(now, plain, astray, left, relaxer), torch.zeros_like(astray)
+            return shot._ended(now, nothing, nothing, ~nothing), None
         if not bool(ended.any()):
             return None, here._move(now, plain, astray, left, relaxer)
         leaving = here._ended(now, done, bad, ended)

@@ -13,7 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.history import KEEP
+from fairchem_gdeq.training.replay import BASE
 
 SHOWN = 120  # characters of a value in a message
 
@@ -142,6 +144,23 @@ def broken_rules(config: DictConfig) -> Iterator[str]:
             continue
         if value is not _ABSENT and not rule.accepts(value):
             yield f"{key}={_said(value)}: expected {rule.expected}"
+    yield from _unsuited_forces(config)
+
+
+def _unsuited_forces(config: DictConfig) -> Iterator[str]:
+    """Forces that the signal cannot have beside it: ``ft_static`` has them alone, ``direct`` has none."""
+    signal = OmegaConf.select(config, "signal")
+    try:
+        src, held = (OmegaConf.select(config, f"forces.{key}") for key in ("src", "val"))
+    except OmegaConfBaseException:
+        return
+    if signal == "ft_static" and src in (None, NO_FORCES, BASE):
+        yield f"forces.src={_said(src)}: expected a folder of frames, on which signal=ft_static trains"
+    why = "for signal=direct, which makes the head of forces one of displacements"
+    if signal == "direct" and src not in (None, NO_FORCES):
+        yield f"forces.src={_said(src)}: expected {NO_FORCES} {why}"
+    if signal == "direct" and held is not None:
+        yield f"forces.val={_said(held)}: expected null {why}"
 
 
 def _said(value: Any) -> str:
