@@ -131,8 +131,8 @@ def finetune(
     signal = signal or GDEQ()
     if isinstance(signal, Direct):
         raise ValueError(
-            "signal=Direct(): what it trains predicts displacements and is no Potential. Expected another "
-            "signal, or fairchem -c configs/si/direct.yml"
+            "signal=Direct(): what it trains predicts displacements and is no Potential. Expected "
+            "another signal, or fairchem -c configs/si/direct.yml"
         )
     if forces is None:
         for_signal(signal, None)

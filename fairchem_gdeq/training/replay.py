@@ -100,8 +100,8 @@ def for_signal(signal: Signal, forces: S | None) -> S | None:
         if forces is None or forces.of_base:
             said = "null or none" if forces is None else BASE
             raise ValueError(
-                f"signal=ft_static trains on the forces of frames, and there are none (forces.src={said}). "
-                "Name labelled frames with forces.src=FOLDER"
+                f"signal=ft_static trains on the forces of frames, and forces.src={said}: expected a "
+                "folder of labelled frames"
             )
         return replace(forces, alone=1.0)
     if isinstance(signal, Direct) and forces is not None:

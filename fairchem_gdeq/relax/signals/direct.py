@@ -14,7 +14,7 @@ from fairchem_gdeq.relax.signals.guided import Guided
 @SIGNALS.register("direct")
 @dataclass(frozen=True, kw_only=True)
 class Direct(Guided):
-    """One shot: X_0 + alpha F(X_0) is the relaxed structure (the control DSP of the G-DEQ paper, Table 7).
+    """One shot: X_0 + alpha F(X_0) is the relaxed structure (DSP in Table 7 of the G-DEQ paper).
 
     The backbone's head of forces is the coordinate head, and alpha the scale of its output. What is
     trained so predicts displacements and is no potential any more.

@@ -1,0 +1,88 @@
+"""The papers' controls as runs: one shot, and force training on frames alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ase.calculators.calculator import PropertyNotImplementedError
+from fairchem.core import FAIRChemCalculator
+from fairchem.core.units.mlip_unit import load_predict_unit
+
+from fairchem_gdeq.fairchem2.base import build_model, load_base, load_tasks, open_inference
+from fairchem_gdeq.relax.signals import Direct, FTStatic, make_signal
+from fairchem_gdeq.testing.fairchem2 import small
+from fairchem_gdeq.training.replay import ReplaySettings, for_signal
+from tests.fairchem2.test_run import fairchem, inputs  # noqa: F401
+
+
+def test_one_shot_from_training_to_scores(inputs, tmp_path):  # noqa: F811
+    """Positions written out, X_0 + alpha times the head's output; nobody takes the model for a potential."""
+    options = (
+        "epochs=1",
+        "forces.src=none",
+        "forces.max_atoms=null",
+        "forces.val=null",
+        "alpha=0.07",
+    )
+    code, out, err = fairchem(
+        inputs, tmp_path, "--mode", "train", "lr=1e-3", *options, config="direct"
+    )
+    assert code == 0, err[-3000:]
+    results = tmp_path / "direct" / "results"
+    stored, path = (
+        json.loads((results / "test.json").read_text()),
+        str(results / "best" / "inference_ckpt.pt"),
+    )
+    tuned, base = (stored["records"][name] for name in ("tuned", "base"))
+    assert all(r["evaluations"] == 1 and not r["converged"] for r in tuned)
+    assert all(r["evaluations"] > 1 for r in base), "the base is relaxed as ever"
+
+    model = build_model(path, open_inference(path)).eval()
+    starts = small.silicon(3, 2)
+    batch, rng = small.batch(starts, double=False), np.random.default_rng(1)
+    with torch.no_grad():
+        move = 0.07 * model(batch)["forces"]["forces"]
+    for atoms, part, record in zip(starts, move.split(batch.natoms.tolist()), tuned, strict=True):
+        error = part.numpy() - rng.normal(
+            scale=0.05, size=atoms.positions.shape
+        )  # the target's shift
+        masses = atoms.get_masses()[:, None]
+        error -= (masses * error).sum(0) / masses.sum()
+        assert record["delta_q"] == pytest.approx(np.sqrt((masses * error**2).sum()), rel=1e-3)
+
+    atoms = starts[0]
+    atoms.calc = FAIRChemCalculator(load_predict_unit(path, device="cpu"), task_name="si")
+    for asked in (atoms.get_forces, atoms.get_potential_energy):
+        with pytest.raises(PropertyNotImplementedError):
+            asked()
+    for opened in (lambda: load_base(path), lambda: load_tasks(path, "si")):
+        with pytest.raises(ValueError, match=r"found a model of displacements \(signal=direct\)"):
+            opened()
+
+
+@pytest.mark.slow
+def test_frames_alone(inputs, tmp_path):  # noqa: F811
+    code, out, err = fairchem(inputs, tmp_path, "--mode", "train", "epochs=1", config="ft_static")
+    assert code == 0, err[-3000:]
+    stored = json.loads((tmp_path / "ft_static" / "results" / "test.json").read_text())
+    steps = stored["history"]["steps"]
+    assert steps and all(step["train/signal_share"] == 0 for step in steps)
+    assert all(
+        "train/delta_q_guided" not in step and step["train/forces_loss"] > 0 for step in steps
+    )
+    assert stored["scores"]["tuned"]["force_mae"] != stored["scores"]["base"]["force_mae"]
+
+
+def test_what_goes_beside_a_signal():
+    frames, own = ReplaySettings("folder", updates=3), ReplaySettings("base")
+    assert for_signal(FTStatic(), frames) == ReplaySettings("folder", updates=3, alone=1.0)
+    for forces, said in ((None, "null or none"), (own, "base")):
+        with pytest.raises(
+            ValueError, match=f"signal=ft_static .*forces.src={said}: expected a folder"
+        ):
+            for_signal(FTStatic(), forces)
+    assert for_signal(Direct(), None) is None
+    with pytest.raises(ValueError, match=r"signal=direct .*Switch them off with forces\.src=none"):
+        for_signal(Direct(), own)
+    assert for_signal(make_signal("gdeq"), frames) is frames
