@@ -129,7 +129,8 @@ class GDEQRunner(TrainEvalRunner):
         add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         base = copy.deepcopy(hydra_model(train_eval_unit.model))
-        self.base = _evaluated(BASE, base, train_eval_unit.is2rs, train_eval_unit.compiled)
+        task = train_eval_unit.is2rs.without_decoder
+        self.base = _evaluated(BASE, base, task, train_eval_unit.compiled)
 
     @property
     def results(self) -> Path:
@@ -223,8 +224,7 @@ class GDEQRunner(TrainEvalRunner):
     def tuned(self) -> EvaluatedModel | None:
         """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
 
-        A step alpha that was learnt is in the trainer's file beside the checkpoint. A model of
-        displacements says so itself and is used in one shot, whatever the signal.
+        A learnt step is in the trainer's file beside it. A model of displacements is used in one shot.
 
         Raises:
             FileNotFoundError: ``checkpoint`` is given and does not exist.
@@ -246,7 +246,7 @@ class GDEQRunner(TrainEvalRunner):
             is2rs = is2rs.of_displacements
         state = path.with_name(STATE)
         if state.is_file():
-            is2rs = replace(is2rs, alpha=float(open_checkpoint(state)["alpha"]))
+            is2rs = is2rs.with_learnt(open_checkpoint(state))
         model = build_model(str(path), opened)
         return _evaluated(TUNED, model, is2rs, self.train_eval_unit.compiled)
 

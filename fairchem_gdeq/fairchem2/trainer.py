@@ -30,6 +30,7 @@ from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.relax.signals import Direct
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
+from fairchem_gdeq.training.proximal import Proximal
 from fairchem_gdeq.training.replay import Replay, for_signal, optimize
 from fairchem_gdeq.training.steps import Beside, LearntStep, Update
 
@@ -54,6 +55,7 @@ class GDEQTrainer(RelaxingUnit):
         is2rs: IS2RS,
         signal: Signal | str = "gdeq",
         alpha_lr: float = 0.0,
+        proximal: float = 0.0,
         warm_start: bool = False,
         keep: str = "better",
         forces: ForceReplay | None = None,
@@ -70,8 +72,9 @@ class GDEQTrainer(RelaxingUnit):
             tasks: as there; they must hold one task with property forces.
             is2rs: operator, relaxation and scoring.
             signal: the training signal, or its name for one with its default settings.
-            alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed. A learnt
-                alpha stays above a hundredth of that of ``is2rs``.
+            alpha_lr: learning rate of the scalar step alpha (Adam), or of the decoder that ``is2rs`` has
+                for it; 0 keeps them fixed. A learnt alpha stays above a hundredth of that of ``is2rs``.
+            proximal: strength of ``Proximal``; 0 is none.
             warm_start: begin a structure's adjoint solve from its last answer, where there is more
                 than one epoch: no structure is seen again in a single one.
             method: settings of a signal that is given by its name, as in version 0.1.
@@ -109,6 +112,10 @@ class GDEQTrainer(RelaxingUnit):
         self.displaces = isinstance(signal, Direct)
         self.force_task.normalizer.to(get_device_for_local_rank())
         self.warm_start = warm_start
+        # Now: a resumed state is loaded later, and these are the base's weights.
+        self.proximal = None
+        if proximal:
+            self.proximal = Proximal(self.model.parameters(), self.optimizer, proximal)
         self.forces = forces = for_signal(signal, forces)
         # Frames are opened when training starts: evaluation does not need them. The base is known now.
         self.replayed: FrameBatches | BaseBatches | None = None
@@ -200,7 +207,8 @@ class GDEQTrainer(RelaxingUnit):
         """Average gradients over the structures of all ranks (``count`` here), clip, step, EMA."""
         learnt = None
         if self.alpha_optimizer is not None:
-            learnt = LearntStep(self.alpha, self.alpha_optimizer, LEAST_ALPHA * self.is2rs.alpha)
+            least = LEAST_ALPHA * self.is2rs.alpha if self.decoder is None else None
+            learnt = LearntStep(self.learnt, self.alpha_optimizer, least)
         ema = self.ema_model
         return steps.update(
             self.model.parameters(),
@@ -208,6 +216,7 @@ class GDEQTrainer(RelaxingUnit):
             count,
             clip=float("inf") if self.clip_grad_norm is None else self.clip_grad_norm,
             step=learnt,
+            proximal=self.proximal,
             beside=beside,
             ema=None if ema is None else partial(ema.update_parameters, self.model),
         )

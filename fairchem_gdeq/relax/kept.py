@@ -90,7 +90,7 @@ class Kept:
             x = positions.detach().requires_grad_(True)
             v = None if before is None else before.detach().requires_grad_(True)
             forces = operator.forces(x)
-            move, velocity = operator.plain_step(forces, v, done)
+            move, velocity = operator.plain_step(x, forces, v, done)
             return cls(x, x + move, v, velocity), forces, move
 
     def __bool__(self) -> bool:
@@ -144,7 +144,7 @@ class Window:
         """
         if self.fits == 0:
             forces = operator.forces(positions)
-            return forces, *operator.plain_step(forces, before, done), None
+            return forces, *operator.plain_step(positions, forces, before, done), None
         if self.fits is not None and len(self._held) == self.fits:
             self._held.popleft().release()
         with nullcontext() if self.fits is not None else graph_bytes(positions.device) as taken:

@@ -147,17 +147,17 @@ class Operator:
         return positions + self.displacement(self.forces(positions))
 
     def plain_step(
-        self, forces: Tensor, velocity: Tensor | None, done: Tensor
+        self, positions: Tensor, forces: Tensor, velocity: Tensor | None, done: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Displacement [n, 3] (Angstrom) of a plain step of a rollout, and what the next one remembers.
 
         Args:
-            forces: [n, 3] F(X_k), eV/Angstrom.
+            positions, forces: [n, 3] X_k and F(X_k), Angstrom and eV/Angstrom.
             velocity: [n, 3] v_{k-1}; None for a descent without momentum.
             done: [s] k, plain steps that each structure has made before; on the host.
         """
         now = self.descent.velocity(forces, velocity)
-        factor = self.descent.shrunk(done, self.structures.batch, forces)
+        factor = self.descent.factor(positions, forces, done, self.structures)
         return self.displacement(now, factor), None if velocity is None else now
 
     def vjp(self, positions: Tensor, vector: Tensor, accumulate: bool = False) -> Tensor:

@@ -175,7 +175,8 @@ class Pack:
         plain, velocity, astray = None, self.velocity, torch.zeros_like(guiding)
         if bool(guiding.any()):
             made = relaxer.horizon - self.guiding
-            plain, velocity = self.operator.plain_step(now.forces, velocity, made)
+            at = self.positions
+            plain, velocity = self.operator.plain_step(at, now.forces, velocity, made)
             asked.append(segment_max_norm(plain, s.batch, s.count))
         force, travel, *longest = to_host(*asked)
         if longest:

@@ -95,6 +95,8 @@ RULES: dict[str, Rule] = {
     "horizon": whole(0),
     "alpha": POSITIVE,
     "alpha_lr": NOT_NEGATIVE,
+    "alpha_decoder": whole(0),
+    "proximal": NOT_NEGATIVE,
     "momentum": number(0, 1, below=True),
     "annealing": number(0, 1, above=True),
     "max_unroll": whole(1),
@@ -145,6 +147,8 @@ def broken_rules(config: DictConfig) -> Iterator[str]:
         if value is not _ABSENT and not rule.accepts(value):
             yield f"{key}={_said(value)}: expected {rule.expected}"
     yield from _unsuited_forces(config)
+    if OmegaConf.select(config, "alpha_decoder") and OmegaConf.select(config, "alpha_lr") == 0:
+        yield "alpha_lr=0: expected a number above 0 for alpha_decoder, which learns by it"
 
 
 def _unsuited_forces(config: DictConfig) -> Iterator[str]:

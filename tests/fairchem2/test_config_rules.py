@@ -63,6 +63,8 @@ BAD = {
     "val_structures": ("0", "1.01"),
     "test_structures": ("0", "1.01"),
     "alpha_lr": ("-0.5", "nan", "abc"),
+    "alpha_decoder": (*NOT_WHOLE, "-1", "null"),
+    "proximal": ("-0.1", "nan", "inf", "abc", "null"),
     "momentum": ("-0.1", "1.0", "1.5", "nan", "abc", "null"),
     "annealing": ("0", "-0.5", "1.01", "nan", "abc", "null"),
     "max_unroll": ("0", "-3", "7.5"),
@@ -118,6 +120,8 @@ def test_what_cannot_be_meant_is_named(config, override):
             ["signal=direct", "forces.src=base", "forces.val=null"],
             ["forces.src=base: expected none"],
         ),
+        (["alpha_decoder=8", "alpha_lr=0.001"], []),
+        (["alpha_decoder=8"], ["alpha_lr=0: expected a number above 0 for alpha_decoder"]),
         (
             ["signal=direct"],
             [
@@ -127,7 +131,7 @@ def test_what_cannot_be_meant_is_named(config, override):
         ),
     ],
 )
-def test_forces_that_a_signal_cannot_have_are_named(config, overrides, lines):
+def test_settings_that_do_not_go_together_are_named(config, overrides, lines):
     found = said(config, *overrides)
     assert len(found) == len(lines)
     assert all(line.startswith(start) for line, start in zip(found, lines, strict=True))

@@ -17,7 +17,7 @@ from tests.fairchem2.test_run import fairchem, inputs  # noqa: F401
 
 
 def test_one_shot_from_training_to_scores(inputs, tmp_path):  # noqa: F811
-    """Positions written out, X_0 + alpha times the head's output; nobody takes the model for a potential."""
+    """Positions written out, X_0 + alpha times the head's output; nobody takes it for a potential."""
     options = (
         "epochs=1",
         "forces.src=none",
