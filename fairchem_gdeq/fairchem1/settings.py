@@ -93,16 +93,16 @@ class Settings:
         for key in ("baselines", "metrics"):
             values[key] = _listed(values.get(key))
         settings: Settings = _built("task", cls, values)
-        try:
-            for_signal(settings.make_signal(), settings.forces.replay)
-            _ = settings.is2rs
-        except ValueError as error:
-            raise ValueError(f"task: {error}") from error
         if settings.signal == "direct":
             raise ValueError(
                 "task.signal=direct: fairchem-core 1.10 has no mark for a model of displacements, which "
                 "would be taken for a potential. Expected another signal, or a config of fairchem-core 2"
             )
+        try:
+            for_signal(settings.make_signal(), settings.forces.replay)
+            _ = settings.is2rs
+        except ValueError as error:
+            raise ValueError(f"task: {error}") from error
         if settings.keep not in KEEP:
             raise ValueError(f"task.keep={settings.keep!r}: choose one of {', '.join(KEEP)}")
         if settings.split not in ("train", "val", "test"):

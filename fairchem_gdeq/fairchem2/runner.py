@@ -242,10 +242,8 @@ class GDEQRunner(TrainEvalRunner):
             )
             return None
         opened, is2rs = open_inference(str(path), self.trust_files), self.train_eval_unit.is2rs
-        if predicts_displacements(opened):
-            is2rs = is2rs.of_displacements
-        state = path.with_name(STATE)
-        if state.is_file():
+        is2rs = is2rs.of_displacements if predicts_displacements(opened) else is2rs
+        if (state := path.with_name(STATE)).is_file():
             is2rs = is2rs.with_learnt(open_checkpoint(state))
         model = build_model(str(path), opened)
         return _evaluated(TUNED, model, is2rs, self.train_eval_unit.compiled)

@@ -86,3 +86,41 @@ def test_what_goes_beside_a_signal():
     with pytest.raises(ValueError, match=r"signal=direct .*Switch them off with forces\.src=none"):
         for_signal(Direct(), own)
     assert for_signal(make_signal("gdeq"), frames) is frames
+
+
+@pytest.mark.slow
+def test_a_decoded_step_is_resumed_and_scored_with(inputs, tmp_path):  # noqa: F811
+    learnt = ("alpha_decoder=4", "alpha_lr=0.05", "momentum=0.1", "--mode", "train")
+    code, out, err = fairchem(inputs, tmp_path, *learnt, "epochs=1")
+    assert code == 0, err[-3000:]
+    folder = tmp_path / "gdeq"
+    first = torch.load(folder / "results/best/gdeq_state.pt", weights_only=True)["decoder"]
+    assert first["out.weight"].abs().max() > 0, "it has learnt"
+    before = json.loads((folder / "results/test.json").read_text())["scores"]
+    # The file says what was learnt, whatever the config: alpha alone would end elsewhere.
+    for options in ((), ("alpha_decoder=0",)):
+        code, out, err = fairchem(inputs, tmp_path, "momentum=0.1", *options, "--mode", "validate")
+        assert code == 0, err[-3000:]
+        again = json.loads((folder / "results/validate/test.json").read_text())["scores"]
+        for row in ("base", "tuned"):
+            assert again[row]["delta_q_mean"] == pytest.approx(
+                before[row]["delta_q_mean"], rel=1e-5
+            )
+    state = folder / "results/best/gdeq_state.pt"
+    stored = torch.load(state, weights_only=True)
+    torch.save(stored | {"decoder": None}, state)
+    code, out, err = fairchem(inputs, tmp_path, "momentum=0.1", "--mode", "validate")
+    assert code == 0, err[-3000:]
+    plain = json.loads((folder / "results/validate/test.json").read_text())["scores"]
+    assert plain["tuned"]["delta_q_mean"] != pytest.approx(
+        before["tuned"]["delta_q_mean"], rel=1e-4
+    )
+    code, out, err = fairchem(inputs, tmp_path, *learnt, "epochs=2")
+    assert code == 0, err[-3000:]
+    steps = json.loads((folder / "results/test.json").read_text())["history"]["steps"]
+    assert len(steps) > 1 and [s["train/step"] for s in steps] == list(range(len(steps)))
+    last = torch.load(folder / "results/best/gdeq_state.pt", weights_only=True)
+    second = last["decoder"]["out.weight"]
+    assert not torch.equal(second, first["out.weight"])
+    taken = {int(each["step"]) for each in last["alpha_optimizer"]["state"].values()}
+    assert taken == {len(steps)}, "its optimizer went on"
