@@ -134,6 +134,7 @@ RULES: dict[str, Rule] = {
     f"{_UNIT}.signal.adjoint.max_vjps": whole(1),
     f"{_UNIT}.signal.adjoint.damping": NOT_NEGATIVE,
 }
+WITHOUT_STEPS = ("direct", "ft_static", "implicit")  # signals without a rollout
 _ABSENT = object()
 
 
@@ -147,8 +148,11 @@ def broken_rules(config: DictConfig) -> Iterator[str]:
         if value is not _ABSENT and not rule.accepts(value):
             yield f"{key}={_said(value)}: expected {rule.expected}"
     yield from _unsuited_forces(config)
-    if OmegaConf.select(config, "alpha_decoder") and OmegaConf.select(config, "alpha_lr") == 0:
-        yield "alpha_lr=0: expected a number above 0 for alpha_decoder, which learns by it"
+    if width := OmegaConf.select(config, "alpha_decoder"):
+        if OmegaConf.select(config, "alpha_lr") == 0:
+            yield "alpha_lr=0: expected a number above 0 for alpha_decoder, which learns by it"
+        if (signal := OmegaConf.select(config, "signal")) in WITHOUT_STEPS:
+            yield f"alpha_decoder={_said(width)}: expected 0 for signal={signal}, which trains no steps"
 
 
 def _unsuited_forces(config: DictConfig) -> Iterator[str]:

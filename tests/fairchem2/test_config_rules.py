@@ -121,6 +121,10 @@ def test_what_cannot_be_meant_is_named(config, override):
             ["forces.src=base: expected none"],
         ),
         (["alpha_decoder=8", "alpha_lr=0.001"], []),
+        (
+            ["alpha_decoder=8", "alpha_lr=0.001", "signal=implicit"],
+            ["alpha_decoder=8: expected 0 for signal=implicit"],
+        ),
         (["alpha_decoder=8"], ["alpha_lr=0: expected a number above 0 for alpha_decoder"]),
         (
             ["signal=direct"],

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from fairchem_gdeq.batching.streams import Request, Stream
+from fairchem_gdeq.batching.streams import Stream
 from fairchem_gdeq.relax import Descent, Relaxer, delta_q
 from fairchem_gdeq.relax.decoder import StepDecoder
 from fairchem_gdeq.relax.guidance import guidance_by_sweep, rollout
 from fairchem_gdeq.testing.fields import grads, random_batch, structures, zero
+from tests.batching.test_streams import requests
 from tests.relax.test_gradients import relative
 
 
@@ -96,12 +97,9 @@ def test_rigid_motions_images_and_the_order_of_atoms_change_nothing():
 
 def test_structures_in_flight_have_steps_of_their_own():
     operator, x, _ = random_batch("site", [4, 2, 5], descent=Descent(0.3, 0.9, awake()))
-    requests, s = [], operator.structures
-    for k in range(3):
-        mask = torch.arange(3) == k
-        requests.append(Request(k, operator.select(mask), x[s.atoms_of(mask)]))
+    way = Relaxer(horizon=5, fmax=0.0, max_steps=0)
     with torch.no_grad():
-        ends = {e.key: e for e in Stream(requests, Relaxer(horizon=5, fmax=0.0, max_steps=0), 7)}
+        ends = {end.key: end for end in Stream(requests(operator, x), way, 7)}
         found = torch.cat([ends[k].positions for k in range(3)])
         torch.testing.assert_close(found, rollout(operator, x, 5).positions)
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from fairchem_gdeq.batching.streams import Request, Stream
+from fairchem_gdeq.batching.streams import Stream
 from fairchem_gdeq.relax import Descent, Relaxer, delta_q, make_signal
 from fairchem_gdeq.relax.guidance import guidance_by_stored_graph, guidance_by_sweep, rollout
 from fairchem_gdeq.testing.fields import grads, random_batch, zero
+from tests.batching.test_streams import requests
 from tests.relax.test_gradients import largest_forces, relative
 from tests.relax.test_signals import TIGHT
 
@@ -122,11 +123,7 @@ def test_structures_are_relaxed_by_the_steps_that_were_trained(descent):
     operator, x, _ = random_batch("site", [4, 2, 5, 3], conservative=True, descent=descent)
     fmax = 1.01 * float(largest_forces(operator, rollout(operator, x, 4).positions).min())
     relaxer = Relaxer(horizon=7, fmax=fmax, max_steps=0)
-    requests, s = [], operator.structures
-    for k in range(4):
-        mask = torch.arange(4) == k
-        requests.append(Request(k, operator.select(mask), x[s.atoms_of(mask)]))
-    ends = {end.key: end for end in Stream(requests, relaxer, 6)}
+    ends = {end.key: end for end in Stream(requests(operator, x), relaxer, 6)}
     path = rollout(operator, x, 7, fmax)
     found = torch.cat([ends[k].positions for k in range(4)])
     assert path.settled.any() and not path.settled.all()

@@ -16,11 +16,13 @@ from fairchem_gdeq.relax import (
     LBFGS,
     SIGNALS,
     SOLVERS,
+    Descent,
     Operator,
     Relaxer,
     make_signal,
     solve,
 )
+from fairchem_gdeq.relax.decoder import StepDecoder
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
 from fairchem_gdeq.relax.loss import delta_q, max_displacement
 from fairchem_gdeq.testing.fields import random_batch, structures
@@ -72,6 +74,16 @@ def test_a_structure_that_diverges_is_left_out(device, signal):
     assert expected[0].diverged.tolist() == [False, True, False]
     assert_same(found, expected, **CLOSE)
     assert all(torch.isfinite(grad).all() for grad in expected[1].values())
+
+
+def test_other_plain_steps(device):
+    """With momentum and annealing, and a factor of alpha that a network decodes."""
+    found, expected = (
+        step("gdeq", TIGHT, where, descent=Descent(0.3, 0.9, StepDecoder(4).to(where)))
+        for where in (device, CPU)
+    )
+    assert_on(device, found)
+    assert_same(found, expected, **CLOSE)
 
 
 @pytest.mark.parametrize(
