@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.task import RelaxationTask
-from fairchem_gdeq.relax import GDEQ, SIGNALS, Relaxer, make_signal
+from fairchem_gdeq.relax import GDEQ, SIGNALS, Descent, Relaxer, make_signal
 
 SHARED = Path(__file__).parents[1] / "configs" / "shared"
-BUILT_IN = ("gdeq", "bptt", "truncated_bptt", "implicit", "coupled")
+BUILT_IN = ("gdeq", "bptt", "truncated_bptt", "implicit", "coupled", "direct", "ft_static")
 
 
 def fairchem2():
@@ -37,6 +37,7 @@ def test_how_structures_are_relaxed_in_fairchem_2():
     stated = OmegaConf.to_container(config.runner.train_eval_unit.is2rs, resolve=True)
     ours = RelaxationTask()
     assert (stated["alpha"], stated["cap"]) == (ours.alpha, ours.cap)
+    assert instantiate(stated["descent"]) == ours.descent
     assert instantiate(stated["basin"]) == ours.basin == Basin()
 
 
@@ -48,6 +49,7 @@ def test_settings_of_fairchem_1():
     assert Relaxer(**task["relaxer"]) == Relaxer() and Basin(**task["basin"]) == Basin()
     # alpha alone is another one: its configs are of catalysts, with stiffer bonds than silicon.
     assert task["cap"] == RelaxationTask().cap
+    assert Descent(task["momentum"], task["annealing"]) == RelaxationTask().descent
 
 
 def test_finetune_from_python():

@@ -23,8 +23,10 @@ from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.fairchem2.base import train_only, warn_of_other_heads
 from fairchem_gdeq.fairchem2.fields import force_task
 from fairchem_gdeq.relax import GDEQ, Relaxer, Signal
+from fairchem_gdeq.relax.signals import Direct
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.replay import for_signal
 
 Pairs = tuple[Iterable[Atoms], Iterable[Atoms]]
 
@@ -127,6 +129,13 @@ def finetune(
     given, wanted = as_list(starts), as_list(targets)
     require_pairs("training", given, wanted)
     signal = signal or GDEQ()
+    if isinstance(signal, Direct):
+        raise ValueError(
+            "signal=Direct(): what it trains predicts displacements and is no Potential. Expected "
+            "another signal, or fairchem -c configs/si/direct.yml"
+        )
+    if forces is None:
+        for_signal(signal, None)
     largest = max(len(atoms) for atoms in given)
     max_atoms = max_atoms or 4 * largest
     if max_atoms < largest:
@@ -147,6 +156,9 @@ def finetune(
     if forces is not None:
         forces = forces if isinstance(forces, Forces) else Forces(forces)
         beside = forces.open(base, max_atoms, seed)
+        settings = for_signal(signal, beside.settings)
+        assert settings is not None
+        beside = replace(beside, settings=settings)
         beside.check(base, given, check.named() if check is not None else ())
     loop = Loop(tuned, signal, batches, epochs, lr, weight_decay, clip, ema_decay, beside)
     loop.adjoints = Adjoints() if warm_start and epochs > 1 else None

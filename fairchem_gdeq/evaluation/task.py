@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import ase
@@ -15,7 +15,7 @@ from fairchem_gdeq.batching.streams import Request
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.measures import measure
 from fairchem_gdeq.evaluation.records import Label, Record
-from fairchem_gdeq.relax import ForceField, Operator, Relaxer, Structures, solve
+from fairchem_gdeq.relax import Descent, ForceField, Operator, Relaxer, Structures, solve
 from fairchem_gdeq.relax.guidance import rollout
 from fairchem_gdeq.relax.segments import to_device
 
@@ -86,6 +86,7 @@ class RelaxationTask:
         alpha: step of the operator, Angstrom per (eV/Angstrom).
         cap: longest displacement of an atom in one plain step, Angstrom, or None.
         remove_drift: None for the default of ``Operator.build``.
+        descent: how plain steps follow one another, in training and before the solver alike.
         relaxer: how structures are relaxed for scoring.
         basin: when one counts as captured.
     """
@@ -93,8 +94,15 @@ class RelaxationTask:
     alpha: float = 0.05
     cap: float | None = 0.1
     remove_drift: bool | None = None
+    descent: Descent = field(default_factory=Descent)
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
+
+    @property
+    def of_displacements(self) -> Self:
+        """The same for a model that predicts where atoms go in one shot (``signals.Direct``)."""
+        relaxer = replace(self.relaxer, horizon=1, one_shot=True)
+        return replace(self, cap=None, descent=Descent(), relaxer=relaxer)
 
     def structures(self, batch: Batch) -> Structures:
         """The method's view of a batch."""
@@ -123,7 +131,7 @@ class RelaxationTask:
         return Request(key, operator, to_device(row.pos, alpha.device))
 
     def _operator(self, field: ForceField, s: Structures, alpha: Tensor | float) -> Operator:
-        return Operator.build(field, s, alpha, self.cap, self.remove_drift)
+        return Operator.build(field, s, alpha, self.cap, self.remove_drift, self.descent)
 
     @torch.no_grad()
     def relax_with(
@@ -140,20 +148,26 @@ class RelaxationTask:
         """
         operator = self.operator_of(field, batch, alpha)
         path = rollout(operator, batch.pos, self.relaxer.horizon, self.relaxer.fmax)
-        how = self.relaxer
-        end = solve(operator, path.positions, how.solver, how.fmax, how.max_steps)
+        how, positions, evaluations = self.relaxer, path.positions, path.evaluations
+        converged, diverged = torch.zeros_like(path.diverged), path.diverged
+        residual = torch.full_like(diverged, torch.inf, dtype=positions.dtype)
+        if not how.one_shot:
+            end = solve(operator, positions, how.solver, how.fmax, how.max_steps)
+            positions, residual = end.positions, end.residual
+            converged, diverged = end.converged & ~diverged, end.diverged | diverged
+            evaluations = end.evaluations + evaluations
         records = measure(
             labels_of(batch),
-            end.positions,
+            positions,
             batch.pos_relaxed if "pos_relaxed" in batch else batch.pos,
             operator.structures,
             operator.pin,
-            converged=end.converged & ~path.diverged,
-            diverged=end.diverged | path.diverged,
-            evaluations=end.evaluations + path.evaluations,
-            residual=end.residual,
+            converged=converged,
+            diverged=diverged,
+            evaluations=evaluations,
+            residual=residual,
         )
-        return records, end.positions
+        return records, positions
 
     def score_with(self, field: ForceField, batch: Batch, positions: Tensor) -> list[Record]:
         """Records of given positions [n, 3], Angstrom, such as X_0: nothing is relaxed.

@@ -12,9 +12,10 @@ from hydra.utils import instantiate
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.fairchem1.force_settings import ForceSettings
-from fairchem_gdeq.relax import Relaxer, Signal, make_signal
+from fairchem_gdeq.relax import Descent, Relaxer, Signal, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.training.history import KEEP
+from fairchem_gdeq.training.replay import for_signal
 
 FAIRCHEMS = ("strict_load",)  # keys of ``task`` that fairchem itself reads
 
@@ -29,9 +30,10 @@ class Settings:
         run_id: name of the run's folders in ``checkpoints``, ``results`` and ``logs``; the same
             command goes on from there. ``--timestamp-id`` takes precedence; None is fairchem's time
             stamp.
-        signal: ``gdeq``, ``bptt``, ``truncated_bptt``, ``implicit`` or ``coupled``.
+        signal: ``gdeq``, ``bptt``, ``truncated_bptt``, ``implicit``, ``coupled`` or ``ft_static``.
         horizon: K, in training and, if ``relaxer`` says no other, before the solver in evaluation.
         alpha, cap: of the operator, Angstrom per (eV/Angstrom) and Angstrom.
+        momentum, annealing: of ``relax.Descent``, how its plain steps follow one another.
         settings: of the signal, but its horizon; those that another signal has are left out.
         relaxer: of ``task.Relaxer``; its horizon is K where it has none.
         basin: of ``metrics.Basin``.
@@ -56,6 +58,8 @@ class Settings:
     horizon: int = 20
     alpha: float = 0.03
     cap: float | None = 0.1
+    momentum: float = 0.0
+    annealing: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
@@ -89,8 +93,14 @@ class Settings:
         for key in ("baselines", "metrics"):
             values[key] = _listed(values.get(key))
         settings: Settings = _built("task", cls, values)
+        if settings.signal == "direct":
+            raise ValueError(
+                "task.signal=direct: fairchem-core 1.10 has no mark for a model of displacements, which "
+                "would be taken for a potential. Expected another signal, or a config of fairchem-core 2"
+            )
         try:
-            settings.make_signal()
+            for_signal(settings.make_signal(), settings.forces.replay)
+            _ = settings.is2rs
         except ValueError as error:
             raise ValueError(f"task: {error}") from error
         if settings.keep not in KEEP:
@@ -111,7 +121,11 @@ class Settings:
     def is2rs(self) -> RelaxationTask:
         """How structures are relaxed and scored."""
         return RelaxationTask(
-            alpha=self.alpha, cap=self.cap, relaxer=self.relaxer, basin=self.basin
+            alpha=self.alpha,
+            cap=self.cap,
+            descent=Descent(self.momentum, self.annealing),
+            relaxer=self.relaxer,
+            basin=self.basin,
         )
 
 

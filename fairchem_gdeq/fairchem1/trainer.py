@@ -20,7 +20,7 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
-from fairchem_gdeq.training.replay import Replay, optimize
+from fairchem_gdeq.training.replay import Replay, for_signal, optimize
 from fairchem_gdeq.training.steps import Beside, Update
 
 # Logged of each step; of the other numbers, fairchem logs running means.
@@ -39,7 +39,7 @@ class GDEQTrainer(EvaluatingTrainer):
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
         """As fairchem's; what is done goes to the history beside the checkpoints."""
-        if (forces := self.settings.forces.replay) is not None:
+        if (forces := for_signal(self.signal, self.settings.forces.replay)) is not None:
             self.replay = forces.open(self, partial(self.field_of, self.base.model))
         check_forces(self, self.replay and self.replay.batches)
         if self.step == 0 and self._writes:

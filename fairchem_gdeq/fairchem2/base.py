@@ -46,11 +46,11 @@ def load_base(
 
     Raises:
         FileNotFoundError: names the file and what to do.
-        ValueError: as ``open_inference``, or a pattern of ``train`` matches no parameter that can
+        ValueError: as ``open_potential``, or a pattern of ``train`` matches no parameter that can
             learn.
     """
     require_file(path, hint)
-    checkpoint = open_inference(path, trust_files)
+    checkpoint = open_potential(path, trust_files)
     if isinstance(overrides, DictConfig):
         overrides = cast("dict[str, Any]", OmegaConf.to_container(overrides, resolve=True))
     model = build_model(path, checkpoint, overrides)
@@ -81,6 +81,21 @@ def open_inference(path: str, trust_files: bool = False) -> MLIPInferenceCheckpo
         )
     for config in (checkpoint.model_config, checkpoint.tasks_config):
         require_model_parts(path, config, trust_files)
+    return checkpoint
+
+
+def open_potential(path: str, trust_files: bool = False) -> MLIPInferenceCheckpoint:
+    """``open_inference`` of what predicts forces.
+
+    Raises:
+        ValueError: as there, or a model of displacements.
+    """
+    checkpoint = open_inference(path, trust_files)
+    if predicts_displacements(checkpoint):
+        raise ValueError(
+            f"{path}: expected a potential, found a model of displacements (signal=direct), whose forces "
+            "mean nothing. Take the base that it was trained from"
+        )
     return checkpoint
 
 
@@ -120,11 +135,11 @@ def load_tasks(path: str, dataset: str, hint: str = "", trust_files: bool = Fals
 
     Raises:
         FileNotFoundError: names the file and what to do.
-        ValueError: as ``open_inference``, or none of its tasks is for forces of that data set; says
+        ValueError: as ``open_potential``, or none of its tasks is for forces of that data set; says
             which there are.
     """
     require_file(path, hint)
-    tasks = [instantiate(config) for config in open_inference(path, trust_files).tasks_config]
+    tasks = [instantiate(config) for config in open_potential(path, trust_files).tasks_config]
     found = [task for task in tasks if dataset in task.datasets]
     if not any(task.property == "forces" for task in found):
         known = sorted({each for t in tasks if t.property == "forces" for each in t.datasets})
@@ -135,17 +150,34 @@ def load_tasks(path: str, dataset: str, hint: str = "", trust_files: bool = Fals
     return found
 
 
-def export_tasks(file: str | Path, model: HydraModel) -> None:
+DISPLACEMENTS = "displacements"  # the property of what ``signals.Direct`` has trained
+
+
+def export_tasks(file: str | Path, model: HydraModel, displaces: bool = False) -> None:
     """Give an exported inference checkpoint the tasks of the base that ``model`` came from.
 
     fairchem writes what ``tasks`` is in the config. Where that is the call of ``load_tasks``, a
-    list of tasks has to take its place, all that the base has.
+    list of tasks has to take its place, all that the base has. Where the model ``displaces``, there
+    are no others than its tasks of forces, and their property is ``DISPLACEMENTS``: fairchem's
+    predictor has no such property, so that nobody takes the model for a potential.
     """
     # fairchem wrote it a moment ago, in this process, and opened it in the same way.
     checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    if not OmegaConf.is_list(checkpoint.tasks_config):
+    called = not OmegaConf.is_list(checkpoint.tasks_config)
+    if called:
         checkpoint.tasks_config = model.base_tasks
+    if displaces:
+        forces = [task for task in checkpoint.tasks_config if task["property"] == "forces"]
+        checkpoint.tasks_config = OmegaConf.create(
+            [OmegaConf.merge(task, {"property": DISPLACEMENTS}) for task in forces]
+        )
+    if called or displaces:
         torch.save(checkpoint, file)
+
+
+def predicts_displacements(checkpoint: MLIPInferenceCheckpoint) -> bool:
+    """Whether ``export_tasks`` has said so of an opened checkpoint."""
+    return any(task["property"] == DISPLACEMENTS for task in checkpoint.tasks_config)
 
 
 def train_only(model: nn.Module, patterns: Sequence[str]) -> None:

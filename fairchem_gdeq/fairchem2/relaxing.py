@@ -18,6 +18,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import (
     MLIPTrainEvalUnit,
 )
 from omegaconf import OmegaConf
+from torch import Tensor
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
@@ -40,11 +41,15 @@ class RelaxingUnit(MLIPTrainEvalUnit):
     Attributes:
         history: what the run has seen so far.
         alpha: the operator's step, which may be learnt; saved with the model.
+        decoder: of what multiplies it in plain steps, which may be learnt in its place; saved, too.
+        learnt: the parameters that are of the step, whichever that is.
         adjoints: of the structures of this rank, where adjoint solves start warm.
+        displaces: what is trained predicts displacements in one shot and is no potential.
         score_base: set by the runner, which has the validation split: records of the base on it.
     """
 
     warm_start: bool
+    displaces: bool
 
     def __init__(
         self, *, is2rs: IS2RS, alpha_lr: float, keep: str, compiled: bool, **fairchems: Any
@@ -67,12 +72,21 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         self.is2rs = is2rs
         self.history = History(keep)
         self.score_base: Callable[[], list[Record]] | None = None
-        learn = alpha_lr > 0
+        learn, self.decoder = alpha_lr > 0, is2rs.descent.decoder
         device = get_device_for_local_rank()
-        self.alpha = torch.tensor(is2rs.alpha, device=device, requires_grad=learn)
-        self.alpha_optimizer = torch.optim.Adam([self.alpha], lr=alpha_lr) if learn else None
+        alone = learn and self.decoder is None
+        self.alpha = torch.tensor(is2rs.alpha, device=device, requires_grad=alone)
+        self.learnt: list[Tensor] = [self.alpha]
+        if self.decoder is not None:
+            self.learnt = list(self.decoder.to(device).requires_grad_(learn).parameters())
+        self.alpha_optimizer = torch.optim.Adam(self.learnt, lr=alpha_lr) if learn else None
         self.adjoints = Adjoints()
         self.epoch_records: list[Record] = []
+
+    @property
+    def tuned_task(self) -> IS2RS:
+        """How structures are relaxed with what is trained."""
+        return self.is2rs.of_displacements if self.displaces else self.is2rs
 
     @property
     def _folder(self) -> Path:
@@ -97,7 +111,7 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         """Relax a batch with the EMA weights and score it."""
         batch = data.to(get_device_for_local_rank())
         model = hydra_model(self.eval_unit.model)
-        records, _ = self.is2rs.relax(model, self.tasks, batch, self.alpha.detach())
+        records, _ = self.tuned_task.relax(model, self.tasks, batch, self.alpha.detach())
         self.epoch_records += records
         return records
 
@@ -128,12 +142,14 @@ class RelaxingUnit(MLIPTrainEvalUnit):
                 OmegaConf.save(config, resume)
 
     def save_model(self, checkpoint_location: str) -> None:
-        """fairchem's checkpoint; beside it a file with history and alpha."""
+        """fairchem's checkpoint; beside it a file with history, alpha and its decoder."""
         if distutils.is_master():
             os.makedirs(checkpoint_location, exist_ok=True)
             state = {
                 "history": self.history.state(),
                 "alpha": self.alpha.detach().cpu(),
+                "decoder": self.decoder
+                and {key: value.cpu() for key, value in self.decoder.state_dict().items()},
                 "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
             }
             torch.save(state, os.path.join(checkpoint_location, STATE))
@@ -143,7 +159,9 @@ class RelaxingUnit(MLIPTrainEvalUnit):
             self.optimizer.state.clear()
         exported = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
         if distutils.is_master() and os.path.exists(exported):
-            export_tasks(exported, hydra_model(self.model))
+            # Before the first step it is the base, which is a potential whatever it will be trained to.
+            trained = self.train_progress.num_steps_completed > 0
+            export_tasks(exported, hydra_model(self.model), self.displaces and trained)
 
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         schedule = [dict(vars(each)) for each in self._schedule]
@@ -159,6 +177,8 @@ class RelaxingUnit(MLIPTrainEvalUnit):
                 self.history.open(self._folder, self.train_progress.num_steps_completed)
         with torch.no_grad():
             self.alpha.copy_(state["alpha"])
+        if self.decoder is not None and state.get("decoder"):
+            self.decoder.load_state_dict(state["decoder"])
         if self.alpha_optimizer is not None and state["alpha_optimizer"]:
             self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         if self.warm_start:

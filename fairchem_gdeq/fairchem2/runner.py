@@ -29,7 +29,7 @@ from fairchem_gdeq.evaluation.metric import Scores, add_metrics
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
-from fairchem_gdeq.fairchem2.base import build_model, open_inference
+from fairchem_gdeq.fairchem2.base import build_model, open_inference, predicts_displacements
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.compiling import compile_backbone
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
@@ -129,7 +129,8 @@ class GDEQRunner(TrainEvalRunner):
         add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         base = copy.deepcopy(hydra_model(train_eval_unit.model))
-        self.base = _evaluated(BASE, base, train_eval_unit.is2rs, train_eval_unit.compiled)
+        task = train_eval_unit.is2rs.without_decoder
+        self.base = _evaluated(BASE, base, task, train_eval_unit.compiled)
 
     @property
     def results(self) -> Path:
@@ -223,7 +224,7 @@ class GDEQRunner(TrainEvalRunner):
     def tuned(self) -> EvaluatedModel | None:
         """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
 
-        A step alpha that was learnt is in the trainer's file beside the checkpoint.
+        A learnt step is in the trainer's file beside it. A model of displacements is used in one shot.
 
         Raises:
             FileNotFoundError: ``checkpoint`` is given and does not exist.
@@ -240,11 +241,11 @@ class GDEQRunner(TrainEvalRunner):
                 "--mode train, or name a model with runner.checkpoint=PATH."
             )
             return None
-        model = build_model(str(path), open_inference(str(path), self.trust_files))
-        is2rs = self.train_eval_unit.is2rs
-        state = path.with_name(STATE)
-        if state.is_file():
-            is2rs = replace(is2rs, alpha=float(open_checkpoint(state)["alpha"]))
+        opened, is2rs = open_inference(str(path), self.trust_files), self.train_eval_unit.is2rs
+        is2rs = is2rs.of_displacements if predicts_displacements(opened) else is2rs
+        if (state := path.with_name(STATE)).is_file():
+            is2rs = is2rs.with_learnt(open_checkpoint(state))
+        model = build_model(str(path), opened)
         return _evaluated(TUNED, model, is2rs, self.train_eval_unit.compiled)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.models.base import HydraModel
@@ -16,6 +18,7 @@ from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.relax import Operator
 from fairchem_gdeq.relax import Relaxer as CurrentRelaxer
+from fairchem_gdeq.relax.decoder import StepDecoder
 from fairchem_gdeq.relax.deprecated import current_settings
 
 __all__ = ["IS2RS", "Relaxer"]
@@ -30,6 +33,20 @@ def Relaxer(**settings: Any) -> CurrentRelaxer:
 @dataclass(frozen=True)
 class IS2RS(RelaxationTask):
     """``RelaxationTask`` of fairchem 2's models."""
+
+    @property
+    def without_decoder(self) -> IS2RS:
+        """The same with alpha itself, which a decoder begins as."""
+        return replace(self, descent=replace(self.descent, decoder=None))
+
+    def with_learnt(self, state: Mapping[str, Any]) -> IS2RS:
+        """The same with the step that the trainer's file beside a checkpoint has."""
+        descent, weights = self.descent, state.get("decoder")
+        if weights is not None:
+            decoder = StepDecoder(len(weights["query"])).requires_grad_(False)
+            decoder.load_state_dict(weights)
+            descent = replace(descent, decoder=decoder.to(get_device_for_local_rank()))
+        return replace(self, alpha=float(state["alpha"]), descent=descent)
 
     def operator(
         self,

@@ -27,9 +27,11 @@ from fairchem_gdeq.fairchem2.supported import require_exact
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_signal
 from fairchem_gdeq.relax.deprecated import current_settings
+from fairchem_gdeq.relax.signals import Direct
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
-from fairchem_gdeq.training.replay import Replay, optimize
+from fairchem_gdeq.training.proximal import Proximal
+from fairchem_gdeq.training.replay import Replay, for_signal, optimize
 from fairchem_gdeq.training.steps import Beside, LearntStep, Update
 
 LEAST_ALPHA = 0.01  # of the configured alpha: what a learnt one is held above
@@ -53,6 +55,7 @@ class GDEQTrainer(RelaxingUnit):
         is2rs: IS2RS,
         signal: Signal | str = "gdeq",
         alpha_lr: float = 0.0,
+        proximal: float = 0.0,
         warm_start: bool = False,
         keep: str = "better",
         forces: ForceReplay | None = None,
@@ -69,8 +72,9 @@ class GDEQTrainer(RelaxingUnit):
             tasks: as there; they must hold one task with property forces.
             is2rs: operator, relaxation and scoring.
             signal: the training signal, or its name for one with its default settings.
-            alpha_lr: learning rate of the scalar step alpha (Adam); 0 keeps it fixed. A learnt
-                alpha stays above a hundredth of that of ``is2rs``.
+            alpha_lr: learning rate of the scalar step alpha (Adam), or of the decoder that ``is2rs`` has
+                for it; 0 keeps them fixed. A learnt alpha stays above a hundredth of that of ``is2rs``.
+            proximal: strength of ``Proximal``; 0 is none.
             warm_start: begin a structure's adjoint solve from its last answer, where there is more
                 than one epoch: no structure is seen again in a single one.
             method: settings of a signal that is given by its name, as in version 0.1.
@@ -81,8 +85,8 @@ class GDEQTrainer(RelaxingUnit):
             print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
-            ValueError: an unknown signal, a model that cannot be differentiated exactly, or no single
-                force task.
+            ValueError: an unknown signal, a model that cannot be differentiated exactly, no single
+                force task, or as ``for_signal``.
         """
         if isinstance(signal, str):
             signal = make_signal(signal, **current_settings(method or {}))
@@ -105,9 +109,14 @@ class GDEQTrainer(RelaxingUnit):
             tf32=tf32,
         )
         self.signal, self.signal_name = signal, SIGNALS.name_of(signal)
+        self.displaces = isinstance(signal, Direct)
         self.force_task.normalizer.to(get_device_for_local_rank())
         self.warm_start = warm_start
-        self.forces = forces
+        # Now: a resumed state is loaded later, and these are the base's weights.
+        self.proximal = None
+        if proximal:
+            self.proximal = Proximal(self.model.parameters(), self.optimizer, proximal)
+        self.forces = forces = for_signal(signal, forces)
         # Frames are opened when training starts: evaluation does not need them. The base is known now.
         self.replayed: FrameBatches | BaseBatches | None = None
         if forces is not None and forces.of_base:
@@ -139,7 +148,7 @@ class GDEQTrainer(RelaxingUnit):
     def differentiate(self, batch: AtomicData) -> tuple[SignalReport, Operator]:
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""
         model = hydra_model(self.model)
-        operator = self.is2rs.operator(model, self.tasks, batch, self.alpha)
+        operator = self.tuned_task.operator(model, self.tasks, batch, self.alpha)
         adjoints = self.adjoints if self.warm_start else None
         report = steps.differentiate(self.signal, operator, batch, adjoints)
         return report, operator
@@ -198,7 +207,8 @@ class GDEQTrainer(RelaxingUnit):
         """Average gradients over the structures of all ranks (``count`` here), clip, step, EMA."""
         learnt = None
         if self.alpha_optimizer is not None:
-            learnt = LearntStep(self.alpha, self.alpha_optimizer, LEAST_ALPHA * self.is2rs.alpha)
+            least = LEAST_ALPHA * self.is2rs.alpha if self.decoder is None else None
+            learnt = LearntStep(self.learnt, self.alpha_optimizer, least)
         ema = self.ema_model
         return steps.update(
             self.model.parameters(),
@@ -206,6 +216,7 @@ class GDEQTrainer(RelaxingUnit):
             count,
             clip=float("inf") if self.clip_grad_norm is None else self.clip_grad_norm,
             step=learnt,
+            proximal=self.proximal,
             beside=beside,
             ema=None if ema is None else partial(ema.update_parameters, self.model),
         )

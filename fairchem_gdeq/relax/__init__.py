@@ -17,6 +17,7 @@ from fairchem_gdeq.relax.adjoints import (
     Identity,
     Neumann,
 )
+from fairchem_gdeq.relax.descent import Descent
 from fairchem_gdeq.relax.equilibrium import Solution, solve
 from fairchem_gdeq.relax.loss import (
     LOSSES,
@@ -66,6 +67,7 @@ __all__ = [
     "AdjointSolution",
     "Anderson",
     "DeltaQ",
+    "Descent",
     "ForceField",
     "Identity",
     "Implicit",

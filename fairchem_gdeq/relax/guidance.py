@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.relax.kept import Kept, Window
+from fairchem_gdeq.relax.application import Application
+from fairchem_gdeq.relax.kept import Window
 from fairchem_gdeq.relax.loss import weighted_mean
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import segment_max_norm, to_device, to_host
@@ -17,41 +18,11 @@ LONGEST_STEP = 10.0  # Angstrom: a plain step that moves an atom further is no r
 
 
 @dataclass(frozen=True)
-class Application:
-    """One application of G: the structures that still moved, and where they were.
-
-    Attributes:
-        operator: G restricted to the moving structures.
-        structures: indices of those structures in the whole batch, on the host.
-        atoms: [m] indices of their atoms in the whole batch.
-        positions: [m, 3] X_t of those atoms, Angstrom.
-        kept: the graph of this application, where there was memory for it.
-    """
-
-    operator: Operator
-    structures: Tensor
-    atoms: Tensor
-    positions: Tensor
-    kept: Kept | None = None
-
-    def vjp(self, vector: Tensor) -> Tensor:
-        """lam^T dG/dX [m, 3] at X_t, and lam^T dG/dtheta added to the parameters' ``.grad``."""
-        if self.kept:
-            return self.kept.vjp(vector, self.operator)
-        return self.operator.vjp(self.positions, vector, accumulate=True)
-
-    def forget(self) -> None:
-        """Free the graph."""
-        if self.kept is not None:
-            self.kept.release()
-
-
-@dataclass(frozen=True)
 class Rollout:
     """X_0 ... X_K, and of the last steps the autograd graphs that there was memory for.
 
     Attributes:
-        steps: the applications of G, in order.
+        steps: the plain steps, in order.
         positions: [n, 3] X_K, Angstrom; a diverged structure stays at its last good positions.
         settled: [s] bool, structures masked because their forces fell below the threshold.
         diverged: [s] bool, structures that left the finite world and were taken out.
@@ -75,10 +46,12 @@ def out_of_bounds(longest: Tensor) -> Tensor:
 def rollout(
     operator: Operator, start: Tensor, horizon: int, fmax: float = 0.0, memory: int = 0
 ) -> Rollout:
-    """Apply G ``horizon`` times, keeping only positions: n x 3 per step, besides ``memory``.
+    """Take ``horizon`` plain steps, keeping only positions: n x 3 per step, besides ``memory``.
+
+    With momentum, velocities are kept too.
 
     Args:
-        operator: G on the whole batch.
+        operator: G on the whole batch, and how its steps follow one another.
         start: [n, 3] X_0, Angstrom.
         horizon: K.
         fmax: a structure whose largest force (eV/Angstrom) is below this is masked after that step.
@@ -99,10 +72,19 @@ def _roll(
     steps: list[Application] = []
     window = Window(memory)
     x = start.detach()
+    v = operator.descent.rest(x)
+
+    def of_moving(values: Tensor) -> Tensor:
+        return values if len(atoms) == len(values) else values[atoms]
+
+    def with_moving(values: Tensor, new: Tensor) -> Tensor:
+        return new if len(atoms) == len(values) else values.index_copy(0, atoms, new)
+
     with torch.set_grad_enabled(graph):
-        for _ in range(horizon):
-            here = x if len(atoms) == len(x) else x[atoms]
-            forces, move, kept = window.apply(active, here)
+        for number in range(horizon):
+            here, before = of_moving(x), None if v is None else of_moving(v)
+            done = torch.full((len(moving),), number)
+            forces, move, after, kept = window.apply(active, here, before, done)
             evaluations[moving] += 1
             part = active.structures
             longest, force = to_host(
@@ -117,10 +99,15 @@ def _roll(
                     break
                 keep = part.atoms_of(~bad)
                 active, atoms, here, move = active.select(~bad), atoms[keep], here[keep], move[keep]
+                if before is not None and after is not None:
+                    before, after = before[keep], after[keep]
                 if kept is not None:
                     kept.release()  # what diverged is in it
-            steps.append(Application(active, moving, atoms, here.detach(), kept))
-            x = here + move if len(atoms) == len(x) else x.index_copy(0, atoms, here + move)
+            was = None if before is None else before.detach()
+            steps.append(Application(active, moving, atoms, here.detach(), was, number, kept))
+            x = with_moving(x, here + move)
+            if v is not None and after is not None:
+                v = with_moving(v, after)
             still = force >= fmax
             if not bool(still.all()):
                 settled[moving[~still]] = True
@@ -144,11 +131,13 @@ def sweep(path: Rollout, adjoint: Tensor, counted: Tensor | None = None) -> Tens
     """Discrete adjoint of a rollout: exact eq. 3 with one evaluation's activations at a time.
 
     lam_K = dL/dX_K; for t = K-1 ... 0: lam_t = lam_{t+1}^T dG/dX(X_t), while
-    lam_{t+1}^T dG/dtheta(X_t) is added to the parameters' ``.grad``. Structures that diverged in the
-    end are left out from the beginning: their derivatives may be infinite.
+    lam_{t+1}^T dG/dtheta(X_t) is added to the parameters' ``.grad``. With momentum the state is
+    (X_t, v_{t-1}), and the adjoint of the velocity goes along, from zero at the end. Structures that
+    diverged in the end are left out from the beginning: their derivatives may be infinite.
 
     Args:
-        path: the rollout; its memory is K x n x 3. Graphs that it kept are used up.
+        path: the rollout; its memory is K x n x 3, twice that with momentum. Graphs that it kept are
+            used up.
         adjoint: [n, 3] dL/dX_K; what it is on structures that are not counted does not matter.
         counted: [s] bool on the host, structures to differentiate; by default all but the diverged.
 
@@ -161,8 +150,13 @@ def sweep(path: Rollout, adjoint: Tensor, counted: Tensor | None = None) -> Tens
         first = path.steps[0]
         others = first.operator.structures.atoms_of(~counted[first.structures])
         lam[first.atoms[others]] = 0.0
+    # Structures leave at different steps: until its last one, a structure's velocity matters to nothing.
+    speed = torch.zeros_like(lam)
     for step in reversed(_survivors(path, counted)):
-        lam[step.atoms] = step.vjp(lam[step.atoms])
+        carried = None if step.before is None else speed[step.atoms]
+        lam[step.atoms], back = step.vjp(lam[step.atoms], carried)
+        if back is not None:
+            speed[step.atoms] = back
     return lam
 
 
@@ -181,13 +175,10 @@ def _survivors(path: Rollout, counted: Tensor) -> list[Application]:
             out.append(step)
             continue
         step.forget()
-        keep = step.operator.structures.atoms_of(stays)
         if step.operator is not before[0]:  # consecutive steps share theirs
             before = step.operator, step.operator.select(stays)
         assert before[1] is not None
-        out.append(
-            Application(before[1], step.structures[stays], step.atoms[keep], step.positions[keep])
-        )
+        out.append(step.restricted(before[1], stays))
     return out
 
 

@@ -65,31 +65,59 @@ def bytes_on(device: torch.device, key: str, value: Memory) -> int:
 
 @dataclass
 class Kept:
-    """The graph of one application of G, for one backward.
+    """The graph of one plain step, for one backward.
 
     Attributes:
         x: [m, 3] X_t as the graph's leaf, Angstrom; None once used or released.
-        out: [m, 3] G(X_t) with its graph; None with ``x``.
+        out: [m, 3] X_{t+1} with its graph; None with ``x``.
+        before, velocity: [m, 3] v_{t-1} as a leaf, and v_t with its graph; None without momentum.
     """
 
     x: Tensor | None
     out: Tensor | None
+    before: Tensor | None = None
+    velocity: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, operator: Operator, positions: Tensor, before: Tensor | None, done: Tensor
+    ) -> tuple[Kept, Tensor, Tensor]:
+        """The graph of the step from positions [m, 3]; forces and displacement [m, 3] are in it.
+
+        ``before`` and ``done`` as for ``Operator.plain_step``.
+        """
+        with torch.enable_grad():
+            x = positions.detach().requires_grad_(True)
+            v = None if before is None else before.detach().requires_grad_(True)
+            forces = operator.forces(x)
+            move, velocity = operator.plain_step(x, forces, v, done)
+            return cls(x, x + move, v, velocity), forces, move
 
     def __bool__(self) -> bool:
         return self.out is not None
 
     def release(self) -> None:
         """Free its memory."""
-        self.x = self.out = None
+        self.x = self.out = self.before = self.velocity = None
 
-    def vjp(self, vector: Tensor, operator: Operator) -> Tensor:
-        """As ``Operator.vjp`` of the operator that it is of, with ``accumulate``; it is used up."""
+    def vjp(
+        self, vector: Tensor, carried: Tensor | None, operator: Operator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Adjoints [m, 3] of X_t and v_{t-1} from those of X_{t+1} and v_t; it is used up.
+
+        Those of the parameters are added to their ``.grad``. Components on fixed atoms are zero on
+        return, as in ``Operator.vjp``.
+        """
         assert self.x is not None and self.out is not None
-        torch.autograd.backward(self.out, vector)
-        grad = self.x.grad
+        if carried is None:
+            torch.autograd.backward(self.out, vector)
+        else:
+            assert self.velocity is not None
+            torch.autograd.backward([self.out, self.velocity], [vector, carried])
+        grad, back = self.x.grad, None if self.before is None else self.before.grad
         self.release()
         assert grad is not None
-        return torch.where(operator.structures.free[:, None], grad, 0.0)
+        return torch.where(operator.structures.free[:, None], grad, 0.0), back
 
 
 class Window:
@@ -106,28 +134,29 @@ class Window:
         self.fits: int | None = None if budget else 0
         self._held: deque[Kept] = deque()
 
-    def apply(self, operator: Operator, positions: Tensor) -> tuple[Tensor, Tensor, Kept | None]:
-        """Forces and displacement [m, 3], and their graph if there is room for any.
+    def apply(
+        self, operator: Operator, positions: Tensor, before: Tensor | None, done: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Kept | None]:
+        """Forces, displacement and velocity [m, 3], and their graph if there is room for any.
 
-        What is returned beside a kept graph has none itself.
+        What is returned beside a kept graph has none itself. ``before`` and ``done`` as for
+        ``Operator.plain_step``.
         """
         if self.fits == 0:
             forces = operator.forces(positions)
-            return forces, operator.displacement(forces), None
+            return forces, *operator.plain_step(positions, forces, before, done), None
         if self.fits is not None and len(self._held) == self.fits:
             self._held.popleft().release()
-        with torch.enable_grad():
-            x = positions.detach().requires_grad_(True)
-            with nullcontext() if self.fits is not None else graph_bytes(x.device) as taken:
-                forces = operator.forces(x)
-                move = operator.displacement(forces)
-                out = x + move
-            if taken is not None:
-                self.fits = self.budget // max(taken(out), 1)
-        kept = Kept(x, out) if self.fits else None
-        if kept is not None:
-            self._held.append(kept)
-        return forces.detach(), move.detach(), kept
+        with nullcontext() if self.fits is not None else graph_bytes(positions.device) as taken:
+            kept, forces, move = Kept.of(operator, positions, before, done)
+        if taken is not None:
+            assert kept.out is not None
+            self.fits = self.budget // max(taken(kept.out), 1)
+        velocity = None if kept.velocity is None else kept.velocity.detach()
+        if not self.fits:
+            return forces.detach(), move.detach(), velocity, None
+        self._held.append(kept)
+        return forces.detach(), move.detach(), velocity, kept
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.descent import Descent
 from fairchem_gdeq.relax.rigid import FREE, SHIFT_AND_TURN, pinned_motions, without_turn
 from fairchem_gdeq.relax.segments import segment_sum, to_device
 from fairchem_gdeq.relax.structures import Structures
@@ -70,6 +71,7 @@ class Operator:
         cap: longest displacement of one atom in one step (Angstrom), or None.
         pinned: what is taken out of each structure, ``FREE``, ``SHIFT`` or ``SHIFT_AND_TURN``.
         pin: [s] int64, the same on the device.
+        descent: how plain steps follow one another in a rollout; G is one of them by itself.
     """
 
     field: ForceField
@@ -78,6 +80,7 @@ class Operator:
     cap: float | None
     pinned: tuple[int, ...]
     pin: Tensor
+    descent: Descent
 
     @classmethod
     def build(
@@ -87,8 +90,9 @@ class Operator:
         alpha: Tensor | float,
         cap: float | None = None,
         remove_drift: bool | None = None,
+        descent: Descent | None = None,
     ) -> Operator:
-        """Operator with the default choice of ``pin``.
+        """Operator with the default choice of ``pin``, and plain steps that are G by default.
 
         ``remove_drift`` None pins the structures without fixed atoms of a translation-invariant
         field, and their rotations where they are not periodic and the field turns with them; True
@@ -100,7 +104,9 @@ class Operator:
         device = structures.batch.device
         step = torch.as_tensor(alpha, dtype=structures.masses.dtype)
         pin = to_device(torch.tensor(pinned, dtype=torch.long), device)
-        return cls(field, structures, to_device(step, device), cap, pinned, pin)
+        return cls(
+            field, structures, to_device(step, device), cap, pinned, pin, descent or Descent()
+        )
 
     @cached_property
     def _share(self) -> Tensor:
@@ -125,9 +131,12 @@ class Operator:
         """F(X) [n, 3]: zero on fixed atoms, net force (and torque) removed where pinned."""
         return self.project(self.field(positions), positions)
 
-    def displacement(self, forces: Tensor) -> Tensor:
-        """The displacement [n, 3] (Angstrom) that the forces cause: alpha F, capped per atom."""
-        move = self.alpha * forces
+    def displacement(self, forces: Tensor, factor: Tensor | None = None) -> Tensor:
+        """The displacement [n, 3] (Angstrom) that the forces cause: alpha F, capped per atom.
+
+        ``factor`` [n, 1] multiplies alpha.
+        """
+        move = (self.alpha if factor is None else self.alpha * factor) * forces
         if self.cap is None:
             return move
         length = move.norm(dim=-1, keepdim=True)
@@ -136,6 +145,20 @@ class Operator:
     def __call__(self, positions: Tensor) -> Tensor:
         """G(X) [n, 3]."""
         return positions + self.displacement(self.forces(positions))
+
+    def plain_step(
+        self, positions: Tensor, forces: Tensor, velocity: Tensor | None, done: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Displacement [n, 3] (Angstrom) of a plain step of a rollout, and what the next one remembers.
+
+        Args:
+            positions, forces: [n, 3] X_k and F(X_k), Angstrom and eV/Angstrom.
+            velocity: [n, 3] v_{k-1}; None for a descent without momentum.
+            done: [s] k, plain steps that each structure has made before; on the host.
+        """
+        now = self.descent.velocity(forces, velocity)
+        factor = self.descent.factor(positions, forces, done, self.structures)
+        return self.displacement(now, factor), None if velocity is None else now
 
     def vjp(self, positions: Tensor, vector: Tensor, accumulate: bool = False) -> Tensor:
         """lam^T dG/dX at X [n, 3] for lam [n, 3]; the one primitive of every gradient here.
@@ -173,15 +196,16 @@ class Operator:
         """The operator on its own structures followed by those of ``others``.
 
         Raises:
-            ValueError: another one has another alpha or cap: it would be another map.
+            ValueError: another one has another alpha, cap or descent: it would be another map.
         """
         for other in others:
             # One tensor in all of them asks nothing of the device.
             same = other.alpha is self.alpha or torch.equal(other.alpha, self.alpha)
-            if other.cap != self.cap or not same:
+            if (other.cap, other.descent) != (self.cap, self.descent) or not same:
                 raise ValueError(
-                    f"operators with alpha {self.alpha}, cap {self.cap} and alpha {other.alpha}, "
-                    f"cap {other.cap} cannot be joined: they are different maps"
+                    f"operators with alpha {self.alpha}, cap {self.cap}, {self.descent} and alpha "
+                    f"{other.alpha}, cap {other.cap}, {other.descent} cannot be joined: they are "
+                    "different maps"
                 )
         return replace(
             self,

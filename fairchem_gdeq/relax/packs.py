@@ -21,7 +21,7 @@ from fairchem_gdeq.relax.solvers import SolverState
 
 MAX_FORCE = 1e3  # eV/Angstrom: a structure with a larger force has diverged
 MAX_TRAVEL = 10.0  # Angstrom: so has one with an atom further from where the solver began
-ATOM = ("positions", "origin", "before", "before_forces", "before_raw")  # on the device
+ATOM = ("positions", "origin", "before", "before_forces", "before_raw", "velocity")  # on the device
 STRUCTURE = ("guiding", "guidance_diverged", "steps", "evaluations", "residual")  # on the host
 
 
@@ -75,6 +75,7 @@ class Pack:
         origin: [n, 3] where the solver began.
         before: [n, 3] where the last evaluation of the solver took place.
         before_forces, before_raw: [n, 3] what it gave; zero where there was none.
+        velocity: [n, 3] of the last plain step, eV/Angstrom; None for a descent without momentum.
         guiding: [s] guidance steps still to go; this and what follows on the host.
         guidance_diverged: [s] bool, diverged in its guidance: the solver began at the last sound
             positions.
@@ -89,6 +90,7 @@ class Pack:
     before: Tensor
     before_forces: Tensor
     before_raw: Tensor
+    velocity: Tensor | None
     guiding: Tensor
     guidance_diverged: Tensor
     steps: Tensor
@@ -109,6 +111,7 @@ class Pack:
             before=start,
             before_forces=none,
             before_raw=none,
+            velocity=operator.descent.rest(start),
             guiding=zero + relaxer.horizon,
             guidance_diverged=zero.bool(),
             steps=zero,
@@ -121,6 +124,11 @@ class Pack:
         """Number of atoms of each structure."""
         return self.operator.structures.sizes
 
+    @property
+    def _per_atom(self) -> tuple[str, ...]:
+        """Names of what there is of each atom; the same in all packs of one operator."""
+        return ATOM if self.velocity is not None else ATOM[:-1]
+
     def select(self, structures: Tensor) -> Pack:
         """The structures where the mask [s], on the host, holds."""
         if bool(structures.all()):
@@ -132,7 +140,7 @@ class Pack:
             keys=[self.keys[k] for k in rows.tolist()],
             operator=self.operator.select(structures),
             state=self.state.select(to_device(rows, atoms.device), atoms),
-            **{name: getattr(self, name)[atoms] for name in ATOM},
+            **{name: getattr(self, name)[atoms] for name in self._per_atom},
             **{name: getattr(self, name)[structures] for name in STRUCTURE},
         )
 
@@ -148,7 +156,7 @@ class Pack:
             state=self.state.join([other.state for other in others]),
             **{
                 name: torch.cat([getattr(part, name) for part in parts])
-                for name in (*ATOM, *STRUCTURE)
+                for name in (*self._per_atom, *STRUCTURE)
             },
         )
 
@@ -164,9 +172,11 @@ class Pack:
             segment_max_norm(now.forces, s.batch, s.count),
             segment_max_norm(self.positions - self.origin, s.batch, s.count),
         ]
-        plain, astray = None, torch.zeros_like(guiding)
+        plain, velocity, astray = None, self.velocity, torch.zeros_like(guiding)
         if bool(guiding.any()):
-            plain = self.operator.displacement(now.forces)
+            made = relaxer.horizon - self.guiding
+            at = self.positions
+            plain, velocity = self.operator.plain_step(at, now.forces, velocity, made)
             asked.append(segment_max_norm(plain, s.batch, s.count))
         force, travel, *longest = to_host(*asked)
         if longest:
@@ -178,9 +188,13 @@ class Pack:
         left = torch.where(astray | (force < relaxer.fmax), 0, (self.guiding - 1).clamp_min(0))
         here = replace(
             self,
+            velocity=velocity,
             evaluations=self.evaluations + 1,
             residual=torch.where(guiding | bad, self.residual, force),
         )
+        if relaxer.one_shot:
+            shot, nothing = here._move(now, plain, astray, left, relaxer), torch.zeros_like(astray)
+            return shot._ended(now, nothing, nothing, ~nothing), None
         if not bool(ended.any()):
             return None, here._move(now, plain, astray, left, relaxer)
         leaving = here._ended(now, done, bad, ended)

@@ -20,21 +20,25 @@ class Relaxer:
             a mapping with ``name`` and options, may be given in its place.
         fmax: convergence, eV/Angstrom.
         max_steps: displacements allowed to the solver.
+        one_shot: X_0 + alpha F(X_0) is the end, and no force is asked there.
     """
 
     horizon: int = 0
     solver: Solver[Any] = field(default_factory=LBFGS)
     fmax: float = 0.02
     max_steps: int = 300
+    one_shot: bool = False
 
     def __post_init__(self) -> None:
         """Make the solver.
 
         Raises:
-            ValueError: no such solver or option, or a negative number.
+            ValueError: no such solver or option, a negative number, or more steps than one shot.
         """
         object.__setattr__(self, "solver", SOLVERS.make(self.solver))
         require_not_negative(horizon=self.horizon, fmax=self.fmax, max_steps=self.max_steps)
+        if self.one_shot and self.horizon != 1:
+            raise ValueError(f"horizon={self.horizon}: expected 1 for one_shot=true")
 
 
 def require_not_negative(**values: float) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.history import KEEP
+from fairchem_gdeq.training.replay import BASE
 
 SHOWN = 120  # characters of a value in a message
 
@@ -93,6 +95,10 @@ RULES: dict[str, Rule] = {
     "horizon": whole(0),
     "alpha": POSITIVE,
     "alpha_lr": NOT_NEGATIVE,
+    "alpha_decoder": whole(0),
+    "proximal": NOT_NEGATIVE,
+    "momentum": number(0, 1, below=True),
+    "annealing": number(0, 1, above=True),
     "max_unroll": whole(1),
     "spare": NOT_NEGATIVE,
     "checkpoint_minutes": NOT_NEGATIVE,
@@ -128,6 +134,7 @@ RULES: dict[str, Rule] = {
     f"{_UNIT}.signal.adjoint.max_vjps": whole(1),
     f"{_UNIT}.signal.adjoint.damping": NOT_NEGATIVE,
 }
+WITHOUT_STEPS = ("direct", "ft_static", "implicit")  # signals without a rollout
 _ABSENT = object()
 
 
@@ -140,6 +147,28 @@ def broken_rules(config: DictConfig) -> Iterator[str]:
             continue
         if value is not _ABSENT and not rule.accepts(value):
             yield f"{key}={_said(value)}: expected {rule.expected}"
+    yield from _unsuited_forces(config)
+    if width := OmegaConf.select(config, "alpha_decoder"):
+        if OmegaConf.select(config, "alpha_lr") == 0:
+            yield "alpha_lr=0: expected a number above 0 for alpha_decoder, which learns by it"
+        if (signal := OmegaConf.select(config, "signal")) in WITHOUT_STEPS:
+            yield f"alpha_decoder={_said(width)}: expected 0 for signal={signal}, which trains no steps"
+
+
+def _unsuited_forces(config: DictConfig) -> Iterator[str]:
+    """Forces that the signal cannot have beside it: ``ft_static`` has them alone, ``direct`` has none."""
+    signal = OmegaConf.select(config, "signal")
+    try:
+        src, held = (OmegaConf.select(config, f"forces.{key}") for key in ("src", "val"))
+    except OmegaConfBaseException:
+        return
+    if signal == "ft_static" and src in (None, NO_FORCES, BASE):
+        yield f"forces.src={_said(src)}: expected a folder of frames, on which signal=ft_static trains"
+    why = "for signal=direct, which makes the head of forces one of displacements"
+    if signal == "direct" and src not in (None, NO_FORCES):
+        yield f"forces.src={_said(src)}: expected {NO_FORCES} {why}"
+    if signal == "direct" and held is not None:
+        yield f"forces.val={_said(held)}: expected null {why}"
 
 
 def _said(value: Any) -> str:

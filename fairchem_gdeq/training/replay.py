@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fairchem_gdeq.evaluation.task import Batch
-from fairchem_gdeq.relax import Operator, SignalReport
+from fairchem_gdeq.relax import Operator, Signal, SignalReport
+from fairchem_gdeq.relax.signals import Direct, FTStatic
 from fairchem_gdeq.training.steplog import describe
 from fairchem_gdeq.training.steps import Beside, Update
 
@@ -84,6 +85,31 @@ class ReplaySettings:
     def without_signal(self, step: int, steps: int) -> bool:
         """Whether a step, counted from 0, of a run of so many is of forces alone."""
         return step < round(self.alone * steps)
+
+
+S = TypeVar("S", bound=ReplaySettings)
+
+
+def for_signal(signal: Signal, forces: S | None) -> S | None:
+    """Force training as a signal has it beside it: alone for ``ft_static``, none for ``direct``.
+
+    Raises:
+        ValueError: ``ft_static`` without labelled frames, or ``direct`` with any forces.
+    """
+    if isinstance(signal, FTStatic):
+        if forces is None or forces.of_base:
+            said = "null or none" if forces is None else BASE
+            raise ValueError(
+                f"signal=ft_static trains on the forces of frames, and forces.src={said}: expected a "
+                "folder of labelled frames"
+            )
+        return replace(forces, alone=1.0)
+    if isinstance(signal, Direct) and forces is not None:
+        raise ValueError(
+            f"signal=direct makes the head of forces one of displacements, and forces.src={forces.src} "
+            "would train it on forces. Switch them off with forces.src=none"
+        )
+    return forces
 
 
 @dataclass(frozen=True)

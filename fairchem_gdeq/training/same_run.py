@@ -29,6 +29,7 @@ TOLD = (EPOCHS, "runner.train_eval_unit.cosine_lr_scheduler_fn.epochs", RANKS)
 COMPARED = (
     *("runner.train_eval_unit.model.*", "runner.train_eval_unit.tasks.*"),
     *("runner.train_eval_unit.is2rs.alpha", "runner.train_eval_unit.is2rs.cap"),
+    "runner.train_eval_unit.is2rs.descent.*",
 )
 SHOWN = 12
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,17 +21,17 @@ from fairchem_gdeq.training.gradients import average_over_ranks
 
 @dataclass(frozen=True)
 class LearntStep:
-    """A step alpha that is trained beside the model.
+    """A step that is trained beside the model: alpha itself, or what decodes its factor.
 
     Attributes:
-        alpha: the scalar, Angstrom per (eV/Angstrom).
-        optimizer: of it alone.
-        least: what it is held above.
+        parameters: the scalar alpha, Angstrom per (eV/Angstrom), or those of a ``StepDecoder``.
+        optimizer: of them alone.
+        least: what alpha is held above; None for a decoder.
     """
 
-    alpha: Tensor
+    parameters: Sequence[Tensor]
     optimizer: torch.optim.Optimizer
-    least: float
+    least: float | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def update(
     *,
     clip: float = float("inf"),
     step: LearntStep | None = None,
+    proximal: Callable[[], None] | None = None,
     beside: Beside | None = None,
     rescale: Callable[[], None] | None = None,
     ema: Callable[[], None] | None = None,
@@ -105,15 +106,17 @@ def update(
         optimizer: theirs.
         count: structures of this rank in the step.
         clip: longest gradient, all parameters together.
-        step: alpha, where it is trained; it is not clipped.
+        step: of the relaxation, where it is trained; its gradient is not clipped.
+        proximal: called after the optimizer's step, to hold the weights near others.
         beside: a loss whose gradient goes with that of the signal.
         rescale: called before clipping, to change gradients in place.
         ema: called after the step.
     """
     parameters = list(parameters)
-    alpha = [] if step is None else [step.alpha]
-    reached = average_over_ranks([*parameters, *alpha], count)
-    found = [p for p in reached if step is None or p is not step.alpha]
+    own = [] if step is None else list(step.parameters)
+    reached = average_over_ranks([*parameters, *own], count)
+    of_step = {id(p) for p in own}
+    found = [p for p in reached if id(p) not in of_step]
     share = 1.0
     if beside is not None:
         parameters = [p for p in parameters if p.requires_grad]
@@ -122,17 +125,22 @@ def update(
         rescale()
     norm = nn.utils.clip_grad_norm_(found, clip)
     finite = torch.isfinite(norm)
-    if step is not None and step.alpha.grad is not None:
-        finite = finite & torch.isfinite(step.alpha.grad)
+    for p in own:
+        if p.grad is not None:
+            finite = finite & torch.isfinite(p.grad).all()
     applied = bool(found) and bool(finite)
     if applied:
         optimizer.step()
         if step is not None:
             step.optimizer.step()
+        if step is not None and step.least is not None:
             # Projected, not learnt as a logarithm: its rate stays a length per force, and Adam's
             # state that of older checkpoints. At zero, nothing would move, and at less, uphill.
             with torch.no_grad():
-                step.alpha.clamp_(min=step.least)
+                for p in own:
+                    p.clamp_(min=step.least)
+        if proximal is not None:
+            proximal()
         if ema is not None:
             ema()
     else:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 import fairchem_gdeq as gdeq
 from fairchem_gdeq.fairchem2.loaders import open_split
 from fairchem_gdeq.fairchem2.replay import open_frames
+from fairchem_gdeq.relax.signals import Direct, FTStatic
 from fairchem_gdeq.testing.fairchem2 import small
 from tests import commands
 
@@ -155,6 +156,18 @@ def test_a_run_in_vain_gives_the_base_back(base, folder, caplog):
     assert all(torch.equal(old, now) and torch.equal(old, best) for old, now, best in parts)
     pairs_ = zip(before, run.last.model.parameters(), strict=True)
     assert any(not torch.equal(old, now) for old, now in pairs_)
+
+
+@pytest.mark.parametrize(
+    ("signal", "said"),
+    [
+        (Direct(), "predicts displacements and is no Potential"),
+        (FTStatic(), "the forces of frames"),
+    ],
+)
+def test_controls_that_cannot_be_meant_are_refused(base, folder, signal, said):
+    with pytest.raises(ValueError, match=said):
+        gdeq.finetune(base, *pairs(folder / "train"), signal=signal, progress=False)
 
 
 def test_forces_that_cannot_be_meant_are_refused(base, folder):

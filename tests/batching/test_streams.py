@@ -234,3 +234,21 @@ def test_different_maps_cannot_be_joined():
 def test_budget_must_hold_an_atom():
     with pytest.raises(ValueError, match="budget of 0 atoms"):
         Stream([], course(), 0)
+
+
+def test_one_shot_ends_after_one_evaluation():
+    """Where X_0 + alpha F(X_0) is; what would go too far stays, and no force is known there."""
+    operator, x, _ = random_batch("site", [4, 2, 3], fixed=[1])
+    x[4:6] = 1e6
+    way = Relaxer(horizon=1, one_shot=True)
+    ends = {end.key: end for end in Stream(requests(operator, x), way, 7)}
+    expected = operator(x).detach()
+    expected[4:6] = x[4:6]
+    found = torch.cat([ends[k].positions for k in range(3)])
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(found[1], x[1])
+    assert [ends[k].diverged for k in range(3)] == [False, True, False]
+    for end in ends.values():
+        assert end.evaluations == 1 and not end.converged and end.residual == torch.inf
+    with pytest.raises(ValueError, match="horizon=0: expected 1 for one_shot"):
+        Relaxer(one_shot=True)

@@ -9,6 +9,8 @@ import yaml
 from fairchem_gdeq.fairchem1.held_frames import HeldFrames
 from fairchem_gdeq.fairchem1.replay import ForceReplay
 from fairchem_gdeq.fairchem1.settings import Settings
+from fairchem_gdeq.relax import Descent
+from fairchem_gdeq.training.replay import for_signal
 
 TASK = {"base": "base.pt", "eval_max_atoms": 100}
 
@@ -50,6 +52,33 @@ def test_the_shared_config_has_the_defaults_of_forces():
     assert Settings.read(TASK | {"forces": section}).forces.replay is None
     found = Settings.read(TASK | {"forces": section | {"src": "a"}}).forces.replay
     assert found == ForceReplay("a")
+
+
+def test_how_plain_steps_follow_one_another():
+    task = Settings.read(TASK | {"momentum": 0.05, "annealing": 0.99}).is2rs
+    assert task.descent == Descent(0.05, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"momentum": 1.0}, r"task: momentum=1\.0: expected a number from 0 and below 1"),
+        ({"annealing": 0.0}, r"task: annealing=0\.0: expected a number above 0"),
+        ({"signal": "direct", "forces": {"src": "a"}}, r"task\.signal=direct: .* has no mark"),
+        ({"signal": "ft_static"}, "task: signal=ft_static trains on the forces of frames"),
+        ({"alpha_decoder": 8}, "task: unknown keys alpha_decoder"),
+        ({"proximal": 1.0}, "task: unknown keys proximal"),
+    ],
+)
+def test_controls_that_cannot_be_meant(task, said):
+    with pytest.raises(ValueError, match=said):
+        Settings.read(TASK | task)
+
+
+def test_force_training_alone_needs_frames_only():
+    settings = Settings.read(TASK | {"signal": "ft_static", "forces": {"src": "a", "updates": 2}})
+    found = for_signal(settings.make_signal(), settings.forces.replay)
+    assert found == ForceReplay("a", updates=2, alone=1.0)
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,5 @@ def test_a_budget_below_one_graph_keeps_none():
     window = Window(size_of_one(operator, x) - 1)
     operator.field.log.clear()
     with torch.no_grad():
-        kept = [window.apply(operator, x)[2] for _ in range(3)]
+        kept = [window.apply(operator, x, None, torch.zeros(1))[3] for _ in range(3)]
     assert kept == [None, None, None] and len(operator.field.log) == 1

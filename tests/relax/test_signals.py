@@ -7,6 +7,8 @@ from fairchem_gdeq.relax import GMRES, SIGNALS, LogDeltaQ, Operator, make_signal
 from fairchem_gdeq.testing.fields import SiteField, grads, random_batch, structures, zero
 from tests.relax.test_solvers import Broken
 
+OF_STRUCTURES = [name for name in SIGNALS if name != "ft_static"]  # which has no gradient by them
+OF_PATHS = [name for name in OF_STRUCTURES if name != "direct"]
 TIGHT = {
     "horizon": 4,
     "fmax": 1e-8,
@@ -34,7 +36,7 @@ def test_bad_settings_are_named(key, value, expected):
     assert str(value) in str(error.value)
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", OF_STRUCTURES)
 def test_batch_gradient_is_the_mean_of_single_ones(signal):
     operator, x, target = random_batch("site", [4, 2, 3], conservative=True)
     zero(operator)
@@ -51,7 +53,7 @@ def test_batch_gradient_is_the_mean_of_single_ones(signal):
     assert losses == pytest.approx(single / 3, rel=1e-6)
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", OF_STRUCTURES)
 def test_what_ends_right_is_not_differentiated(signal):
     """The gradient is that of the other structures, in the mean over all, and the spared cost none."""
     operator, x, target = random_batch("site", [4, 2, 3], conservative=True)
@@ -136,7 +138,7 @@ def broken_batch(value, everything=False):
     return Operator.build(field, s, 0.1), start, sites + 0.1
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", OF_PATHS)
 @pytest.mark.parametrize("value", [float("nan"), 1e30])
 def test_divergence_never_reaches_the_others_gradient(signal, value):
     operator, x, target = broken_batch(value)
@@ -153,7 +155,7 @@ def test_divergence_never_reaches_the_others_gradient(signal, value):
     torch.testing.assert_close(gradient, grads(operator) * 2 / 3, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", OF_PATHS)
 def test_a_batch_that_diverges_altogether_gives_no_nan(signal):
     operator, x, target = broken_batch(float("nan"), everything=True)
     zero(operator)
@@ -236,3 +238,41 @@ def test_coupled_is_the_stored_graph_with_both_losses():
     sum(losses).backward()
     torch.testing.assert_close(found, equilibrium + grads(operator), rtol=1e-8, atol=1e-11)
     assert loss == pytest.approx(float(losses[0]) + plain.loss)
+
+
+def test_direct_is_one_uncapped_step_whatever_the_settings():
+    """Its loss and gradient written out: fixed atoms stay, and the horizon is of no effect."""
+    operator, x, target = random_batch("site", [4, 2], fixed=[1, 5])
+    zero(operator)
+    report = make_signal("direct", **TIGHT)(operator, x, target)
+    found, s = grads(operator), operator.structures
+    zero(operator)
+    move = torch.where(s.free[:, None], 0.1 * operator.field(x), 0.0)
+    apart = s.masses[:, None] * (x + move - target)[:, :] ** 2
+    squared = torch.zeros(2).index_add(0, s.batch[s.free], apart[s.free].sum(-1))
+    loss = squared.sqrt().mean()
+    loss.backward()
+    assert report.loss == pytest.approx(float(loss.detach()), rel=1e-12)
+    torch.testing.assert_close(found, grads(operator), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(report.handoff, (x + move).detach())
+    assert report.evaluations.tolist() == [1, 1] and torch.equal(report.handoff[1], x[1])
+
+
+def test_one_shot_that_diverges_is_left_out():
+    operator, x, target = random_batch("site", [4, 2])
+    lost = torch.where((operator.structures.batch == 0)[:, None], 1e6, x)
+    zero(operator)
+    report = make_signal("direct")(operator, lost, target)
+    found = grads(operator)
+    assert report.diverged.tolist() == [True, False]
+    alone, atoms = operator.select(~report.diverged), operator.structures.atoms_of(~report.diverged)
+    zero(operator)
+    make_signal("direct")(alone, x[atoms], target[atoms])
+    torch.testing.assert_close(found, grads(operator) / 2)
+
+
+def test_force_training_alone_has_no_gradient_by_structures():
+    operator, x, target = random_batch("site", [4, 2])
+    report = make_signal("ft_static", **TIGHT)(operator, x, target)
+    assert all(p.grad is None for p in operator.field.parameters())
+    assert report.loss == 0.0 and torch.equal(report.handoff, x)

@@ -16,16 +16,19 @@ from fairchem_gdeq.relax import (
     LBFGS,
     SIGNALS,
     SOLVERS,
+    Descent,
     Operator,
     Relaxer,
     make_signal,
     solve,
 )
+from fairchem_gdeq.relax.decoder import StepDecoder
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
 from fairchem_gdeq.relax.loss import delta_q, max_displacement
 from fairchem_gdeq.testing.fields import random_batch, structures
 from tests.device.checks import CPU, assert_on, assert_same
 
+OF_STRUCTURES = [name for name in SIGNALS if name != "ft_static"]  # which has no gradient by them
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}
 SIZES = [4, 2, 3]
 TIGHT = {
@@ -51,7 +54,7 @@ def step(signal, method, device, lost=None, **batch):
 
 
 @pytest.mark.parametrize("gradient", GUIDANCE_GRADIENTS)
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", OF_STRUCTURES)
 def test_training_step(device, signal, gradient):
     """With fixed atoms, and a step that is learnt."""
     if signal == "coupled" and gradient != "sweep":
@@ -65,12 +68,22 @@ def test_training_step(device, signal, gradient):
         assert expected[0].contributing.all()
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", OF_STRUCTURES)
 def test_a_structure_that_diverges_is_left_out(device, signal):
     found, expected = step(signal, TIGHT, device, lost=1), step(signal, TIGHT, CPU, lost=1)
     assert expected[0].diverged.tolist() == [False, True, False]
     assert_same(found, expected, **CLOSE)
     assert all(torch.isfinite(grad).all() for grad in expected[1].values())
+
+
+def test_other_plain_steps(device):
+    """With momentum and annealing, and a factor of alpha that a network decodes."""
+    found, expected = (
+        step("gdeq", TIGHT, where, descent=Descent(0.3, 0.9, StepDecoder(4).to(where)))
+        for where in (device, CPU)
+    )
+    assert_on(device, found)
+    assert_same(found, expected, **CLOSE)
 
 
 @pytest.mark.parametrize(
