@@ -23,7 +23,7 @@ from fairchem_gdeq.evaluation.predictions import (
     write,
 )
 from fairchem_gdeq.evaluation.records import Label, Record, each_once
-from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces
+from fairchem_gdeq.evaluation.reference import AskedReference, ReferenceFile
 from fairchem_gdeq.evaluation.rows import (
     Reference,
     Score,
@@ -32,7 +32,7 @@ from fairchem_gdeq.evaluation.rows import (
     unrelaxed_row,
     with_reference,
 )
-from fairchem_gdeq.evaluation.task import Batch, RelaxationTask
+from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, to_ase
 from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.training.ranks import gather, rank, ranks, synchronize
 
@@ -79,15 +79,18 @@ class Scoring:
         field_of = partial(self.field_of, chosen.model.to(self.split.device).eval())
         return Bulk(chosen.is2rs, field_of, self.split.budget, self.split.device)
 
-    def relaxed(self, chosen: EvaluatedModel, calculator: Calculator | None = None) -> list[Record]:
-        """Records of all ranks as a model relaxes them, with a calculator's forces if one is given."""
+    def relaxed(
+        self, chosen: EvaluatedModel, reference: AskedReference | None = None
+    ) -> list[Record]:
+        """Records of all ranks as a model relaxes them, with what a reference says if one is given."""
         bulk = self.bulk(chosen)
         found: list[Record] = []
         with self._bar(chosen.name) as bar:
             for relaxed in bulk.relax(self.split.rows()):
                 record = relaxed.record
-                if calculator is not None:
-                    (record,) = add_forces([record], [relaxed.to_ase()], calculator)
+                if reference is not None:
+                    target = to_ase(relaxed.row, relaxed.row.pos_relaxed)
+                    (record,) = reference.judge([record], [relaxed.to_ase()], target)
                 found.append(record)
                 bulk.show(bar)
         if bulk.failed:
@@ -121,18 +124,18 @@ class Scoring:
                 apart.
         """
         file = reference if isinstance(reference, ReferenceFile) else None
-        calculator = None if isinstance(reference, ReferenceFile) else reference
+        asked = AskedReference(reference) if isinstance(reference, Calculator) else None
         rows = {UNRELAXED: unrelaxed_row(base.is2rs)} | baseline_rows(baselines, base.is2rs)
         if file:
             rows |= dict([file_row(base.is2rs, file)])
-        if calculator:
-            rows = {title: with_reference(row, calculator) for title, row in rows.items()}
+        if asked:
+            rows = {title: with_reference(row, asked) for title, row in rows.items()}
         records = {UNRELAXED: self.scored(rows.pop(UNRELAXED), base, UNRELAXED)}
         if file:
             file.require_own_frames(Label(r.sid, r.row) for r in records[UNRELAXED])
         for chosen in (base, tuned):
             if chosen is not None:
-                records[chosen.name] = self.relaxed(chosen, calculator)
+                records[chosen.name] = self.relaxed(chosen, asked)
         return records | {title: self.scored(row, base, title) for title, row in rows.items()}
 
     def predict(self, chosen: EvaluatedModel, folder: Path) -> list[ase.Atoms]:

@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from fairchem_gdeq.evaluation.records import Label
-from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces, largest_force
+from fairchem_gdeq.evaluation.reference import AskedReference, ReferenceFile, ask
 from tests.records import RECORD
 
 
@@ -27,15 +27,15 @@ def test_force_is_the_largest_on_a_free_atom():
     trial = atoms.copy()
     trial.calc = EMT()
     lengths = np.linalg.norm(trial.get_forces(), axis=1)
-    assert largest_force(atoms, EMT()) == pytest.approx(lengths.max())
+    assert ask(atoms, EMT()).force == pytest.approx(lengths.max())
     held = np.argsort(lengths)[-2:]
     atoms.set_constraint(FixAtoms(held))
-    assert largest_force(atoms, EMT()) == pytest.approx(np.sort(lengths)[-3])
+    assert ask(atoms, EMT()).force == pytest.approx(np.sort(lengths)[-3])
     assert atoms.calc is None
-    (record,) = add_forces([RECORD], [atoms], EMT())
+    (record,) = AskedReference(EMT()).judge([RECORD], [atoms], [slab()])
     assert record.reference_force == pytest.approx(np.sort(lengths)[-3])
     atoms.set_constraint(FixAtoms(range(len(atoms))))
-    assert largest_force(atoms, EMT()) == 0
+    assert ask(atoms, EMT()).force == 0
 
 
 class Failing(Calculator):
@@ -49,10 +49,10 @@ def test_failures_are_infinite_and_named(caplog):
     atoms = slab()
     atoms.info["sid"] = "slab-17"
     with caplog.at_level(logging.WARNING):
-        assert largest_force(atoms, Failing()) == np.inf
+        assert ask(atoms, Failing()).force == np.inf
     assert "slab-17" in caplog.text and "SCF" in caplog.text
     atoms.positions[0] = np.nan
-    assert largest_force(atoms, EMT()) == np.inf
+    assert ask(atoms, EMT()).force == np.inf
 
 
 @pytest.mark.parametrize("sid", ["slab-17", "123", "007", "1e5"])

@@ -1,0 +1,203 @@
+"""An audit from its settings to its page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase.calculators.calculator import Calculator
+from ase.data import chemical_symbols
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from fairchem_gdeq.api.potential import Potential
+from fairchem_gdeq.audit import dimers, dynamics, frames, judged
+from fairchem_gdeq.audit.page import number, write_page
+from fairchem_gdeq.audit.relaxations import Relaxed, geometry_rows, relaxation_rows
+from fairchem_gdeq.audit.relaxing import relax_pairs
+from fairchem_gdeq.audit.rows import Row, not_made, summary
+from fairchem_gdeq.audit.sample import Pair, Sample, folder_frames, folder_pairs, split_pairs
+from fairchem_gdeq.audit.settings import Audit
+from fairchem_gdeq.audit.sharing import attempted, spread
+from fairchem_gdeq.evaluation.rows import Reference
+from fairchem_gdeq.fairchem2.supported import element_limit
+from fairchem_gdeq.training.ranks import rank
+from fairchem_gdeq.training.run_frames import Rows
+
+SPLIT, GEOMETRY, SECOND = "relaxations", "geometry", "second domain"
+CUTOFF = 6.0  # Angstrom, of a model that does not say
+
+
+@dataclass
+class Auditor:
+    """Two models beside each other, and the checks that are made on them.
+
+    Attributes:
+        base, tuned: on one device, with the relaxer that structures are relaxed with.
+        settings: what is looked at.
+        reference: asked where relaxations end.
+        trained: atomic numbers of the structures that were trained on.
+        budget: atoms evaluated together.
+    """
+
+    base: Potential
+    tuned: Potential
+    settings: Audit
+    reference: Reference | None
+    trained: set[int]
+    budget: int
+
+    def __post_init__(self) -> None:
+        self.curves: list[list[dimers.Curve]] = [[], []]
+        self.runs: list[list[dynamics.Run]] = [[], []]
+
+    def rows(self, pairs: Sample[Pair]) -> list[Row]:
+        """All checks on a sample of a split; what cannot be measured is a row that says why."""
+        relaxed: list[Relaxed] = []
+
+        def ends() -> list[Row]:
+            relaxed[:] = self._relaxed(pairs.items)
+            rows = relaxation_rows(SPLIT, relaxed, self.base.task.basin, pairs.remark)
+            return rows + geometry_rows(GEOMETRY, relaxed)
+
+        checks: list[tuple[str, str, Callable[[], list[Row]]]] = [
+            (frames.FORCES, "error", self._frames),
+            (dimers.CHECK, "curves", lambda: self._dimers(pairs.items)),
+            (dynamics.CHECK, "runs", lambda: self._dynamics(pairs.items)),
+            (SPLIT, "Delta Q", ends),
+            (judged.ADSORBATES, "anomalies", lambda: judged.anomaly_rows(relaxed)),
+            (judged.REFERENCE, "energy above the target", lambda: self._reference(relaxed)),
+            (SECOND, "Delta Q", self._second),
+        ]
+        return [row for check in checks for row in attempted(*check)]
+
+    # ---- checks ------------------------------------------------------------------------------
+
+    def _frames(self) -> list[Row]:
+        found: Sample[frames.Frame] = Sample()
+        if self.settings.frames is not None:
+            found = folder_frames(self.settings.frames, self.settings.most_frames)
+        atoms = [frame.atoms for frame in found.items]
+        forces = self._of_both(atoms, lambda p: lambda some: p.forces(some, self.budget))
+        rows = frames.frame_rows(found, *forces)
+        if self.base.energies([]) is None or self.tuned.energies([]) is None:
+            return rows + frames.energy_rows(found.items, None, None)
+        energies = self._of_both(atoms, lambda p: lambda some: p.energies(some, self.budget) or [])
+        return rows + frames.energy_rows(found.items, *energies)
+
+    def _dimers(self, pairs: Sequence[Pair]) -> list[Row]:
+        structures = [pair.start for pair in pairs]
+        row = [self.base.row(atoms, 0) for atoms in structures[:1]]
+        if any(not self.base.field(each).translation_invariant for each in row):
+            why = "The model reads absolute coordinates, so two atoms alone say nothing."
+            return [not_made(dimers.CHECK, "curves", why)]
+        cutoff = float(getattr(self.base.model.backbone, "cutoff", CUTOFF))
+        self.curves = self._of_both(
+            dimers.pairs_in(structures),
+            lambda p: lambda some: dimers.curves(lambda a: p.forces(a, self.budget), some, cutoff),
+        )
+        return dimers.dimer_rows(*self.curves)
+
+    def _dynamics(self, pairs: Sequence[Pair]) -> list[Row]:
+        nve = self.settings.nve
+        numbered = list(enumerate(pairs[: nve.runs]))
+
+        def runs_of(potential: Potential) -> Callable[[list[tuple[int, Pair]]], list[dynamics.Run]]:
+            def runs(some: list[tuple[int, Pair]]) -> list[dynamics.Run]:
+                calculator = potential.ase_calculator()
+                bar = tqdm(some, desc=f"NVE with {potential.name}", leave=False, disable=rank() > 0)
+                return [dynamics.run_nve(p.name, p.target, calculator, nve, k) for k, p in bar]
+
+            return runs
+
+        self.runs = self._of_both(numbered, runs_of)
+        return dynamics.dynamics_rows(*self.runs)
+
+    def _reference(self, relaxed: Sequence[Relaxed]) -> list[Row]:
+        asked, calculator = None, self.reference
+        why = "There is no reference: name a calculator with reference={_target_: ...}."
+        if isinstance(calculator, Calculator):
+            asked = spread(relaxed, lambda some: judged.ask_all(some, calculator))
+        elif calculator is not None:
+            why = "The reference is a file, which knows nothing of other structures: name a calculator."
+        return judged.reference_rows(relaxed, asked, why)
+
+    def _second(self) -> list[Row]:
+        if self.settings.second is None:
+            why = "There is none: name a folder of other structures with audit.second=FOLDER."
+            return [not_made(SECOND, "Delta Q", why)]
+        found = folder_pairs(self.settings.second, self.settings.structures)
+        met = {number for pair in found.items for number in pair.elements}
+        limit = element_limit(self.base.model)
+        if limit is not None and max(met, default=0) >= limit:
+            beyond = _symbols(number for number in met if number >= limit)
+            why = f"The model does not know {beyond}: it has embeddings up to atomic number {limit - 1}."
+            return [not_made(SECOND, "Delta Q", why)]
+        remark = found.remark
+        if new := met - self.trained:
+            remark += (
+                f" No training structure has {_symbols(new)}: the base may never have met them."
+            )
+        relaxed = self._relaxed(found.items)
+        return relaxation_rows(SECOND, relaxed, self.base.task.basin, remark.strip())
+
+    # ---- over both models --------------------------------------------------------------------
+
+    def _relaxed(self, pairs: Sequence[Pair]) -> list[Relaxed]:
+        return spread(pairs, lambda some: relax_pairs(some, self.base, self.tuned, self.budget))
+
+    def _of_both(self, items: Sequence, measure: Callable) -> list[list]:
+        """What is measured of each item, with the base and with the tuned model."""
+        return [spread(items, measure(potential)) for potential in (self.base, self.tuned)]
+
+
+def audit(auditor: Auditor, split: str, rows: Rows, folder: Path) -> list[Row]:
+    """Compare base and tuned model, and write ``audit/audit.html`` and ``.json``.
+
+    Args:
+        auditor: the two models and the settings.
+        split: name of the split.
+        rows: its structures, with targets.
+        folder: of the results.
+
+    Returns:
+        The rows of the table, on every rank.
+    """
+    pairs = split_pairs(rows, auditor.settings.structures)
+    found = auditor.rows(pairs)
+    if rank() == 0:
+        verdict = summary(found)
+        title = f"What tuning cost: {len(pairs.items)} structures of the split {split}"
+        _print(title, found)
+        print(verdict)
+        paths = write_page(folder / "audit", title, verdict, found, auditor.curves, auditor.runs)
+        for path in paths:
+            print(f"results: {path}")
+    return found
+
+
+def _print(title: str, rows: Sequence[Row]) -> None:
+    table = Table(title=title, title_justify="left")
+    for heading in ("check", "quantity", "base", "tuned", "change (95%)", "of", "verdict"):
+        table.add_column(heading, justify="right" if heading in ("base", "tuned", "of") else "left")
+    for row in rows:
+        quantity = f"{row.quantity} ({row.unit})" if row.unit else row.quantity
+        change = "-" if row.change is None else f"{row.change:+.3g}"
+        if row.change is not None and np.isfinite([row.low, row.high]).all():
+            change += f" ({row.low:+.3g} to {row.high:+.3g})"
+        numbers = (number(row.base), number(row.tuned), change, str(row.sample or "-"))
+        table.add_row(row.check, quantity, *numbers, row.verdict)
+    console = Console(width=max(140, Console().width))
+    console.print(table)
+    for row in rows:
+        if row.remark:
+            console.print(
+                f"{row.check}, {row.quantity}: {row.remark}", highlight=False, markup=False
+            )
+
+
+def _symbols(numbers: object) -> str:
+    return ", ".join(chemical_symbols[number] for number in sorted(numbers))  # type: ignore[call-overload]
