@@ -5,23 +5,24 @@ A direct-force model has no energy to trust, so the curve is that of the force a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fairchem_gdeq.audit.frames import Forces
-from fairchem_gdeq.audit.rows import LESS, NEITHER, Row, not_made, paired, share
+from fairchem_gdeq.audit.rows import NEITHER, Row, not_made, paired, share
 
 CHECK = "dimers"
 CONTACT = 0.7  # times the sum of covalent radii: nearer than this, two atoms must repel each other
 NEAREST = 0.5  # Angstrom
 SPACING = 0.05  # Angstrom
 EDGE = 1e-3  # Angstrom, on both sides of the cutoff
+SMALL_STEP = 1e-3  # eV/Angstrom: changes of the step there below this are none
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,15 @@ class Curve:
         return int((signs[1:] != signs[:-1]).sum())
 
 
-def pairs_in(structures: Iterable[Atoms]) -> list[tuple[int, int]]:
-    """Pairs of elements of which both are in one structure, or two atoms of one."""
+def pairs_in(structures: Iterable[ArrayLike]) -> list[tuple[int, int]]:
+    """Pairs of elements of which both are in one structure, or two atoms of one.
+
+    Args:
+        structures: atomic numbers [n] of each.
+    """
     found: set[tuple[int, int]] = set()
     for atoms in structures:
-        numbers, counts = np.unique(atoms.numbers, return_counts=True)
+        numbers, counts = np.unique(np.asarray(atoms), return_counts=True)
         found.update(combinations(numbers.tolist(), 2))
         found.update(
             (int(n), int(n)) for n, count in zip(numbers, counts, strict=True) if count > 1
@@ -107,32 +112,30 @@ def dimer_rows(base: Sequence[Curve], tuned: Sequence[Curve]) -> list[Row]:
     """Two models' curves of the same pairs, pair by pair."""
     if not base:
         return [not_made(CHECK, "curves", "There are no two atoms in one structure.")]
-    both = (base, tuned)
     opened = [b.name for a, b in zip(base, tuned, strict=True) if b.hole and not a.hole]
     closed = [b.name for a, b in zip(base, tuned, strict=True) if a.hole and not b.hole]
     holes = f"Attraction nearer than {CONTACT:g} times the sum of covalent radii."
     holes += f" Only after tuning: {', '.join(opened)}." if opened else ""
     holes += f" Only before: {', '.join(closed)}." if closed else ""
+
+    def of(value: Callable[[Curve], float]) -> list[list[float]]:
+        return [[value(curve) for curve in each] for each in (base, tuned)]
+
+    together = f"{len(base)} pairs of elements that are together in a structure."
+    starts = of(lambda c: c.repels_from)
     return [
+        paired(CHECK, "repulsive down to", "Å", starts, remark=together),
+        share(CHECK, "pairs with a hole", of(lambda c: c.hole), remark=holes),
+        paired(CHECK, "strongest attraction below contact", "eV/Å", of(_attraction)),
         paired(
-            *(CHECK, "repulsive down to", "Å"),
-            *([c.repels_from for c in of] for of in both),
-            remark="Pairs of elements that are together in a structure.",
-        ),
-        share(CHECK, "pairs with a hole", *([c.hole for c in of] for of in both), remark=holes),
-        paired(
-            *(CHECK, "strongest attraction below contact", "eV/Å"),
-            *([_attraction(c) for c in of] for of in both),
-        ),
-        paired(
-            *(CHECK, "sign changes beyond contact", ""),
-            *([c.turns for c in of] for of in both),
+            CHECK,
+            "sign changes beyond contact",
+            "",
+            of(lambda c: c.turns),
             good=NEITHER,
             remark="A bond has one.",
         ),
-        paired(
-            CHECK, "step at the cutoff", "eV/Å", *([c.step for c in of] for of in both), good=LESS
-        ),
+        paired(CHECK, "step at the cutoff", "eV/Å", of(lambda c: c.step), least=SMALL_STEP),
     ]
 
 

@@ -13,7 +13,7 @@ should keep.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fairchem_gdeq.audit.rows import NEITHER, Row, not_made, paired, share
 from fairchem_gdeq.audit.settings import NVE
-from fairchem_gdeq.data.rows import masses
+from fairchem_gdeq.data.rows import free_atoms, masses
 from fairchem_gdeq.relax.packs import MAX_FORCE
 
 CHECK = "dynamics"
@@ -88,7 +88,8 @@ def run_nve(name: str, structure: Atoms, calculator: Calculator, nve: NVE, seed:
     atoms.calc = calculator
     random = np.random.default_rng(seed)
     MaxwellBoltzmannDistribution(atoms, temperature_K=2 * nve.kelvin, rng=random)
-    if not atoms.constraints:
+    free = bool(free_atoms(structure).all())
+    if free:
         Stationary(atoms)
     start, kinetic = atoms.positions.copy(), atoms.get_kinetic_energy()
     every = max(1, nve.steps // MARKS)
@@ -107,7 +108,7 @@ def run_nve(name: str, structure: Atoms, calculator: Calculator, nve: NVE, seed:
             marks.append(step * nve.fs / 1000)
             made.append(gained / len(atoms))
     moved = np.average(atoms.positions - start, axis=0, weights=atoms.get_masses())
-    shift = float("nan") if atoms.constraints or exploded else float(np.linalg.norm(moved))
+    shift = float(np.linalg.norm(moved)) if free and not exploded else float("nan")
     times = np.arange(len(kelvin)) * nve.fs / 1000
     return Run(name, times, np.array(kelvin), np.array(marks), np.array(made), shift, exploded)
 
@@ -116,27 +117,21 @@ def dynamics_rows(base: Sequence[Run], tuned: Sequence[Run]) -> list[Row]:
     """Two models' runs from the same structures and velocities, run by run."""
     if not base:
         return [not_made(CHECK, "runs", "There are none: audit.nve.runs=0, or no structures.")]
-    both = (base, tuned)
-    names = {run.name for of in both for run in of if run.exploded}
+    names = {run.name for each in (base, tuned) for run in each if run.exploded}
     burst = f"Exploded, with one of the two: {', '.join(sorted(names))}." if names else ""
+
+    def of(value: Callable[[Run], float]) -> list[list[float]]:
+        return [[value(run) for run in each] for each in (base, tuned)]
+
+    kept = "Kinetic energy and the work along a straight line, whose sum a conserving force keeps."
+    drifts, shifts = of(lambda run: abs(run.drift)), of(lambda run: run.shift)
     rows = [
-        share(
-            CHECK, "runs that exploded", *([r.exploded for r in of] for of in both), remark=burst
-        ),
-        paired(
-            *(CHECK, "energy from nothing", "meV/atom/ps"),
-            *([abs(r.drift) for r in of] for of in both),
-            remark="Kinetic energy and the work along a straight line, which a conserving force keeps.",
-        ),
-        paired(
-            *(CHECK, "temperature at the end", "K"),
-            *([r.last_kelvin for r in of] for of in both),
-            good=NEITHER,
-        ),
+        share(CHECK, "runs that exploded", of(lambda run: run.exploded), remark=burst),
+        paired(CHECK, "energy from nothing", "meV/atom/ps", drifts, remark=kept),
+        paired(CHECK, "temperature at the end", "K", of(lambda r: r.last_kelvin), good=NEITHER),
     ]
-    if any(np.isfinite(run.shift) for of in both for run in of):
-        shifts = ([run.shift for run in of] for of in both)
-        rows.append(paired(CHECK, "drift of the centre of mass", "Å", *shifts))
+    if np.isfinite(shifts).any():
+        rows.append(paired(CHECK, "drift of the centre of mass", "Å", shifts))
     return rows
 
 

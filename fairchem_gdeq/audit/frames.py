@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from fairchem_gdeq.audit.rows import Row, not_made, paired
+from fairchem_gdeq.audit.rows import NEITHER, Row, not_made, paired
 from fairchem_gdeq.audit.sample import Frame, Sample, relaxation_of
 from fairchem_gdeq.data.rows import free_atoms
 
@@ -19,7 +20,7 @@ LARGE = 1.0  # eV/Angstrom: labels above are of atoms far from equilibrium
 
 
 def frame_rows(
-    sample: Sample[Frame], base: Sequence[NDArray], tuned: Sequence[NDArray]
+    sample: Sample[Frame], base: Sequence[NDArray[np.float64]], tuned: Sequence[NDArray[np.float64]]
 ) -> list[Row]:
     """Force errors and net forces.
 
@@ -34,30 +35,21 @@ def frame_rows(
         )
         return [not_made(FORCES, "error", why), not_made(NET, "per atom", why)]
     remark = f"Frames of one relaxation count as one: {len(frames)} frames. {sample.remark}".strip()
-    errors = [[force_error(*each) for each in zip(frames, of, strict=True)] for of in (base, tuned)]
-    near, far = (
-        [[_where(*each, large) for each in zip(frames, of, strict=True)] for of in (base, tuned)]
-        for large in (False, True)
-    )
-    net = [[net_force(forces) for forces in of] for of in (base, tuned)]
-    atoms = "Atoms whose label is {} " + f"{LARGE:g} eV/Å."
-    some = [any(np.isfinite(values[0])) for values in (near, far)]
-    rows = [paired(FORCES, "error", "eV/Å", *errors, groups=groups, remark=remark)]
-    for there, values, name, word in (
-        (some[0], near, "error, small forces", "at most"),
-        (some[1], far, "error, large forces", "above"),
-    ):
-        if there:
-            rows.append(_known(FORCES, name, values, groups, atoms.format(word)))
+
+    def of(value: Callable[[Frame, NDArray[np.float64]], float]) -> list[list[float]]:
+        return [
+            [value(*each) for each in zip(frames, forces, strict=True)] for forces in (base, tuned)
+        ]
+
+    net = of(lambda frame, forces: net_force(forces))
     labels = float(np.mean([net_force(frame.forces) for frame in frames]))
-    rows.append(
-        paired(
-            *(NET, "per atom", "eV/Å", *net),
-            groups=groups,
-            remark=f"|sum of forces| / n, fixed atoms too. The labels have {labels:.2g}.",
-        )
-    )
-    return rows
+    summed = f"|sum of forces| / n, fixed atoms too. The labels have {labels:.2g}."
+    return [
+        paired(FORCES, "error", "eV/Å", of(force_error), groups=groups, remark=remark),
+        _some("error, small forces", of(partial(_error_where, False)), groups, "at most"),
+        _some("error, large forces", of(partial(_error_where, True)), groups, "above"),
+        paired(NET, "per atom", "eV/Å", net, groups=groups, remark=summed),
+    ]
 
 
 def force_error(frame: Frame, forces: NDArray[np.float64]) -> float:
@@ -87,24 +79,28 @@ def energy_rows(
         return [not_made(ENERGIES, "drift", "There are no frames to measure it on.")]
     groups = [relaxation_of(frame.name) for frame in frames]
     atoms = np.array([len(frame.atoms) for frame in frames])
+    labels = [np.nan if frame.energy is None else frame.energy for frame in frames]
     moved = np.abs(np.array(tuned) - np.array(base)) / atoms
-    rows = [
+    errors = [np.abs(_differences(np.array(of) - labels, groups)) / atoms for of in (base, tuned)]
+    return [
         paired(
-            *(ENERGIES, "drift from the base", "eV/atom", np.zeros(len(frames)), moved),
+            ENERGIES,
+            "drift from the base",
+            "eV/atom",
+            [np.zeros(len(frames)), moved],
+            good=NEITHER,
             groups=groups,
             remark="|E(tuned) - E(base)| / n.",
-        )
-    ]
-    labels = [np.nan if frame.energy is None else frame.energy for frame in frames]
-    errors = [np.abs(_differences(np.array(of) - labels, groups)) / atoms for of in (base, tuned)]
-    rows.append(
+        ),
         paired(
-            *(ENERGIES, "error of differences", "eV/atom", *errors),
+            ENERGIES,
+            "error of differences",
+            "eV/atom",
+            errors,
             groups=groups,
             remark="Of a frame and the mean of its relaxation, which no shift of a composition changes.",
-        )
-    )
-    return rows
+        ),
+    ]
 
 
 def _differences(values: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
@@ -118,19 +114,18 @@ def _differences(values: NDArray[np.float64], groups: Sequence[str]) -> NDArray[
     return out
 
 
-def _where(frame: Frame, forces: NDArray[np.float64], large: bool) -> float:
+def _error_where(large: bool, frame: Frame, forces: NDArray[np.float64]) -> float:
     """The error of free atoms whose label is large, or of the others; NaN where there are none."""
-    lengths = np.linalg.norm(frame.forces, axis=1)
-    return _mean(
-        np.abs(forces - frame.forces)[free_atoms(frame.atoms) & ((lengths > LARGE) == large)]
-    )
+    chosen = free_atoms(frame.atoms) & ((np.linalg.norm(frame.forces, axis=1) > LARGE) == large)
+    return _mean(np.abs(forces - frame.forces)[chosen])
 
 
-def _known(check: str, name: str, values: list[list[float]], groups: list[str], remark: str) -> Row:
+def _some(name: str, values: list[list[float]], groups: list[str], word: str) -> Row:
     """``paired`` of the frames that have such atoms, without a word on the others."""
+    remark = f"Of atoms whose label is {word} {LARGE:g} eV/Å."
     there = [i for i, value in enumerate(values[0]) if np.isfinite(value)]
     some = [[each[i] for i in there] for each in values]
-    return paired(check, name, "eV/Å", *some, groups=[groups[i] for i in there], remark=remark)
+    return paired(FORCES, name, "eV/Å", some, groups=[groups[i] for i in there], remark=remark)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -60,8 +60,8 @@ def anomaly_rows(relaxed: Sequence[Relaxed]) -> list[Row]:
     remark = (
         f"Base and tuned: {', '.join(kinds)}. Of the targets {targets} of {len(some)} have one."
     )
-    flags = ([bool(each) for each in of] for of in found)
-    return [share(ADSORBATES, "anomalies", *flags, remark=remark)]
+    flags = [[bool(each) for each in of] for of in found]
+    return [share(ADSORBATES, "anomalies", flags, remark=remark)]
 
 
 def reference_rows(
@@ -88,14 +88,14 @@ def reference_rows(
     )
     above = [np.array([each.above(k) for each in asked]) for k in (0, 1)]
     forces = [np.array([each[1 + k].force for each in asked]) for k in (0, 1)]
-    rows = [paired(REFERENCE, "largest force at the end", "eV/Å", *forces, remark=remark)]
+    rows = [paired(REFERENCE, "largest force at the end", "eV/Å", forces, remark=remark)]
     if all(answer.energy is None for each in asked for answer in each):
         return [*rows, not_made(REFERENCE, "energy above the target", "It has no energies.")]
     known = [i for i in range(len(asked)) if np.isfinite([above[0][i], above[1][i]]).all()]
     within = [[above[k][i] <= ENERGY_WITHIN for i in known] for k in (0, 1)]
     name = f"within {ENERGY_WITHIN:g} eV of the target"
-    rows.append(paired(REFERENCE, "energy above the target", "eV", *above))
-    rows.append(share(REFERENCE, f"{name}, or below it", *within, good=MORE))
+    rows.append(paired(REFERENCE, "energy above the target", "eV", above))
+    rows.append(share(REFERENCE, f"{name}, or below it", within, good=MORE))
     there = [i for i in known if has_adsorbate(relaxed[i].pair.start) and _sound(relaxed[i])]
     if there:
         success = [
@@ -106,7 +106,7 @@ def reference_rows(
             ]
             for k in (0, 1)
         ]
-        rows.append(share(ADSORBATES, f"no anomaly, and {name}", *success, good=MORE))
+        rows.append(share(ADSORBATES, f"no anomaly, and {name}", success, good=MORE))
     return rows
 
 

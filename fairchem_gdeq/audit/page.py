@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
 
 from fairchem_gdeq.audit.dimers import Curve
 from fairchem_gdeq.audit.dynamics import Run
@@ -50,7 +51,7 @@ def write_page(
         verdict=verdict,
         checks={check: [r for r in rows if r.check == check] for check in (r.check for r in rows)},
         number=number,
-        pairs=_most_changed(*curves, len(curves[0])),
+        pairs=_most_changed(*curves),
         dimers=_picture_of_dimers(*curves) if curves[0] else None,
         dynamics=_picture_of_runs(*runs) if runs[0] else None,
     )
@@ -83,9 +84,7 @@ def _plain(measured: Curve | Run) -> dict[str, Any]:
     }
 
 
-def _most_changed(
-    base: Sequence[Curve], tuned: Sequence[Curve], count: int
-) -> list[tuple[Curve, Curve]]:
+def _most_changed(base: Sequence[Curve], tuned: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
     """Curves of the pairs that have changed most nearer than contact, first of all by new holes."""
 
     def change(both: tuple[Curve, Curve]) -> tuple[float, float, float]:
@@ -96,12 +95,12 @@ def _most_changed(
             float(np.abs(new.forces - old.forces).max()),
         )
 
-    return sorted(zip(base, tuned, strict=True), key=change, reverse=True)[:count]
+    return sorted(zip(base, tuned, strict=True), key=change, reverse=True)
 
 
 def _picture_of_dimers(base: Sequence[Curve], tuned: Sequence[Curve]) -> str:
     """Curves of some pairs as a PNG in base64."""
-    shown = _most_changed(base, tuned, SHOWN)
+    shown = _most_changed(base, tuned)[:SHOWN]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     figure, axes = plt.subplots(
@@ -136,7 +135,7 @@ def _picture_of_runs(base: Sequence[Run], tuned: Sequence[Run]) -> str:
     return _encoded(figure)
 
 
-def _encoded(figure: plt.Figure) -> str:
+def _encoded(figure: Figure) -> str:
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=110)
     plt.close(figure)

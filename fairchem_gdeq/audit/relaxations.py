@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import spglib
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fairchem_gdeq.audit.rows import MORE, Row, not_made, paired, share
 from fairchem_gdeq.audit.sample import Pair
+from fairchem_gdeq.data.rows import free_atoms
 from fairchem_gdeq.evaluation.basin import Basin
 
 SYMPRECS = (1e-2, 1e-5)  # Angstrom: Matbench Discovery's two
@@ -70,10 +71,10 @@ def relaxation_rows(check: str, relaxed: Sequence[Relaxed], basin: Basin, remark
     converged = of_ends(relaxed, lambda end: float(end.converged))
     logs = [np.log1p(values) for values in distances]
     return [
-        paired(check, "Delta Q", "amu^0.5 Å", *distances, remark=text),
-        paired(check, "log(1 + Delta Q)", "", *logs),
-        share(check, f"right basins (Delta Q < {basin.delta_q:g})", *right, good=MORE),
-        share(check, "converged", *converged, good=MORE),
+        paired(check, "Delta Q", "amu^0.5 Å", distances, remark=text),
+        paired(check, "log(1 + Delta Q)", "", logs),
+        share(check, f"right basins (Delta Q < {basin.delta_q:g})", right, good=MORE),
+        share(check, "converged", converged, good=MORE),
     ]
 
 
@@ -86,7 +87,7 @@ def geometry_rows(check: str, relaxed: Sequence[Relaxed]) -> list[Row]:
     remark = "Root mean square distance of atoms from their targets, in units of (V/n)^(1/3)."
     remark += f" {left} that one model could not relax are left out." if left else ""
     sizes = [[rmsd(r.ends[k].atoms, r.pair.target) for r in usable] for k in (0, 1)]
-    rows = [paired(check, "RMSD", "", *sizes, remark=remark)]
+    rows = [paired(check, "RMSD", "", sizes, remark=remark)]
     for symprec in SYMPRECS:
         targets = [space_group(r.pair.target, symprec) for r in usable]
         agree = [
@@ -99,7 +100,7 @@ def geometry_rows(check: str, relaxed: Sequence[Relaxed]) -> list[Row]:
         symmetric = sum(group not in (None, 1) for group in targets)
         words = f"{symmetric} of {len(targets)} targets have any symmetry at this tolerance."
         rows.append(
-            share(check, f"same space group at {symprec:g} Å", *agree, good=MORE, remark=words)
+            share(check, f"same space group at {symprec:g} Å", agree, good=MORE, remark=words)
         )
     return rows
 
@@ -120,7 +121,7 @@ def rmsd(atoms: Atoms, target: Atoms) -> float:
     least 1 Angstrom wide.
     """
     move, _ = find_mic(atoms.positions - target.positions, target.cell, target.pbc)
-    if not target.constraints:
+    if free_atoms(target).all():
         move, _ = find_mic(move - move.mean(0), target.cell, target.pbc)
         move = move - move.mean(0)
     volume = target.cell.volume
@@ -132,7 +133,7 @@ def rmsd(atoms: Atoms, target: Atoms) -> float:
 
 def space_group(atoms: Atoms, symprec: float) -> int | None:
     """Number of the space group; None where spglib finds none."""
-    cell = (np.asarray(atoms.cell), atoms.get_scaled_positions(), atoms.numbers)
+    cell: Any = (np.asarray(atoms.cell), atoms.get_scaled_positions(), atoms.numbers)
     if not atoms.pbc.all():
         return None
     try:

@@ -41,7 +41,7 @@ def relax_pairs(pairs: list[Pair], base: Potential, tuned: Potential, budget: in
 
 
 def _ends(pairs: list[Pair], potential: Potential, budget: int) -> list[End]:
-    starts, targets = ([pair[k] for pair in pairs] for k in (1, 2))
+    starts, targets = [pair.start for pair in pairs], [pair.target for pair in pairs]
     job = Job(starts, potential, potential.task, budget, targets)
     name = f"relax with {potential.name}"
     with tqdm(total=len(pairs), desc=name, leave=False, disable=rank() > 0) as bar:

@@ -56,45 +56,50 @@ def paired(
     check: str,
     quantity: str,
     unit: str,
-    base: ArrayLike,
-    tuned: ArrayLike,
+    values: Sequence[ArrayLike],
     good: str = LESS,
     groups: Sequence[Hashable] | None = None,
     remark: str = "",
+    least: float = 1e-9,
 ) -> Row:
     """Compare two models by pairs.
 
     Args:
         check, quantity, unit, remark: as in ``Row``.
-        base, tuned: [s], what each model has on each structure; pairs in which one is not finite are left
-            out, and the remark says how many.
+        values: [2, s], what base and tuned model have on each structure; pairs in which one is not finite
+            are left out, and the remark says how many.
         good: ``less``, ``more`` or ``neither`` of it is better.
         groups: [s], of each structure; those of one group are averaged and count as one, because they are
             not independent. None: each counts.
+        least: where no pair differs by more, nothing has changed.
     """
-    old, new = (np.asarray(values, dtype=float).ravel() for values in (base, tuned))
-    known = np.isfinite(old) & np.isfinite(new)
+    both = np.array([np.asarray(each, dtype=float).ravel() for each in values])
+    known = np.isfinite(both).all(0)
     said = [remark] if remark else []
     if lost := int((~known).sum()):
         said.append(f"{lost} of {len(known)} are left out: not finite.")
     if not known.any():
         return not_made(check, quantity, " ".join(said) or "There is nothing to measure it on.")
+    both = both[:, known]
     if groups is not None:
-        names = [group for group, there in zip(groups, known, strict=True) if there]
-        old, new = (_grouped(values[known], names) for values in (old, new))
-    else:
-        old, new = old[known], new[known]
+        both = _grouped(both, [group for group, there in zip(groups, known, strict=True) if there])
+    old, new = both
     verdict = SAME
     change, low, high = 0.0, 0.0, 0.0
-    if not np.allclose(old, new, rtol=EQUAL, atol=1e-9):
+    if not np.allclose(old, new, rtol=EQUAL, atol=least):
         change, low, high = mean_with_interval(new - old)
         verdict = _verdict(len(old), low, high, good)
     if len(old) < FEWEST:
         said.append(f"{len(old)} are too few to judge: {FEWEST} are needed.")
     return Row(
-        *(check, quantity, unit),
-        *(float(old.mean()), float(new.mean())),
-        *(change, low, high),
+        check=check,
+        quantity=quantity,
+        unit=unit,
+        base=float(old.mean()),
+        tuned=float(new.mean()),
+        change=change,
+        low=low,
+        high=high,
         sample=len(old),
         verdict=verdict,
         remark=" ".join(said),
@@ -102,16 +107,11 @@ def paired(
 
 
 def share(
-    check: str,
-    quantity: str,
-    base: ArrayLike,
-    tuned: ArrayLike,
-    good: str = LESS,
-    remark: str = "",
+    check: str, quantity: str, values: Sequence[ArrayLike], good: str = LESS, remark: str = ""
 ) -> Row:
-    """``paired`` for what a structure has or has not [s] bool, in percent."""
-    counts = (100.0 * np.asarray(values, dtype=float) for values in (base, tuned))
-    return paired(check, quantity, "%", *counts, good=good, remark=remark)
+    """``paired`` for what a structure has or has not [2, s], in percent."""
+    counts = [100.0 * np.asarray(each, dtype=float) for each in values]
+    return paired(check, quantity, "%", counts, good=good, remark=remark)
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -140,9 +140,9 @@ def _verdict(count: int, low: float, high: float, good: str) -> str:
     return BETTER if (high < 0) == (good == LESS) else WORSE
 
 
-def _grouped(values: NDArray[np.float64], names: Sequence[Hashable]) -> NDArray[np.float64]:
+def _grouped(both: NDArray[np.float64], names: Sequence[Hashable]) -> NDArray[np.float64]:
     """The mean of each group, in the order of their first members."""
     members = defaultdict(list)
-    for name, value in zip(names, values, strict=True):
-        members[name].append(value)
-    return np.array([np.mean(each) for each in members.values()])
+    for name, pair in zip(names, both.T, strict=True):
+        members[name].append(pair)
+    return np.array([np.mean(each, axis=0) for each in members.values()]).T

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from fairchem_gdeq.api.potential import Potential
-from fairchem_gdeq.audit import dimers, dynamics, frames, judged
+from fairchem_gdeq.audit import dimers, dynamics, frames, judged, strained
 from fairchem_gdeq.audit.page import number, write_page
 from fairchem_gdeq.audit.relaxations import Relaxed, geometry_rows, relaxation_rows
 from fairchem_gdeq.audit.relaxing import relax_pairs
 from fairchem_gdeq.audit.rows import Row, not_made, summary
-from fairchem_gdeq.audit.sample import Pair, Sample, folder_frames, folder_pairs, split_pairs
+from fairchem_gdeq.audit.sample import Frame, Pair, Sample, folder_frames, folder_pairs, split_pairs
 from fairchem_gdeq.audit.settings import Audit
 from fairchem_gdeq.audit.sharing import attempted, spread
+from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.evaluation.rows import Reference
 from fairchem_gdeq.fairchem2.supported import element_limit
+from fairchem_gdeq.training.frame_checks import looked_at
 from fairchem_gdeq.training.ranks import rank
 from fairchem_gdeq.training.run_frames import Rows
 
+T = TypeVar("T")
+R = TypeVar("R")
 SPLIT, GEOMETRY, SECOND = "relaxations", "geometry", "second domain"
 CUTOFF = 6.0  # Angstrom, of a model that does not say
 
@@ -36,26 +44,28 @@ class Auditor:
     """Two models beside each other, and the checks that are made on them.
 
     Attributes:
-        base, tuned: on one device, with the relaxer that structures are relaxed with.
+        models: base and tuned, on one device, with the relaxer that structures are relaxed with.
         settings: what is looked at.
         reference: asked where relaxations end.
+        rows: the structures of a split, with targets.
         trained: atomic numbers of the structures that were trained on.
         budget: atoms evaluated together.
     """
 
-    base: Potential
-    tuned: Potential
+    models: Sequence[Potential]
     settings: Audit
     reference: Reference | None
+    rows: Rows
     trained: set[int]
     budget: int
 
     def __post_init__(self) -> None:
+        self.base, self.tuned = self.models
         self.curves: list[list[dimers.Curve]] = [[], []]
         self.runs: list[list[dynamics.Run]] = [[], []]
 
-    def rows(self, pairs: Sample[Pair]) -> list[Row]:
-        """All checks on a sample of a split; what cannot be measured is a row that says why."""
+    def checked(self, pairs: Sample[Pair]) -> list[Row]:
+        """All checks on a sample of the split; what cannot be measured is a row that says why."""
         relaxed: list[Relaxed] = []
 
         def ends() -> list[Row]:
@@ -65,7 +75,8 @@ class Auditor:
 
         checks: list[tuple[str, str, Callable[[], list[Row]]]] = [
             (frames.FORCES, "error", self._frames),
-            (dimers.CHECK, "curves", lambda: self._dimers(pairs.items)),
+            (strained.CHECK, "force error", lambda: self._strained(pairs.items)),
+            (dimers.CHECK, "curves", self._dimers),
             (dynamics.CHECK, "runs", lambda: self._dynamics(pairs.items)),
             (SPLIT, "Delta Q", ends),
             (judged.ADSORBATES, "anomalies", lambda: judged.anomaly_rows(relaxed)),
@@ -77,26 +88,41 @@ class Auditor:
     # ---- checks ------------------------------------------------------------------------------
 
     def _frames(self) -> list[Row]:
-        found: Sample[frames.Frame] = Sample()
+        found: Sample[Frame] = Sample()
         if self.settings.frames is not None:
             found = folder_frames(self.settings.frames, self.settings.most_frames)
         atoms = [frame.atoms for frame in found.items]
-        forces = self._of_both(atoms, lambda p: lambda some: p.forces(some, self.budget))
+        forces = self._forces(atoms)
         rows = frames.frame_rows(found, *forces)
         if self.base.energies([]) is None or self.tuned.energies([]) is None:
             return rows + frames.energy_rows(found.items, None, None)
         energies = self._of_both(atoms, lambda p: lambda some: p.energies(some, self.budget) or [])
         return rows + frames.energy_rows(found.items, *energies)
 
-    def _dimers(self, pairs: Sequence[Pair]) -> list[Row]:
-        structures = [pair.start for pair in pairs]
-        row = [self.base.row(atoms, 0) for atoms in structures[:1]]
-        if any(not self.base.field(each).translation_invariant for each in row):
+    def _strained(self, pairs: Sequence[Pair]) -> list[Row]:
+        calculator = self.reference
+        if not isinstance(calculator, Calculator):
+            return [not_made(strained.CHECK, "force error", self._no_calculator)]
+        rows = []
+        for factor in strained.FACTORS:
+            label = partial(strained.label, factor=factor, calculator=calculator)
+            found = spread(pairs, label)
+            labelled = Sample(
+                [each for each in found if isinstance(each, Frame)],
+                [each for each in found if isinstance(each, str)],
+            )
+            forces = self._forces([frame.atoms for frame in labelled.items])
+            rows.append(strained.strained_row(factor, labelled, *forces))
+        return rows
+
+    def _dimers(self) -> list[Row]:
+        field = self.base.field(collate([self.rows[0]]))
+        if not field.translation_invariant:
             why = "The model reads absolute coordinates, so two atoms alone say nothing."
             return [not_made(dimers.CHECK, "curves", why)]
         cutoff = float(getattr(self.base.model.backbone, "cutoff", CUTOFF))
         self.curves = self._of_both(
-            dimers.pairs_in(structures),
+            dimers.pairs_in(self.rows[i].atomic_numbers for i in looked_at(len(self.rows))),
             lambda p: lambda some: dimers.curves(lambda a: p.forces(a, self.budget), some, cutoff),
         )
         return dimers.dimer_rows(*self.curves)
@@ -118,12 +144,16 @@ class Auditor:
 
     def _reference(self, relaxed: Sequence[Relaxed]) -> list[Row]:
         asked, calculator = None, self.reference
-        why = "There is no reference: name a calculator with reference={_target_: ...}."
         if isinstance(calculator, Calculator):
             asked = spread(relaxed, lambda some: judged.ask_all(some, calculator))
-        elif calculator is not None:
-            why = "The reference is a file, which knows nothing of other structures: name a calculator."
-        return judged.reference_rows(relaxed, asked, why)
+        return judged.reference_rows(relaxed, asked, self._no_calculator)
+
+    @property
+    def _no_calculator(self) -> str:
+        """What to say where there is none to ask."""
+        if self.reference is not None:
+            return "The reference is a file, which knows nothing of other structures: name a calculator."
+        return "There is no reference: name a calculator with reference={_target_: ...}."
 
     def _second(self) -> list[Row]:
         if self.settings.second is None:
@@ -149,25 +179,32 @@ class Auditor:
     def _relaxed(self, pairs: Sequence[Pair]) -> list[Relaxed]:
         return spread(pairs, lambda some: relax_pairs(some, self.base, self.tuned, self.budget))
 
-    def _of_both(self, items: Sequence, measure: Callable) -> list[list]:
+    def _forces(self, structures: Sequence[Atoms]) -> list[list[NDArray[np.float64]]]:
+        """Both models' forces [n, 3] of each."""
+        return self._of_both(structures, lambda p: lambda some: p.forces(some, self.budget))
+
+    def _of_both(
+        self,
+        items: Sequence[T],
+        measure: Callable[[Potential], Callable[[list[T]], Sequence[R]]],
+    ) -> list[list[R]]:
         """What is measured of each item, with the base and with the tuned model."""
-        return [spread(items, measure(potential)) for potential in (self.base, self.tuned)]
+        return [spread(items, measure(potential)) for potential in self.models]
 
 
-def audit(auditor: Auditor, split: str, rows: Rows, folder: Path) -> list[Row]:
+def audit(auditor: Auditor, split: str, folder: Path) -> list[Row]:
     """Compare base and tuned model, and write ``audit/audit.html`` and ``.json``.
 
     Args:
         auditor: the two models and the settings.
         split: name of the split.
-        rows: its structures, with targets.
         folder: of the results.
 
     Returns:
         The rows of the table, on every rank.
     """
-    pairs = split_pairs(rows, auditor.settings.structures)
-    found = auditor.rows(pairs)
+    pairs = split_pairs(auditor.rows, auditor.settings.structures)
+    found = auditor.checked(pairs)
     if rank() == 0:
         verdict = summary(found)
         title = f"What tuning cost: {len(pairs.items)} structures of the split {split}"
@@ -186,7 +223,7 @@ def _print(title: str, rows: Sequence[Row]) -> None:
     for row in rows:
         quantity = f"{row.quantity} ({row.unit})" if row.unit else row.quantity
         change = "-" if row.change is None else f"{row.change:+.3g}"
-        if row.change is not None and np.isfinite([row.low, row.high]).all():
+        if row.low is not None and row.high is not None and row.sample > 1:
             change += f" ({row.low:+.3g} to {row.high:+.3g})"
         numbers = (number(row.base), number(row.tuned), change, str(row.sample or "-"))
         table.add_row(row.check, quantity, *numbers, row.verdict)
@@ -199,5 +236,5 @@ def _print(title: str, rows: Sequence[Row]) -> None:
             )
 
 
-def _symbols(numbers: object) -> str:
-    return ", ".join(chemical_symbols[number] for number in sorted(numbers))  # type: ignore[call-overload]
+def _symbols(numbers: Iterable[int]) -> str:
+    return ", ".join(chemical_symbols[number] for number in sorted(numbers))

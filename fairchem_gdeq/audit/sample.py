@@ -115,10 +115,9 @@ def folder_frames(folders: str | Sequence[str], most: int) -> Sample[Frame]:
             raise BadRow(where, "the frame has no forces")
         if not np.isfinite(forces).all():
             raise BadRow(where, "the frame's forces are not finite")
-        energy = results.get("energy")
-        known = energy is not None and bool(np.isfinite(energy))
+        energy = float(results.get("energy", np.nan))
         name = str(atoms.info.get("sid", f"frame {row}"))
-        return Frame(name, atoms, forces, float(energy) if known else None)
+        return Frame(name, atoms, forces, energy if np.isfinite(energy) else None)
 
     return _read(frame_of, chosen(len(places), most))
 

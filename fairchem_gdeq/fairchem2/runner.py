@@ -222,14 +222,15 @@ class GDEQRunner(TrainEvalRunner):
         Raises:
             ValueError: there is no tuned model, or the runner was not told what to look at.
         """
-        tuned, unit, loader = self.tuned(), self.train_eval_unit, self.loaders[self.split]
+        tuned, unit = self.tuned(), self.train_eval_unit
         if tuned is None or self.audited is None:
             raise ValueError("--mode audit compares a tuned model with its base: checkpoint=PATH")
         device, dataset = torch.device(get_device_for_local_rank()), self.audited.dataset
-        both = (potential_of(each, unit.tasks, dataset, device) for each in (self.base, tuned))
-        trained = elements_of(self.loaders["train"].dataset)
-        auditor = Auditor(*both, self.audited, self.reference, trained, atom_budget(loader))
-        audit(auditor, self.split, loader.dataset, self.results)
+        rows: dict[str, Any] = {name: loader.dataset for name, loader in self.loaders.items()}
+        models = [potential_of(each, unit.tasks, dataset, device) for each in (self.base, tuned)]
+        known, budget = elements_of(rows["train"]), atom_budget(self.loaders[self.split])
+        auditor = Auditor(models, self.audited, self.reference, rows[self.split], known, budget)
+        audit(auditor, self.split, self.results)
 
     # ---- scoring -----------------------------------------------------------------------------
 
