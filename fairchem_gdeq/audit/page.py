@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 SHOWN = 9  # pairs of elements in the picture
-COLOURS = ("#888888", "#3366cc")  # base, tuned
+NAMES, COLOURS = ("base", "tuned"), ("#aaaaaa", "#3366cc")
 
 
 def write_page(
@@ -73,7 +73,7 @@ def number(value: float | None) -> str:
 
 
 def _named(both: Sequence[Any]) -> zip[tuple[str, Any]]:
-    return zip(("base", "tuned"), both, strict=True)
+    return zip(NAMES, both, strict=True)
 
 
 def _plain(measured: Curve | Run) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def _picture_of_dimers(base: Sequence[Curve], tuned: Sequence[Curve]) -> str:
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     for axis, both in zip(axes.flat, shown, strict=False):
-        for curve, colour, name in zip(both, COLOURS, ("base", "tuned"), strict=True):
-            axis.plot(curve.distances, curve.forces, color=colour, label=name)
+        for curve, colour, name, width in zip(both, COLOURS, NAMES, (3.0, 1.2), strict=True):
+            axis.plot(curve.distances, curve.forces, color=colour, label=name, linewidth=width)
         axis.axvline(both[0].contact, color="#cccccc", linewidth=1)
         axis.axhline(0.0, color="#cccccc", linewidth=1)
         axis.set_yscale("symlog", linthresh=1.0)
@@ -124,7 +124,7 @@ def _picture_of_dimers(base: Sequence[Curve], tuned: Sequence[Curve]) -> str:
 def _picture_of_runs(base: Sequence[Run], tuned: Sequence[Run]) -> str:
     """Temperatures and energies of all runs as a PNG in base64."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    for runs, colour, name in zip((base, tuned), COLOURS, ("base", "tuned"), strict=True):
+    for runs, colour, name in zip((base, tuned), COLOURS, NAMES, strict=True):
         for index, run in enumerate(runs):
             label = name if index == 0 else None
             axes[0].plot(run.times, run.kelvin, color=colour, linewidth=0.8, label=label)

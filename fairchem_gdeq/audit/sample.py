@@ -9,9 +9,10 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fairchem_gdeq.audit.sharing import shared
-from fairchem_gdeq.data.rows import TARGET, BadRow, Source, masses, read_row
+from fairchem_gdeq.data.rows import TARGET, BadRow, Source, read_row
 from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.evaluation.task import Batch, to_ase
 from fairchem_gdeq.training.ranks import gather
@@ -72,7 +73,7 @@ def split_pairs(rows: Rows, most: int) -> Sample[Pair]:
         name = str(row.sid if isinstance(row.sid, str) else row.sid[0])
         if TARGET not in row:
             raise BadRow(name, "it has no target")
-        start, target = (_atoms(row, positions) for positions in (row.pos, row.pos_relaxed))
+        start, target = (_atoms(row, name, where) for where in (row.pos, row.pos_relaxed))
         return Pair(name, start, target)
 
     return _read(pair_of, chosen(len(rows), most))
@@ -91,7 +92,6 @@ def folder_pairs(folders: str | Sequence[str], most: int) -> Sample[Pair]:
         start = read_row(source, row)
         target = start.copy()
         target.set_positions(np.asarray(start.info.pop(TARGET), float), apply_constraint=False)
-        start.info["masses"] = masses(start)
         return Pair(str(start.info.get("sid", row)), start, target)
 
     return _read(pair_of, chosen(len(places), most))
@@ -115,9 +115,9 @@ def folder_frames(folders: str | Sequence[str], most: int) -> Sample[Frame]:
             raise BadRow(where, "the frame has no forces")
         if not np.isfinite(forces).all():
             raise BadRow(where, "the frame's forces are not finite")
-        energy = float(results.get("energy", np.nan))
+        energy = results.get("energy")
         name = str(atoms.info.get("sid", f"frame {row}"))
-        return Frame(name, atoms, forces, energy if np.isfinite(energy) else None)
+        return Frame(name, atoms, forces, None if energy is None else float(energy))
 
     return _read(frame_of, chosen(len(places), most))
 
@@ -146,10 +146,10 @@ def _read(read: Callable[[int], T], indices: list[int]) -> Sample[T]:
     return Sample(gather(found.items), gather(found.bad))
 
 
-def _atoms(row: Batch, positions: object) -> Atoms:
+def _atoms(row: Batch, name: str, positions: Tensor) -> Atoms:
     """A row of fairchem's data at positions [n, 3], with what a potential and the method read of it."""
-    (atoms,) = to_ase(row, positions)  # type: ignore[arg-type]
-    atoms.info["masses"] = row.mass.double().cpu().numpy()
+    (atoms,) = to_ase(row, positions)
+    atoms.info |= {"sid": name, "masses": row.mass.double().cpu().numpy()}
     for key in ("charge", "spin"):
         if key in row:
             atoms.info[key] = int(row[key])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fairchem_gdeq.audit.frames import force_error
 from fairchem_gdeq.audit.rows import Row, paired
 from fairchem_gdeq.audit.sample import Frame, Pair, Sample
+from fairchem_gdeq.evaluation.reference import asking
 
 CHECK = "distances"
 FACTORS = (0.9, 1.1)  # of all lengths
@@ -29,7 +30,8 @@ def _labelled(pair: Pair, factor: float, calculator: Calculator) -> Labelled:
     trial = atoms.copy()
     trial.calc = calculator
     try:
-        forces = np.array(trial.get_forces(apply_constraint=False), dtype=float)
+        with asking(calculator):
+            forces = np.array(trial.get_forces(apply_constraint=False), dtype=float)
     except Exception as error:  # whatever a reference raises: the others go on
         logging.warning(f"reference at {pair.name}, lengths times {factor:g}: {error}")
         return f"{pair.name}: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +49,8 @@ def ask(
     trial = atoms.copy()
     trial.calc = calculator
     try:
-        forces = trial.get_forces(apply_constraint=True)
+        with asking(calculator):
+            forces = trial.get_forces(apply_constraint=True)
         force = float(np.linalg.norm(forces, axis=1).max(initial=0.0))
         energy = _energy(trial)
     except catch as error:
@@ -58,6 +60,16 @@ def ask(
     if not np.isfinite(force):
         return Answer(np.inf, np.inf, "its forces are not finite")
     return Answer(force, energy)
+
+
+@contextmanager
+def asking(calculator: Calculator) -> Iterator[None]:
+    """Inside, an error leaves nothing behind: some calculators would go on half prepared."""
+    try:
+        yield
+    except Exception:
+        calculator.reset()
+        raise
 
 
 def _energy(atoms: ase.Atoms) -> float | None:
