@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -75,6 +75,7 @@ class Auditor:
 
         checks: list[tuple[str, str, Callable[[], list[Row]]]] = [
             (frames.FORCES, "error", self._frames),
+            (frames.ENERGIES, "drift", self._energies),
             (strained.CHECK, "force error", lambda: self._strained(pairs.items)),
             (dimers.CHECK, "curves", self._dimers),
             (dynamics.CHECK, "runs", lambda: self._dynamics(pairs.items)),
@@ -87,17 +88,23 @@ class Auditor:
 
     # ---- checks ------------------------------------------------------------------------------
 
+    @cached_property
+    def _labelled(self) -> Sample[Frame]:
+        """Frames with forces; none where there is no folder of them."""
+        if self.settings.frames is None:
+            return Sample()
+        return folder_frames(self.settings.frames, self.settings.most_frames)
+
     def _frames(self) -> list[Row]:
-        found: Sample[Frame] = Sample()
-        if self.settings.frames is not None:
-            found = folder_frames(self.settings.frames, self.settings.most_frames)
-        atoms = [frame.atoms for frame in found.items]
-        forces = self._forces(atoms)
-        rows = frames.frame_rows(found, *forces)
-        if self.base.energies([]) is None or self.tuned.energies([]) is None:
-            return rows + frames.energy_rows(found.items, None, None)
-        energies = self._of_both(atoms, lambda p: lambda some: p.energies(some, self.budget) or [])
-        return rows + frames.energy_rows(found.items, *energies)
+        forces = self._forces([frame.atoms for frame in self._labelled.items])
+        return frames.frame_rows(self._labelled, *forces)
+
+    def _energies(self) -> list[Row]:
+        if any(potential.energies([]) is None for potential in self.models):
+            return frames.energy_rows([], None, None)
+        atoms = [frame.atoms for frame in self._labelled.items]
+        found = self._of_both(atoms, lambda p: lambda some: p.energies(some, self.budget) or [])
+        return frames.energy_rows(self._labelled.items, *found)
 
     def _strained(self, pairs: Sequence[Pair]) -> list[Row]:
         calculator = self.reference

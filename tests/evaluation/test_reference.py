@@ -45,6 +45,49 @@ class Failing(Calculator):
         raise CalculatorError("SCF did not converge")
 
 
+class Forces(Calculator):
+    implemented_properties = ("forces",)
+
+    def calculate(self, atoms=None, *args, **kwargs):
+        self.results = {"forces": np.ones((len(atoms), 3))}
+
+
+def test_energies_are_above_the_target_s():
+    """EMT's own, each target asked once."""
+    asked = []
+
+    class Counting(EMT):
+        def calculate(self, *args, **kwargs):
+            asked.append(args)
+            super().calculate(*args, **kwargs)
+
+    target, ends = fcc111("Cu", (2, 2, 3), vacuum=5.0), [slab(), slab()]
+    ends[1].rattle(0.2, seed=3)
+    reference = AskedReference(Counting())
+    for atoms in ends:
+        (record,) = reference.judge([RECORD], [atoms], [target])
+        energies = []
+        for each in (atoms, target):
+            each.calc = EMT()
+            energies.append(each.get_potential_energy())
+            each.calc = None
+        assert record.reference_energy == pytest.approx(energies[0] - energies[1])
+    assert len(asked) == 3
+    (record,) = AskedReference(Forces()).judge([RECORD], [ends[0]], [target])
+    assert record.reference_energy is None and record.reference_force == pytest.approx(np.sqrt(3))
+    (record,) = AskedReference(Failing()).judge([RECORD], [ends[0]], [target])
+    assert record.reference_energy == np.inf
+
+
+def test_a_calculator_that_has_failed_begins_anew():
+    """EMT would go on half prepared, and raise something else or not at all."""
+    odd, emt = slab(), EMT()
+    odd.symbols[0] = "Si"
+    failures = [ask(odd, emt, Exception).failure for _ in range(2)]
+    assert failures == ["NotImplementedError: No EMT-potential for Si"] * 2
+    assert ask(slab(), emt).force == pytest.approx(ask(slab(), EMT()).force)
+
+
 def test_failures_are_infinite_and_named(caplog):
     atoms = slab()
     atoms.info["sid"] = "slab-17"
