@@ -90,10 +90,14 @@ class Auditor:
 
     @cached_property
     def _labelled(self) -> Sample[Frame]:
-        """Frames with forces; none where there is no folder of them."""
+        """Frames with forces that the models know; none where there is no folder of them."""
         if self.settings.frames is None:
             return Sample()
-        return folder_frames(self.settings.frames, self.settings.most_frames)
+        found = folder_frames(self.settings.frames, self.settings.most_frames)
+        strange = {frame.name: self._unknown(frame.atoms.numbers) for frame in found.items}
+        known = [frame for frame in found.items if not strange[frame.name]]
+        said = [f"{name}: the model does not know {new}" for name, new in strange.items() if new]
+        return Sample(known, found.bad + said)
 
     def _frames(self) -> list[Row]:
         forces = self._forces([frame.atoms for frame in self._labelled.items])
@@ -127,7 +131,9 @@ class Auditor:
         if not field.translation_invariant:
             why = "The model reads absolute coordinates, so two atoms alone say nothing."
             return [not_made(dimers.CHECK, "curves", why)]
-        cutoff = float(getattr(self.base.model.backbone, "cutoff", CUTOFF))
+        backbone = self.base.model.backbone
+        graph = getattr(backbone, "molecular_graph_cfg", None)  # of EScAIP and AllScAIP
+        cutoff = float(getattr(backbone, "cutoff", getattr(graph, "max_radius", CUTOFF)))
         self.curves = self._of_both(
             dimers.pairs_in(self.rows[i].atomic_numbers for i in looked_at(len(self.rows))),
             lambda p: lambda some: dimers.curves(lambda a: p.forces(a, self.budget), some, cutoff),
@@ -168,11 +174,8 @@ class Auditor:
             return [not_made(SECOND, "Delta Q", why)]
         found = folder_pairs(self.settings.second, self.settings.structures)
         met = {number for pair in found.items for number in pair.elements}
-        limit = element_limit(self.base.model)
-        if limit is not None and max(met, default=0) >= limit:
-            beyond = _symbols(number for number in met if number >= limit)
-            why = f"The model does not know {beyond}: it has embeddings up to atomic number {limit - 1}."
-            return [not_made(SECOND, "Delta Q", why)]
+        if unknown := self._unknown(met):
+            return [not_made(SECOND, "Delta Q", f"The model has no embeddings of {unknown}.")]
         remark = found.remark
         if new := met - self.trained:
             remark += (
@@ -180,6 +183,11 @@ class Auditor:
             )
         relaxed = self._relaxed(found.items)
         return relaxation_rows(SECOND, relaxed, self.base.task.basin, remark.strip())
+
+    def _unknown(self, numbers: Iterable[int]) -> str:
+        """Symbols of the elements beyond the model's embeddings; empty where there are none."""
+        limit = element_limit(self.base.model)
+        return "" if limit is None else _symbols({int(n) for n in numbers if n >= limit})
 
     # ---- over both models --------------------------------------------------------------------
 

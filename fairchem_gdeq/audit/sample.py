@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -123,9 +124,8 @@ def folder_frames(folders: str | Sequence[str], most: int) -> Sample[Frame]:
 
 
 def relaxation_of(name: str) -> str:
-    """What a frame is one of: its name without the number at its end, as in ``Ti-N-fcc_4``."""
-    stem, _, number = name.rpartition("_")
-    return stem if stem and number.isdigit() else name
+    """What a frame is one of: its name without the number at its end, ``Ti-N-fcc_4`` or ``a_step12``."""
+    return re.sub(r"(?<=.)_(step)?\d+$", "", name)
 
 
 def _places(folders: str | Sequence[str], key: str | None) -> list[tuple[Source, int]]:
