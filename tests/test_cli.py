@@ -76,7 +76,10 @@ def test_unknown_mode_is_refused_before_anything_is_loaded(echo, arguments):
     done = echo(*arguments, target="fairchem_gdeq.fairchem2.runner.GDEQRunner")
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
-    assert last == "fairchem: unknown mode 'fly': choose one of train, validate, predict, diagnose"
+    assert (
+        last
+        == "fairchem: unknown mode 'fly': choose one of train, validate, predict, diagnose, audit"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,38 @@ class Potential:
 
         Nothing is taken out: neither net forces nor those on fixed atoms.
         """
-        given, found = as_list(structures), []
-        for pack in packs(given, max_atoms or self.atoms_together):
-            batch = collate([self.row(given[i], i) for i in pack])
+        found = []
+        for batch in self._batches(structures, max_atoms):
             with torch.no_grad():
                 out = self.field(batch)(batch.pos.to(self.device))
             found += [part.double().cpu().numpy() for part in out.split(batch.natoms.tolist())]
         return found
+
+    def energies(
+        self, structures: ase.Atoms | Sequence[ase.Atoms], max_atoms: int | None = None
+    ) -> list[float] | None:
+        """Energy of each structure, eV, without element references; None where none is predicted.
+
+        Fine-tuning changes the forces of direct-force models alone, to which the energy then does not
+        belong.
+        """
+        task = next((task for task in self.tasks if task.property == "energy"), None)
+        if task is None:
+            return None
+        task.normalizer.to(self.device)
+        found: list[float] = []
+        for batch in self._batches(structures, max_atoms):
+            with torch.no_grad():
+                out = self.field(batch).energies(batch.pos.to(self.device), task)
+            found += out.double().tolist()
+        return found
+
+    def _batches(
+        self, structures: ase.Atoms | Sequence[ase.Atoms], max_atoms: int | None
+    ) -> Iterator[AtomicData]:
+        given = as_list(structures)
+        for pack in packs(given, max_atoms or self.atoms_together):
+            yield collate([self.row(given[i], i) for i in pack])
 
     def ase_calculator(self) -> PotentialCalculator:
         """For ``atoms.calc``, with which ASE's optimizers and dynamics use this potential."""

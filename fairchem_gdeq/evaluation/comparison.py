@@ -179,8 +179,8 @@ def compare(
     return Comparison(
         len(pairs.rows),
         confidence,
-        *_mean_with_interval(logs, confidence),
-        *_mean_with_interval(plain, confidence),
+        *mean_with_interval(logs, confidence),
+        *mean_with_interval(plain, confidence),
         better=int((plain < -NOTICEABLE).sum()),
         worse=int((plain > NOTICEABLE).sum()),
         gained=int(pairs.gained.sum()),
@@ -235,9 +235,13 @@ def _distances(records: Iterable[Scored]) -> NDArray[np.float64]:
     return np.where(np.isfinite(found), found, 1e6)
 
 
-def _mean_with_interval(
-    values: NDArray[np.float64], confidence: float
+def mean_with_interval(
+    values: NDArray[np.float64], confidence: float = 0.95
 ) -> tuple[float, float, float]:
+    """Mean of the changes [s] of structures, and its interval by a bootstrap over them.
+
+    The interval of a single one is infinite.
+    """
     mean = float(values.mean())
     if len(values) < 2 or np.ptp(values) == 0:
         return mean, *((mean, mean) if len(values) > 1 else (-math.inf, math.inf))

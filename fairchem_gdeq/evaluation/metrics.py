@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fairchem_gdeq.evaluation.basin import PAPER_DELTA_Q, Basin
 from fairchem_gdeq.evaluation.leaderboard import (
@@ -32,6 +32,7 @@ from fairchem_gdeq.evaluation.records import Record
 # Configs say fairchem_gdeq.evaluation.metrics.Basin.
 __all__ = ["METRICS", "Basin", "Column", "Metric", "register_metric", "summarise"]
 
+ENERGY_WITHIN = 0.1  # eV above the target's: AdsorbML's success
 Summary = Callable[[Columns, Basin], float | None]
 
 
@@ -85,6 +86,26 @@ def forces_below(thresholds: ArrayLike) -> Summary:
         return share_below(forces, thresholds)
 
     return share
+
+
+def known_energies(columns: Columns) -> NDArray[np.float64] | None:
+    """Reference energies above the targets [s], eV; None if a structure has none."""
+    energies = columns["reference_energy"]
+    return None if any(energy is None for energy in energies) else energies.astype(float)
+
+
+def mean_energy(columns: Columns, basin: Basin) -> float | None:
+    """Their mean, over the structures where the reference did not fail."""
+    known = known_energies(columns)
+    if known is None or not np.isfinite(known).any():
+        return None
+    return float(known[np.isfinite(known)].mean())
+
+
+def within_energy(columns: Columns, basin: Basin) -> float | None:
+    """Share of structures at most ``ENERGY_WITHIN`` above their target; failures are above."""
+    known = known_energies(columns)
+    return None if known is None else float((known <= ENERGY_WITHIN).mean())
 
 
 def was_relaxed(scores: Scores) -> bool:
@@ -160,6 +181,14 @@ BUILT_IN = (
     # Only where every structure has a reference force.
     Metric("fbt", "", forces_below(FBT_THRESHOLD), Column("FbT", "{:.1%}")),
     Metric("afbt", "", forces_below(AFBT_THRESHOLDS), Column("AFbT", "{:.1%}")),
+    # Only where a calculator is asked; AdsorbML counts a success in the same way.
+    Metric("reference_energy", "eV", mean_energy, Column("E above\ntarget (eV)", "{:+.3f}")),
+    Metric(
+        "reference_within",
+        "",
+        within_energy,
+        Column(f"within\n{ENERGY_WITHIN:g} eV", "{:.1%}"),
+    ),
     # Of labelled frames, not of relaxed structures: who scores a model adds it to the row.
     Metric(
         "force_mae",

@@ -36,6 +36,8 @@ class Record:
         leaderboard_mae, leaderboard_mse: of free coordinates, Angstrom and Angstrom^2.
         reference_force: largest reference force on a free atom there, eV/Angstrom; infinite where
             it could not be calculated, None where there is no reference.
+        reference_energy: reference energy there minus that at the target, eV; infinite where either
+            could not be calculated, None where the reference has no energies.
         others: what metrics measure beyond that, by their names.
     """
 
@@ -55,6 +57,7 @@ class Record:
     leaderboard_mae: float
     leaderboard_mse: float
     reference_force: float | None = None
+    reference_energy: float | None = None
     others: dict[str, float] = field(default_factory=dict, hash=False)
 
 

@@ -1,51 +1,125 @@
-"""Reference forces at relaxed structures: from a calculator at once, or from a file afterwards."""
+"""A reference at relaxed structures: a calculator that is asked, or a file with forces."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import ase
 import ase.io
 import numpy as np
-from ase.calculators.calculator import Calculator, CalculatorError
+from ase.calculators.calculator import (
+    Calculator,
+    CalculatorError,
+    PropertyNotImplementedError,
+)
 
 from fairchem_gdeq.evaluation.records import Label, Record
 
 
-def largest_force(atoms: ase.Atoms, calculator: Calculator) -> float:
-    """Largest force on an atom that no constraint holds, eV/Angstrom.
+class Answer(NamedTuple):
+    """What a reference says of a structure.
 
-    Infinite, with a line in the log, where positions are not finite or the calculation fails (an
-    ASE ``CalculatorError``, such as an SCF that does not converge).
+    Attributes:
+        force: largest force on an atom that no constraint holds, eV/Angstrom; infinite where the
+            calculation failed.
+        energy: eV; infinite where the calculation failed, None where the reference has no energies.
+        failure: why it failed, in a line; else empty.
+    """
+
+    force: float
+    energy: float | None
+    failure: str = ""
+
+
+def ask(
+    atoms: ase.Atoms, calculator: Calculator, catch: type[Exception] = CalculatorError
+) -> Answer:
+    """Ask a calculator for forces and energy of a structure, which stays as it is.
+
+    It has failed, with a line in the log, where positions are not finite or it raises ``catch``, such as
+    an SCF that does not converge.
     """
     if not np.isfinite(atoms.positions).all():
-        return np.inf
+        return Answer(np.inf, np.inf, "positions are not finite")
     trial = atoms.copy()
     trial.calc = calculator
     try:
-        return _largest(trial)
-    except CalculatorError as error:
-        logging.warning(f"reference forces of {atoms.info.get('sid', atoms)}: {error}")
+        with asking(calculator):
+            forces = trial.get_forces(apply_constraint=True)
+        force = float(np.linalg.norm(forces, axis=1).max(initial=0.0))
+        energy = _energy(trial)
+    except catch as error:
+        failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        logging.warning(f"reference at {atoms.info.get('sid', atoms)}: {failure}")
+        return Answer(np.inf, np.inf, failure)
+    if not np.isfinite(force):
+        return Answer(np.inf, np.inf, "its forces are not finite")
+    return Answer(force, energy)
+
+
+@contextmanager
+def asking(calculator: Calculator) -> Iterator[None]:
+    """Inside, an error leaves nothing behind: some calculators would go on half prepared."""
+    try:
+        yield
+    except Exception:
+        calculator.reset()
+        raise
+
+
+def _energy(atoms: ase.Atoms) -> float | None:
+    try:
+        energy = float(atoms.get_potential_energy())
+    except PropertyNotImplementedError:
+        return None
+    return energy if np.isfinite(energy) else None
+
+
+def energy_above(end: Answer, target: Answer) -> float | None:
+    """Reference energy at a relaxed structure minus that at its target, eV.
+
+    Infinite where either calculation failed, None where the reference has no energies.
+    """
+    if end.energy is None or target.energy is None:
+        return None
+    if np.isinf(end.energy) or np.isinf(target.energy):
         return np.inf
+    return end.energy - target.energy
 
 
-def _largest(atoms: ase.Atoms) -> float:
-    forces = atoms.get_forces(apply_constraint=True)
-    force = float(np.linalg.norm(forces, axis=1).max(initial=0.0))
-    return force if np.isfinite(force) else np.inf
+class AskedReference:
+    """A calculator that is asked at structures of many rows, and at each target once."""
 
+    def __init__(self, calculator: Calculator) -> None:
+        self.calculator = calculator
+        self._targets: dict[int, Answer] = {}
 
-def add_forces(
-    records: Sequence[Record], images: Sequence[ase.Atoms], calculator: Calculator
-) -> list[Record]:
-    """Records with the reference force at their structures, which carry ``FixAtoms``."""
-    return [
-        replace(record, reference_force=largest_force(atoms, calculator))
-        for record, atoms in zip(records, images, strict=True)
-    ]
+    def judge(
+        self,
+        records: Sequence[Record],
+        images: Sequence[ase.Atoms],
+        targets: Sequence[ase.Atoms],
+    ) -> list[Record]:
+        """Records with the reference's force and energy at their structures.
+
+        Args:
+            records: of a batch.
+            images: its structures; they and the targets carry ``FixAtoms``.
+            targets: the relaxed structures of the data set.
+        """
+        found = []
+        for record, atoms, target in zip(records, images, targets, strict=True):
+            if record.row not in self._targets:
+                self._targets[record.row] = ask(target, self.calculator)
+            end = ask(atoms, self.calculator)
+            above = energy_above(end, self._targets[record.row])
+            found.append(replace(record, reference_force=end.force, reference_energy=above))
+        return found
 
 
 class ReferenceFile:

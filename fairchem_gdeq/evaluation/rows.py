@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fairchem_gdeq.evaluation.ase_baselines import OPTIMIZERS, relax_with_ase
 from fairchem_gdeq.evaluation.records import Record
-from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces
+from fairchem_gdeq.evaluation.reference import AskedReference, ReferenceFile
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of, to_ase
 from fairchem_gdeq.relax import ForceField
 
@@ -93,11 +93,12 @@ def file_row(is2rs: RelaxationTask, file: ReferenceFile) -> tuple[str, Score]:
     return f"file {file.path.name}", score
 
 
-def with_reference(score: Score, calculator: Calculator) -> Score:
-    """The row with a calculator's forces at its structures."""
+def with_reference(score: Score, reference: AskedReference) -> Score:
+    """The row with a reference's forces and energies at its structures."""
 
     def scored(field: ForceField, batch: Batch) -> tuple[list[Record], Tensor]:
         records, positions = score(field, batch)
-        return add_forces(records, to_ase(batch, positions), calculator), positions
+        images, targets = (to_ase(batch, where) for where in (positions, batch.pos_relaxed))
+        return reference.judge(records, images, targets), positions
 
     return scored

@@ -25,7 +25,7 @@ from fairchem_gdeq.evaluation.predictions import (
     write,
 )
 from fairchem_gdeq.evaluation.records import Label, Record, each_once
-from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces
+from fairchem_gdeq.evaluation.reference import AskedReference, ReferenceFile
 from fairchem_gdeq.evaluation.rows import (
     Reference,
     Score,
@@ -34,7 +34,7 @@ from fairchem_gdeq.evaluation.rows import (
     unrelaxed_row,
     with_reference,
 )
-from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of
+from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of, to_ase
 from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.training.ranks import gather, rank, ranks, synchronize
 
@@ -97,10 +97,10 @@ class Scoring:
     def relaxed(
         self,
         chosen: EvaluatedModel,
-        calculator: Calculator | None = None,
+        reference: AskedReference | None = None,
         ends: Ends | None = None,
     ) -> list[Record]:
-        """Records of all ranks as a model relaxes them, with a calculator's forces if one is given.
+        """Records of all ranks as a model relaxes them, with what a reference says if one is given.
 
         ``ends`` takes the relaxed positions of this rank's structures.
         """
@@ -109,8 +109,9 @@ class Scoring:
         with self._bar(chosen.name) as bar:
             for relaxed in bulk.relax(self.split.rows()):
                 record = relaxed.record
-                if calculator is not None:
-                    (record,) = add_forces([record], [relaxed.to_ase()], calculator)
+                if reference is not None:
+                    target = to_ase(relaxed.row, relaxed.row.pos_relaxed)
+                    (record,) = reference.judge([record], [relaxed.to_ase()], target)
                 found.append(record)
                 if ends is not None:
                     ends[record.row] = relaxed.outcome.positions
@@ -146,12 +147,12 @@ class Scoring:
                 apart.
         """
         file = reference if isinstance(reference, ReferenceFile) else None
-        calculator = None if isinstance(reference, ReferenceFile) else reference
+        asked = AskedReference(reference) if isinstance(reference, Calculator) else None
         rows = {UNRELAXED: unrelaxed_row(base.is2rs)} | baseline_rows(baselines, base.is2rs)
         if file:
             rows |= dict([file_row(base.is2rs, file)])
-        if calculator:
-            rows = {title: with_reference(row, calculator) for title, row in rows.items()}
+        if asked:
+            rows = {title: with_reference(row, asked) for title, row in rows.items()}
         records = {UNRELAXED: self.scored(rows.pop(UNRELAXED), base, UNRELAXED)}
         if file:
             file.require_own_frames(Label(r.sid, r.row) for r in records[UNRELAXED])
@@ -159,7 +160,7 @@ class Scoring:
         for chosen in (base, tuned):
             if chosen is not None:
                 ends[chosen.name] = {}
-                records[chosen.name] = self.relaxed(chosen, calculator, ends[chosen.name])
+                records[chosen.name] = self.relaxed(chosen, asked, ends[chosen.name])
         records |= {title: self.scored(row, base, title) for title, row in rows.items()}
         return Compared(records, partial(self._overlays, base, ends))
 

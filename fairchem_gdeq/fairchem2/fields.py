@@ -138,6 +138,16 @@ class HydraForceField(FrozenGraphField):
         require_second_derivatives(self.model, forces)
         return self.task.normalizer.denorm(forces)
 
+    def energies(self, positions: Tensor, task: Task) -> Tensor:
+        """Energies [s] of an energy task at positions [n, 3], eV, without its element references."""
+
+        def run(batch: AtomicData) -> Tensor:
+            with energy_gradient(self.model, batch):
+                found = self.model(batch)[task.name][task.property]
+            return task.normalizer.denorm(found).view(-1)
+
+        return self._evaluated(positions, run)
+
     @contextmanager
     def _settings(self, device: torch.device) -> Iterator[None]:
         """The same random numbers in every pass.

@@ -18,35 +18,31 @@ from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.components.train.train_runner import TrainEvalRunner
 from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
 from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
+from fairchem_gdeq.audit import Audit, Auditor, audit, potential_of
 from fairchem_gdeq.diagnose import Probe, cost_of_step, diagnose
 from fairchem_gdeq.evaluation.metric import Scores, add_metrics
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
-from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel, Scoring, Split
-from fairchem_gdeq.fairchem2.base import build_model, open_inference, predicts_displacements
+from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring, Split
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
-from fairchem_gdeq.fairchem2.compiling import compile_backbone
+from fairchem_gdeq.fairchem2.evaluated import evaluated, open_tuned
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.frame_checks import check_frames
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.replay import FrameBatches
-from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
-from fairchem_gdeq.training.checkpoint_files import open_checkpoint
-from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import share_cores
 from fairchem_gdeq.training.run_frames import elements_of, structures_of
 from fairchem_gdeq.training.same_run import keep_settings, require_same_run, warn_of_another
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): the same command goes on
-MODES = ("train", "validate", "predict", "diagnose")
+MODES = ("train", "validate", "predict", "diagnose", "audit")
 
 
 class GDEQRunner(TrainEvalRunner):
@@ -70,12 +66,13 @@ class GDEQRunner(TrainEvalRunner):
         trust_files: bool = False,
         held_frames: HeldFrames | None = None,
         diagnose: Probe | None = None,
+        audit: Audit | None = None,
         settings: str | None = None,
     ) -> None:
         """
         Args:
-            mode: ``train``, ``validate`` (scores of a split), ``predict`` (its structures) or
-                ``diagnose`` (can tuning help?).
+            mode: ``train``, ``validate`` (scores of a split), ``predict`` (its structures),
+                ``diagnose`` (can tuning help?) or ``audit`` (what did it cost?).
             train_dataloader: what is trained on.
             eval_dataloader: the validation split, which alone selects the reported epoch.
             test_dataloader: the held-out split of the final table.
@@ -92,6 +89,7 @@ class GDEQRunner(TrainEvalRunner):
             trust_files: as ``base.open_inference``, for ``checkpoint``.
             held_frames: labelled frames on which base and tuned model have a force error in the table.
             diagnose: how structures are examined by ``--mode diagnose``; None has the defaults.
+            audit: what ``--mode audit`` looks at.
             settings: what decides the run's numbers (``same_run.settings_of``), with which alone its
                 folder goes on; ``fairchem -c`` puts it here. None: nothing is compared.
 
@@ -124,13 +122,13 @@ class GDEQRunner(TrainEvalRunner):
         baseline_rows(baselines, train_eval_unit.is2rs)  # refuses unknown ones before the training
         self.baselines, self.trust_files = baselines, trust_files
         self.held_frames = held_frames
-        self.probe, self.settings = diagnose or Probe(), settings
+        self.probe, self.audited, self.settings = diagnose or Probe(), audit, settings
         self.reference = open_reference(reference)
         add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         base = copy.deepcopy(hydra_model(train_eval_unit.model))
         task = train_eval_unit.is2rs.without_decoder
-        self.base = _evaluated(BASE, base, task, train_eval_unit.compiled)
+        self.base = evaluated(BASE, base, task, train_eval_unit.compiled)
 
     @property
     def results(self) -> Path:
@@ -219,12 +217,26 @@ class GDEQRunner(TrainEvalRunner):
         lr = first.get("initial_lr", first["lr"])
         diagnose(self.base, scoring, self.probe, lr, frames, cost, self.results)
 
+    def audit(self) -> None:
+        """Say what tuning cost beyond the task; files go to ``results/audit``.
+
+        Raises:
+            ValueError: there is no tuned model, or the runner was not told what to look at.
+        """
+        tuned, unit = self.tuned(), self.train_eval_unit
+        if tuned is None or self.audited is None:
+            raise ValueError("--mode audit compares a tuned model with its base: checkpoint=PATH")
+        device, dataset = torch.device(get_device_for_local_rank()), self.audited.dataset
+        rows: dict[str, Any] = {name: loader.dataset for name, loader in self.loaders.items()}
+        models = [potential_of(each, unit.tasks, dataset, device) for each in (self.base, tuned)]
+        known, budget = elements_of(rows["train"]), atom_budget(self.loaders[self.split])
+        auditor = Auditor(models, self.audited, self.reference, rows[self.split], known, budget)
+        audit(auditor, self.split, self.results)
+
     # ---- scoring -----------------------------------------------------------------------------
 
     def tuned(self) -> EvaluatedModel | None:
         """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
-
-        A learnt step is in the trainer's file beside it. A model of displacements is used in one shot.
 
         Raises:
             FileNotFoundError: ``checkpoint`` is given and does not exist.
@@ -241,12 +253,8 @@ class GDEQRunner(TrainEvalRunner):
                 "--mode train, or name a model with runner.checkpoint=PATH."
             )
             return None
-        opened, is2rs = open_inference(str(path), self.trust_files), self.train_eval_unit.is2rs
-        is2rs = is2rs.of_displacements if predicts_displacements(opened) else is2rs
-        if (state := path.with_name(STATE)).is_file():
-            is2rs = is2rs.with_learnt(open_checkpoint(state))
-        model = build_model(str(path), opened)
-        return _evaluated(TUNED, model, is2rs, self.train_eval_unit.compiled)
+        unit = self.train_eval_unit
+        return open_tuned(path, unit.is2rs, unit.compiled, self.trust_files)
 
     def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
         """Score a split, a row for each model and baseline; table, JSON, plots and page."""
@@ -289,10 +297,3 @@ class GDEQRunner(TrainEvalRunner):
             logging.info("interrupted: start the same command again to go on from the checkpoint")
             return saved
         return super().save_state(checkpoint_location, is_preemption)
-
-
-def _evaluated(name: str, model: HydraModel, is2rs: IS2RS, compiled: bool) -> EvaluatedModel:
-    """A row of the table, compiled where the trainer is."""
-    if compiled:
-        compile_backbone(model)
-    return EvaluatedModel(name, model, is2rs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -131,11 +131,15 @@ class FrozenGraphField(ABC):
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Forces [n, 3], eV/Angstrom."""
+        return self._evaluated(positions, self._run)
+
+    def _evaluated(self, positions: Tensor, run: Callable[[Any], Tensor]) -> Tensor:
+        """What ``run`` makes of the batch at positions [n, 3], Angstrom, with the graph that it sees."""
         field = self.freeze(positions) if self.live else self
         batch = with_positions(field.batch, positions)
         given = field._given(batch) if self.has_graph else nullcontext()
         with given, self._one_map(positions.device):
-            return self._run(batch)
+            return run(batch)
 
     def freeze(self, positions: Tensor) -> Self:
         """The field with its graph built at positions [n, 3], and held."""

@@ -16,7 +16,13 @@ KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained wi
 # how much memory it takes for the same gradient.
 FREE = (
     *("runner.mode", "runner.split", "runner.test", "runner.checkpoint", "runner.baselines*"),
-    *("runner.reference*", "runner.metrics*", "runner.diagnose*", "runner.held_frames*"),
+    *(
+        "runner.reference*",
+        "runner.metrics*",
+        "runner.diagnose*",
+        "runner.audit*",
+        "runner.held_frames*",
+    ),
     *("runner.trust_files", "runner.callbacks*", "runner.test_dataloader*"),
     *("runner.train_eval_unit.job_config*", "runner.train_eval_unit.print_every"),
     *("runner.train_eval_unit.compiled", "*.guidance_memory", "*.hint", "*.trust_files"),

@@ -18,7 +18,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-MODES = ("train", "validate", "predict", "diagnose")
+MODES = ("train", "validate", "predict", "diagnose", "audit")
 FAIRCHEM_CLI = "fairchem.core._cli"
 
 

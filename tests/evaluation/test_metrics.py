@@ -131,6 +131,16 @@ def test_summary_pools_coordinates_and_counts_forces_of_all_structures():
     assert s["afbt"] == pytest.approx((369 + 199) / (3 * 390), abs=2 / (3 * 390))
 
 
+def test_reference_energies_are_averaged_where_they_are_known():
+    rows = [replace(RECORD, reference_energy=e) for e in (-0.3, 0.05, 0.1, 0.4, float("inf"))]
+    s = summarise(rows, Basin())
+    assert s["reference_energy"] == pytest.approx(0.25 / 4)
+    assert s["reference_within"] == pytest.approx(3 / 5)  # what failed is not within
+    assert "reference_energy" not in summarise([*rows, RECORD], Basin())
+    failed = summarise(rows[-1:], Basin())
+    assert "reference_energy" not in failed and failed["reference_within"] == 0
+
+
 def test_a_record_is_not_built_by_position(monkeypatch):
     """The order of its fields is nobody's business: columns that change places would shift."""
     backwards = [(f.name, f.type, field(default=None)) for f in fields(Record)[::-1]]

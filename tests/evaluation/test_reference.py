@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from fairchem_gdeq.evaluation.records import Label
-from fairchem_gdeq.evaluation.reference import ReferenceFile, add_forces, largest_force
+from fairchem_gdeq.evaluation.reference import AskedReference, ReferenceFile, ask
 from tests.records import RECORD
 
 
@@ -27,15 +27,15 @@ def test_force_is_the_largest_on_a_free_atom():
     trial = atoms.copy()
     trial.calc = EMT()
     lengths = np.linalg.norm(trial.get_forces(), axis=1)
-    assert largest_force(atoms, EMT()) == pytest.approx(lengths.max())
+    assert ask(atoms, EMT()).force == pytest.approx(lengths.max())
     held = np.argsort(lengths)[-2:]
     atoms.set_constraint(FixAtoms(held))
-    assert largest_force(atoms, EMT()) == pytest.approx(np.sort(lengths)[-3])
+    assert ask(atoms, EMT()).force == pytest.approx(np.sort(lengths)[-3])
     assert atoms.calc is None
-    (record,) = add_forces([RECORD], [atoms], EMT())
+    (record,) = AskedReference(EMT()).judge([RECORD], [atoms], [slab()])
     assert record.reference_force == pytest.approx(np.sort(lengths)[-3])
     atoms.set_constraint(FixAtoms(range(len(atoms))))
-    assert largest_force(atoms, EMT()) == 0
+    assert ask(atoms, EMT()).force == 0
 
 
 class Failing(Calculator):
@@ -45,14 +45,57 @@ class Failing(Calculator):
         raise CalculatorError("SCF did not converge")
 
 
+class Forces(Calculator):
+    implemented_properties = ("forces",)
+
+    def calculate(self, atoms=None, *args, **kwargs):
+        self.results = {"forces": np.ones((len(atoms), 3))}
+
+
+def test_energies_are_above_the_target_s():
+    """EMT's own, each target asked once."""
+    asked = []
+
+    class Counting(EMT):
+        def calculate(self, *args, **kwargs):
+            asked.append(args)
+            super().calculate(*args, **kwargs)
+
+    target, ends = fcc111("Cu", (2, 2, 3), vacuum=5.0), [slab(), slab()]
+    ends[1].rattle(0.2, seed=3)
+    reference = AskedReference(Counting())
+    for atoms in ends:
+        (record,) = reference.judge([RECORD], [atoms], [target])
+        energies = []
+        for each in (atoms, target):
+            each.calc = EMT()
+            energies.append(each.get_potential_energy())
+            each.calc = None
+        assert record.reference_energy == pytest.approx(energies[0] - energies[1])
+    assert len(asked) == 3
+    (record,) = AskedReference(Forces()).judge([RECORD], [ends[0]], [target])
+    assert record.reference_energy is None and record.reference_force == pytest.approx(np.sqrt(3))
+    (record,) = AskedReference(Failing()).judge([RECORD], [ends[0]], [target])
+    assert record.reference_energy == np.inf
+
+
+def test_a_calculator_that_has_failed_begins_anew():
+    """EMT would go on half prepared, and raise something else or not at all."""
+    odd, emt = slab(), EMT()
+    odd.symbols[0] = "Si"
+    failures = [ask(odd, emt, Exception).failure for _ in range(2)]
+    assert failures == ["NotImplementedError: No EMT-potential for Si"] * 2
+    assert ask(slab(), emt).force == pytest.approx(ask(slab(), EMT()).force)
+
+
 def test_failures_are_infinite_and_named(caplog):
     atoms = slab()
     atoms.info["sid"] = "slab-17"
     with caplog.at_level(logging.WARNING):
-        assert largest_force(atoms, Failing()) == np.inf
+        assert ask(atoms, Failing()).force == np.inf
     assert "slab-17" in caplog.text and "SCF" in caplog.text
     atoms.positions[0] = np.nan
-    assert largest_force(atoms, EMT()) == np.inf
+    assert ask(atoms, EMT()).force == np.inf
 
 
 @pytest.mark.parametrize("sid", ["slab-17", "123", "007", "1e5"])

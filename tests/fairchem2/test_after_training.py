@@ -77,7 +77,8 @@ def test_validate_with_ase_rows_and_reference_forces(inputs, trained):
     assert code == 0, err[-3000:]
     scores = json.loads((folder / "val.json").read_text())["scores"]
     rows = ["unrelaxed X_0", "base", "tuned", "ASE FIRE", "ASE LBFGS"]
-    assert list(scores) == rows and "AFbT" in out
+    assert list(scores) == rows and "AFbT" in out and "0.1 eV" in out
+    assert all({"reference_energy", "reference_within"} <= set(row) for row in scores.values())
     assert all(0 <= row["fbt"] <= 1 and 0 <= row["afbt"] <= 1 for row in scores.values())
     assert scores["ASE FIRE"]["evaluations"] > 1
     shared = {"positions_mse", "average_distance_within_threshold", "delta_q_mean"}

@@ -53,6 +53,30 @@ def test_its_jacobian_is_symmetric(name):
     assert (jacobian - jacobian.mT).norm() < 1e-8 * jacobian.norm()
 
 
+def test_energies_are_those_whose_gradient_the_forces_are():
+    """By central differences, a structure at a time."""
+    with double_precision():
+        data = small.batch(backbones.structures(ESEN), double=True)
+        (forces,) = backbones.tasks(ESEN)
+        energy = replace(forces, property="energy", level="system")
+        potential = gdeq.load_potential(backbones.model(ESEN, double=True), tasks=[forces, energy])
+        field, step = potential.field(data), 1e-4
+        slopes = []
+        for atom in (0, len(data.pos) - 1):
+            move = torch.zeros_like(data.pos)
+            move[atom, 1] = step
+            with torch.no_grad():
+                up, down = (field.energies(data.pos + s * move, energy) for s in (1, -1))
+                slopes.append((down - up) / (2 * step))
+            along = field(data.pos)[atom, 1].detach()
+            expected = torch.stack([along * (data.batch[atom] == i) for i in range(2)])
+            torch.testing.assert_close(slopes[-1], expected, rtol=1e-5, atol=1e-7)
+        structures = backbones.structures(ESEN)
+        alone = [potential.energies(atoms)[0] for atoms in structures]
+        assert potential.energies(structures) == pytest.approx(alone, rel=1e-9)
+        assert replace(potential, tasks=[forces]).energies(structures) is None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_frames_train_all_that_forces_depend_on(name):
     """fairchem's loss of forces, in evaluation mode, against central differences."""

@@ -15,7 +15,7 @@ from fairchem.core.units.mlip_unit.api.inference import InferenceSettings
 
 from fairchem_gdeq.evaluation import ase_baselines
 from fairchem_gdeq.evaluation.ase_baselines import relax_with_ase
-from fairchem_gdeq.evaluation.reference import ReferenceFile
+from fairchem_gdeq.evaluation.reference import AskedReference, ReferenceFile
 from fairchem_gdeq.evaluation.rows import (
     baseline_rows,
     file_row,
@@ -100,7 +100,8 @@ def test_baselines_by_name():
 
 def test_a_calculator_is_asked_at_the_structures_of_a_row():
     structures, data = example(double=True)
-    row = with_reference(unrelaxed_row(IS2RS()), LennardJones(sigma=2.0, rc=4.0))
+    asked = AskedReference(LennardJones(sigma=2.0, rc=4.0))
+    row = with_reference(unrelaxed_row(IS2RS()), asked)
     records, positions = row(on(data), data)
     torch.testing.assert_close(positions, data.pos)
     for record, atoms in zip(records, structures, strict=True):
