@@ -13,58 +13,70 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 from fairchem_gdeq.audit.dimers import Curve
 from fairchem_gdeq.audit.dynamics import Run
 from fairchem_gdeq.audit.rows import Row
+from fairchem_gdeq.page.write import write_page
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+NUMBERS = "audit.json"
 SHOWN = 9  # pairs of elements in the picture
 NAMES, COLOURS = ("base", "tuned"), ("#aaaaaa", "#3366cc")
 
 
-def write_page(
+def write_numbers(
     folder: Path,
-    title: str,
     verdict: str,
     rows: Sequence[Row],
     curves: Sequence[Sequence[Curve]],
     runs: Sequence[Sequence[Run]],
-) -> list[Path]:
-    """Write ``audit.html`` and ``audit.json``; returns their paths.
+) -> Path:
+    """Write ``audit.json``; returns its path.
 
     Args:
-        folder: of the files; it is made.
-        title: of the page.
+        folder: of the file; it is made.
         verdict: all rows in a sentence.
         rows: of the table.
         curves, runs: of the base and of the tuned model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pages = Environment(loader=PackageLoader("fairchem_gdeq.audit", ""), autoescape=True)
-    text = pages.get_template("page.html").render(
-        title=title,
-        verdict=verdict,
-        checks={check: [r for r in rows if r.check == check] for check in (r.check for r in rows)},
-        number=number,
-        pairs=_most_changed(*curves),
-        dimers=_picture_of_dimers(*curves) if curves[0] else None,
-        dynamics=_picture_of_runs(*runs) if runs[0] else None,
-    )
-    page, numbers = folder / "audit.html", folder / "audit.json"
-    page.write_text(text)
     stored = {
         "verdict": verdict,
         "rows": [asdict(row) for row in rows],
         "dimers": {name: [_plain(c) for c in of] for name, of in _named(curves)},
         "dynamics": {name: [_plain(r) for r in of] for name, of in _named(runs)},
     }
-    numbers.write_text(json.dumps(stored, indent=1) + "\n")
-    return [page, numbers]
+    path = folder / NUMBERS
+    path.write_text(json.dumps(stored, indent=1) + "\n")
+    return path
+
+
+def write_audit(
+    folder: Path,
+    title: str,
+    verdict: str,
+    rows: Sequence[Row],
+    curves: Sequence[Sequence[Curve]],
+    runs: Sequence[Sequence[Run]],
+) -> Path:
+    """Write ``report.html`` with the title and what ``write_numbers`` takes; returns its path."""
+    return write_page(
+        folder,
+        __package__,
+        "page.html",
+        title=title,
+        verdict=[verdict],
+        checks={check: [r for r in rows if r.check == check] for check in (r.check for r in rows)},
+        number=number,
+        pairs=[_cells(*both) for both in _most_changed(*curves)],
+        dimers=_picture_of_dimers(*curves) if curves[0] else None,
+        dynamics=_picture_of_runs(*runs) if runs[0] else None,
+        numbers=NUMBERS,
+    )
 
 
 def number(value: float | None) -> str:
@@ -82,6 +94,12 @@ def _plain(measured: Curve | Run) -> dict[str, Any]:
         key: value.tolist() if isinstance(value, np.ndarray) else value
         for key, value in asdict(measured).items()
     }
+
+
+def _cells(old: Curve, new: Curve) -> list[str]:
+    """A row of the table of pairs."""
+    lengths = (old.contact, old.repels_from, new.repels_from)
+    return [old.name, *map(number, lengths), f"{old.turns}", f"{new.turns}"]
 
 
 def _most_changed(base: Sequence[Curve], tuned: Sequence[Curve]) -> list[tuple[Curve, Curve]]:

@@ -23,7 +23,16 @@ UNABLE = (Code.BAD_INPUT, Code.FAILED, Code.OUT_OF_MEMORY)
 def potential_of(
     chosen: EvaluatedModel, tasks: list[Task], dataset: str, device: torch.device
 ) -> Potential:
-    """A scored model as the Python interface has it, on a device."""
+    """A scored model as the Python interface has it, on a device.
+
+    Raises:
+        ValueError: it predicts displacements, of which no check means anything.
+    """
+    if chosen.is2rs.relaxer.one_shot:
+        raise ValueError(
+            f"the {chosen.name} model predicts displacements (signal=direct), and an audit compares "
+            "forces: expected a potential, checkpoint=PATH"
+        )
     model = hydra_model(chosen.model).to(device).eval()
     return Potential(model, tasks, dataset, chosen.is2rs, name=chosen.name)  # type: ignore[arg-type]
 

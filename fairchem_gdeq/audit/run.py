@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.audit import dimers, dynamics, frames, judged, strained
-from fairchem_gdeq.audit.page import number, write_page
+from fairchem_gdeq.audit.page import number, write_audit, write_numbers
 from fairchem_gdeq.audit.relaxations import Relaxed, geometry_rows, relaxation_rows
 from fairchem_gdeq.audit.relaxing import relax_pairs
 from fairchem_gdeq.audit.rows import Row, not_made, summary
@@ -29,6 +29,7 @@ from fairchem_gdeq.audit.sharing import attempted, spread
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.evaluation.rows import Reference
 from fairchem_gdeq.fairchem2.supported import element_limit
+from fairchem_gdeq.page.write import attempt
 from fairchem_gdeq.training.frame_checks import looked_at
 from fairchem_gdeq.training.ranks import rank
 from fairchem_gdeq.training.run_frames import Rows
@@ -208,7 +209,7 @@ class Auditor:
 
 
 def audit(auditor: Auditor, split: str, folder: Path) -> list[Row]:
-    """Compare base and tuned model, and write ``audit/audit.html`` and ``.json``.
+    """Compare base and tuned model, and write ``audit/report.html`` and ``audit.json``.
 
     Args:
         auditor: the two models and the settings.
@@ -225,9 +226,9 @@ def audit(auditor: Auditor, split: str, folder: Path) -> list[Row]:
         title = f"What tuning cost: {len(pairs.items)} structures of the split {split}"
         _print(title, found)
         print(verdict)
-        paths = write_page(folder / "audit", title, verdict, found, auditor.curves, auditor.runs)
-        for path in paths:
-            print(f"results: {path}")
+        into, numbers = folder / "audit", (verdict, found, auditor.curves, auditor.runs)
+        print(f"results: {write_numbers(into, *numbers)}")
+        attempt(lambda: write_audit(into, title, *numbers))
     return found
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import add_adsorbate, bulk, fcc111
 from ase.calculators.calculator import Calculator, all_changes
@@ -31,7 +32,9 @@ from fairchem_gdeq.audit import (
 )
 from fairchem_gdeq.audit import rows as table
 from fairchem_gdeq.audit.relaxations import End, Relaxed, geometry_rows, rmsd, space_group
+from fairchem_gdeq.audit.relaxing import potential_of
 from fairchem_gdeq.audit.sample import Frame, Pair, Sample, folder_frames, relaxation_of
+from fairchem_gdeq.evaluation.scoring import EvaluatedModel
 from fairchem_gdeq.fairchem2.runner import GDEQRunner
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import Relaxer
@@ -386,13 +389,14 @@ def test_the_command(inputs, tmp_path):
     folder = tmp_path / "gdeq/results/audit"
     stored = json.loads((folder / "audit.json").read_text())
     rows = {(row["check"], row["quantity"]): row for row in stored["rows"]}
-    assert stored["verdict"] in done.stdout and "results: " in done.stdout
+    assert stored["verdict"] in done.stdout and f"results: {folder / 'audit.json'}" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"report: {folder / 'report.html'}"
     assert "frame1" in rows["forces", "error"]["remark"]
     assert rows["forces", "error"]["base"] != rows["forces", "error"]["tuned"]
     assert "nothing: no such file" in rows["second domain", "Delta Q"]["remark"]
     assert rows["relaxations", "Delta Q"]["sample"] == 2
     assert len(stored["dimers"]["base"]) == 2 and len(stored["dynamics"]["tuned"]) == 1
-    page = (folder / "audit.html").read_text()
+    page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 and "too few to judge" in page
 
 
@@ -400,3 +404,9 @@ def test_without_a_tuned_model_it_says_so():
     untrained = SimpleNamespace(tuned=lambda: None, audited=Audit("si"), train_eval_unit=None)
     with pytest.raises(ValueError, match="compares a tuned model with its base: checkpoint=PATH"):
         GDEQRunner.audit(untrained)
+
+
+def test_a_model_of_displacements_has_no_forces_to_audit():
+    of_displacements = EvaluatedModel("tuned", None, IS2RS().of_displacements)
+    with pytest.raises(ValueError, match="the tuned model predicts displacements"):
+        potential_of(of_displacements, [], "si", torch.device("cpu"))
