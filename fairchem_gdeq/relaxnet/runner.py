@@ -1,0 +1,37 @@
+"""The runner of RelaxNet: the modes of ``GDEQRunner`` with the ODE in the place of relaxations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairchem_gdeq.evaluation.metric import add_metrics
+from fairchem_gdeq.fairchem2.runner import GDEQRunner
+from fairchem_gdeq.relaxnet.metrics import PATHS
+from fairchem_gdeq.relaxnet.scoring import ODEScoring
+
+
+class RelaxNetRunner(GDEQRunner):
+    """Trains, validates and predicts. The base of its table is the untrained model."""
+
+    def __init__(self, **settings: Any) -> None:
+        """As ``GDEQRunner``; ``held_frames`` is a ``held.HeldTrajectories``."""
+        add_metrics(PATHS)
+        super().__init__(**settings)
+
+    def _check_frames(self) -> None:
+        """Nothing is trained on beside the trajectories, which their data set has checked."""
+
+    def diagnose(self) -> None:
+        """Refused.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "--mode diagnose asks whether tuning through relaxations can help a potential, and RelaxNet "
+            "is trained from random weights: choose train, validate or predict"
+        )
+
+    def _scoring(self, split: str) -> ODEScoring:
+        plain = super()._scoring(split)
+        return ODEScoring(plain.split, plain.field_of)
