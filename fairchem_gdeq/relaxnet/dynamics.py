@@ -16,10 +16,9 @@ from fairchem_gdeq.models.relaxnet import RelaxNetBackbone, RelaxNetHead
 from fairchem_gdeq.models.relaxnet.geometry import Geometry, Graph
 from fairchem_gdeq.models.relaxnet.head import gradient_forces
 from fairchem_gdeq.relax import Structures
-from fairchem_gdeq.relaxnet.extra import require
+from fairchem_gdeq.extras import require
 
 SKIN = 0.5  # Angstrom
-EVOLUTIONS = ("explicit", "implicit")
 # At x, u and where it evolves h: [n, 3], [n, 3], [n, width].
 State = tuple[Tensor, ...]
 
@@ -43,23 +42,17 @@ class Path:
 
 @dataclass(frozen=True)
 class Evolution:
-    """How structures are evolved. Pseudotime runs from 0 to 1.
+    """How the ODE of a RelaxNet is integrated. Pseudotime runs from 0 to 1.
 
     Attributes:
-        evolution: ``explicit``: h is a state, with a rate of its own; ``implicit``: h is that of the
-            encoder at the positions of the moment.
         frames: T, at which energies and forces are predicted, the start and the end among them.
         steps: of rk4 from one frame to the next.
-        duration: physical time of the whole path, in units of sqrt(amu/eV) Angstrom (10.18 fs): du/dt is
-            duration^2 F/m.
         adjoint: gradients by torchdiffeq's adjoint: memory does not grow with the steps, the gradient is
             that of the ODE and not that of its discretization.
     """
 
-    evolution: str = "explicit"
     frames: int = 5
     steps: int = 1
-    duration: float = 3.0
     adjoint: bool = False
 
     def __post_init__(self) -> None:
@@ -67,12 +60,10 @@ class Evolution:
         Raises:
             ValueError: a setting that cannot be meant.
         """
-        if self.evolution not in EVOLUTIONS:
-            raise ValueError(f"evolution={self.evolution!r}: choose one of {', '.join(EVOLUTIONS)}")
-        if self.frames < 2 or self.steps < 1 or not self.duration > 0:
+        if self.frames < 2 or self.steps < 1:
             raise ValueError(
-                f"frames={self.frames}, steps={self.steps}, duration={self.duration}: expected at least "
-                "2 frames, 1 step between them, and a duration above 0"
+                f"frames={self.frames}, steps={self.steps}: expected at least 2 frames, and 1 step from "
+                "one to the next"
             )
 
     @property
@@ -92,8 +83,8 @@ class Evolution:
             ImportError: torchdiffeq is not installed; names the extra.
             ValueError: the model is another one.
         """
-        integrate = require("torchdiffeq", "torchdiffeq")
-        rate = Rate(model, batch, structures, self)
+        integrate = require("torchdiffeq", "torchdiffeq", "relaxnet")
+        rate = Rate(model, batch, structures)
         start = rate.start()
         times = torch.linspace(0, 1, self.frames, dtype=start[0].dtype, device=start[0].device)
         options = {"step_size": 1 / (self.steps * (self.frames - 1))}
@@ -123,9 +114,7 @@ class Rate(nn.Module):
     and is built anew when an atom has moved by half of that.
     """
 
-    def __init__(
-        self, model: HydraModel, batch: AtomicData, structures: Structures, how: Evolution
-    ) -> None:
+    def __init__(self, model: HydraModel, batch: AtomicData, structures: Structures) -> None:
         """
         Raises:
             ValueError: the model is no RelaxNet.
@@ -134,17 +123,17 @@ class Rate(nn.Module):
         heads = [head for head in model.output_heads.values() if isinstance(head, RelaxNetHead)]
         if not isinstance(model.backbone, RelaxNetBackbone) or len(heads) != 1:
             raise ValueError(
-                f"expected a RelaxNetBackbone with one RelaxNetHead, found {type(model.backbone).__name__} "
-                f"with {', '.join(type(head).__name__ for head in model.output_heads.values())}"
+                "expected a RelaxNetBackbone with one RelaxNetHead, found "
+                f"{type(model.backbone).__name__} with {', '.join(type(head).__name__ for head in model.output_heads.values())}"
             )
         self.backbone, self.head = model.backbone, heads[0]
-        self.explicit = how.evolution == "explicit"
+        self.explicit = self.backbone.latent is not None
         self.batch = with_positions(batch, batch.pos)
         self.batch.inverse_cell = inverse_cells(batch, batch.pbc)
         self._wide: Graph | None = None
         self._built = self.batch.pos
         self.free = structures.free[:, None]
-        self.unit = how.duration**2 / structures.masses[:, None]
+        self.unit = self.backbone.duration**2 / structures.masses[:, None]
 
     def start(self) -> State:
         """x(0), u(0) and h(0) where that evolves."""

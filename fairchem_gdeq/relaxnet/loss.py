@@ -44,7 +44,7 @@ class RelaxNetLoss:
 
     energy: float = 0.1
     monotonic: float = 0.1
-    forces: float = 5.0
+    forces: float = 0.1
     positions: float = 50.0
     direction: float = 0.5
 

@@ -23,7 +23,7 @@ from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.relaxing import RelaxingUnit
 from fairchem_gdeq.models.relaxnet import RelaxNetHead
-from fairchem_gdeq.relaxnet.extra import require
+from fairchem_gdeq.extras import require
 from fairchem_gdeq.relaxnet.held import reference_of
 from fairchem_gdeq.relaxnet.loss import RelaxNetLoss
 from fairchem_gdeq.relaxnet.task import RelaxNetIS2RS
@@ -53,7 +53,7 @@ class RelaxNetTrainer(RelaxingUnit):
         loss: RelaxNetLoss,
         keep: str = "lowest",
         print_every: int = 10,
-        clip_grad_norm: float | None = 10.0,
+        clip_grad_norm: float | None = 1.0,
         ema_decay: float | None = 0.99,
     ) -> None:
         """
@@ -69,7 +69,7 @@ class RelaxNetTrainer(RelaxingUnit):
             ImportError: torchdiffeq is not installed; names the extra.
             ValueError: no single force task.
         """
-        require("torchdiffeq", "torchdiffeq")
+        require("torchdiffeq", "torchdiffeq", "relaxnet")
         self.force_task = force_task(list(tasks))
         super().__init__(
             is2rs=is2rs,

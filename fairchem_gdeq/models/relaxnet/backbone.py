@@ -24,6 +24,8 @@ from fairchem_gdeq.models.relaxnet.interaction import (
 )
 from fairchem_gdeq.models.relaxnet.radial import RadialBasis
 
+EVOLUTIONS = ("explicit", "implicit")
+
 
 @registry.register_model("relaxnet_backbone")
 class RelaxNetBackbone(nn.Module, BackboneInterface):
@@ -31,7 +33,7 @@ class RelaxNetBackbone(nn.Module, BackboneInterface):
 
     ``RelaxNetHead`` makes an energy of it, and forces as its gradient: together an ordinary potential.
     The neural ODE (``fairchem_gdeq.relaxnet``) asks it for the rest: ``velocity`` gives u(0), and
-    ``latent`` is the rate of the embedding where that evolves explicitly.
+    ``latent`` is the rate of the embedding where that evolves explicitly, else None.
     """
 
     always_use_pbc = False
@@ -52,6 +54,8 @@ class RelaxNetBackbone(nn.Module, BackboneInterface):
         radial: Sequence[str] = ("bessel", "gaussian"),
         radial_count: int = 8,
         neighbours: float = 16.0,
+        evolution: str = "explicit",
+        duration: float = 1.0,
     ) -> None:
         """
         Args:
@@ -64,13 +68,23 @@ class RelaxNetBackbone(nn.Module, BackboneInterface):
             radial: ``bessel``, ``gaussian`` or both.
             radial_count: functions of each kind and degree.
             neighbours: a usual number of neighbours within the cutoff.
+            evolution: of the embedding h in the ODE. ``explicit``: h is a state, with a rate of its own;
+                ``implicit``: h is that of the encoder at the positions of the moment.
+            duration: physical time of a whole path, whose pseudotime runs from 0 to 1, in units of
+                sqrt(amu/eV) Angstrom (10.18 fs): du/dt is duration^2 F/m.
 
         Raises:
-            ValueError: an unknown radial basis, cutoffs or degrees that do not fit each other.
+            ValueError: an unknown radial basis or evolution, no duration, cutoffs or degrees that do not
+                fit each other.
         """
         super().__init__()
         if zonal_lmax > lmax:
             raise ValueError(f"zonal_lmax={zonal_lmax}: expected at most lmax={lmax}")
+        if evolution not in EVOLUTIONS:
+            raise ValueError(f"evolution={evolution!r}: choose one of {', '.join(EVOLUTIONS)}")
+        if not duration > 0:
+            raise ValueError(f"duration={duration}: expected a time above 0")
+        self.duration = duration
         self.cutoff, self.max_neighbors, self.width = cutoff, max_neighbors, channels
         basis = RadialBasis(radial, radial_count, cutoff, lmax)
         self.radial_width = basis.width
@@ -86,10 +100,11 @@ class RelaxNetBackbone(nn.Module, BackboneInterface):
         self.moves = nn.ModuleList(Displacements(channels, basis.width) for _ in range(layers - 1))
         self.join = nn.Linear((layers + 1) * channels, channels)
         self.push = perceptron(2 * channels + basis.width, channels, 1)
-        self.latent = perceptron(channels, 2 * channels, channels)
-        for last in (self.push[-1], self.latent[-1]):  # the untrained ODE starts at rest
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        explicit = evolution == "explicit"
+        self.latent = perceptron(channels, 2 * channels, channels) if explicit else None
+        for rate in filter(None, (self.push, self.latent)):  # the untrained ODE starts at rest
+            nn.init.zeros_(rate[-1].weight)
+            nn.init.zeros_(rate[-1].bias)
         self.otf_graph = True
         # What fairchem's predictor, and our force fields, ask of every backbone.
         self.regress_config = GradRegressConfig(direct_forces=False, forces=True)

@@ -1,4 +1,4 @@
-"""Packages of the extra ``relaxnet``, which the rest of this package does without."""
+"""Packages of an extra, which the rest does without."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 
-def require(module: str, package: str) -> Any:
+def require(module: str, package: str, extra: str) -> Any:
     """A module of that package.
 
     Raises:
@@ -16,6 +16,6 @@ def require(module: str, package: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"RelaxNet needs the package {package}, which is not there ({error}): "
-            "pip install 'fairchem-gdeq[relaxnet]'"
+            f"this needs the package {package}, which is not there ({error}): "
+            f"pip install 'fairchem-gdeq[{extra}]'"
         ) from error
