@@ -2,11 +2,12 @@
 
     python -m benchmarks.relaxnet_relaxations runs/si/relaxnet/results/best/inference_ckpt.pt [MORE ...]
 
-For each checkpoint, held trajectories (``val_frames``, ``val_more_frames``) are evolved from their starts; a
-checkpoint with implicit evolution is a potential as well, and is relaxed by L-BFGS until the largest force is
-below 0.05 (C1) or 0.0751 eV/Angstrom (C2), in at most 500 steps. Errors are those at the end: of the energy, of
-forces against those of the last frame, and Delta Q. ``--potential`` names another potential, such as
-data/si/base/esen_all_frames.pt, that is relaxed in the same way; one without an energy has no error of it.
+For each checkpoint, held trajectories (``val_frames``, ``val_more_frames``) are evolved from their
+starts; a checkpoint with implicit evolution is a potential as well, and is relaxed by L-BFGS until the
+largest force is below 0.05 (C1) or 0.0751 eV/Angstrom (C2), in at most 500 steps. Errors are those at
+the end: of the energy, of forces against those of the last frame, and Delta Q. ``--potential`` names
+another potential, such as data/si/base/esen_all_frames.pt, that is relaxed in the same way; one without
+an energy has no error of it.
 """
 
 from __future__ import annotations

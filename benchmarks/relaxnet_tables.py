@@ -1,10 +1,10 @@
-"""Table 2 of the RelaxNet paper, as far as silicon allows: implicit and explicit evolution, frames, structures.
+"""Table 2 of the RelaxNet paper, as far as silicon allows: evolution, frames and structures.
 
     python -m benchmarks.study run relaxnet            # trains; also relaxnet_share, relaxnet_terms
     python -m benchmarks.relaxnet_tables runs/study/relaxnet
 
-prints a line for each run in that folder: T frames, the share of the training trajectories, errors of energies
-and forces on held trajectories, minutes of an epoch, and Delta Q of the test structures.
+prints a line for each run in that folder: T frames, the share of the training trajectories, errors of
+energies and forces on held trajectories, minutes of an epoch, and Delta Q of the test structures.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def rows_of(folder: Path) -> Iterator[list[str]]:
     """
     runs = sorted(file.parents[1] for file in folder.glob("*/results/test.json"))
     if not runs:
-        raise SystemExit(f"{folder}: no finished run in it (python -m benchmarks.study run relaxnet)")
+        raise SystemExit(
+            f"{folder}: no finished run in it (python -m benchmarks.study run relaxnet)"
+        )
     yield from map(row_of, runs)
 
 

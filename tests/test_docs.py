@@ -9,7 +9,16 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 # Built from the keys above them; what they may be given is explained by group, not key by key.
-COMPOSED = ("defaults", "tasks", "collate", "train_loader", "val_loader", "test_loader", "runner", "callbacks")
+COMPOSED = (
+    "defaults",
+    "tasks",
+    "collate",
+    "train_loader",
+    "val_loader",
+    "test_loader",
+    "runner",
+    "callbacks",
+)
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 

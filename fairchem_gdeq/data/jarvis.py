@@ -1,12 +1,12 @@
 """JARVIS-DFT relaxations as labelled frames, for RelaxNet.
 
-    python -m fairchem_gdeq.data.jarvis data/jarvis                    # the figshare data set alignn_ff_db
-    python -m fairchem_gdeq.data.jarvis data/jarvis --vasprun FOLDER   # vasprun.xml files, one a relaxation
+    python -m fairchem_gdeq.data.jarvis data/jarvis                   # of figshare's alignn_ff_db
+    python -m fairchem_gdeq.data.jarvis data/jarvis --vasprun FOLDER  # of vasprun.xml files
 
 Either way ``OUT/train_frames``, ``val_frames`` and ``test_frames`` are written, whose rows are called
-``NAME_STEP``. A material is in one split only. JARVIS relaxes the cell too, and RelaxNet has none to relax:
-frames are brought into the cell of the first one at the same fractional coordinates, with energies and
-forces as they were.
+``NAME_STEP``. A material is in one split only. JARVIS relaxes the cell too, and RelaxNet has none to
+relax: frames are brought into the cell of the first one at the same fractional coordinates, with energies
+and forces as they were.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ def entries_of(store: Path) -> list[Mapping[str, Any]]:
     file = store / f"{name}.zip"
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file}: no such file. It is the data set {DATASET} of JARVIS-DFT on figshare (some GB). Where "
-            f"there is a network, fetch it with: python -c \"from jarvis.db.figshare import data; "
-            f"data('{DATASET}', store_dir='{store}')\", or save {url} under that name. Or name a folder of "
-            "vasprun.xml files with --vasprun FOLDER"
+            f"{file}: no such file. It is the data set {DATASET} of JARVIS-DFT on figshare. Where "
+            f'there is a network, fetch it with: python -c "from jarvis.db.figshare import data; '
+            f"data('{DATASET}', store_dir='{store}')\", or save {url} under that name. Or name a "
+            "folder of vasprun.xml files with --vasprun FOLDER"
         )
     entries: list[Mapping[str, Any]] = figshare.data(DATASET, store_dir=str(store))
     return entries
@@ -91,8 +92,8 @@ def of_vaspruns(folder: Path) -> Iterator[Trajectory]:
     files = sorted(folder.glob("**/*vasprun*.xml"))
     if not files:
         raise FileNotFoundError(
-            f"{folder}: expected vasprun.xml files in it, as the zip files of the figshare project JARVIS-DFT "
-            "SCF Optimization (jarvis-tools calls their list raw_files) hold one each"
+            f"{folder}: expected vasprun.xml files in it, as the zip files of the figshare project "
+            "JARVIS-DFT SCF Optimization (jarvis-tools calls their list raw_files) hold one each"
         )
     for file in files:
         name = file.relative_to(folder).with_suffix("").as_posix().replace("/", "-")
@@ -105,7 +106,9 @@ def of_vaspruns(folder: Path) -> Iterator[Trajectory]:
                 label(atoms, float(energy), forces)
                 frames.append(atoms)
         except Exception as error:  # whatever xml parsers and jarvis-tools raise on damaged files
-            logging.warning(f"{file}: left out, it cannot be read ({type(error).__name__}: {error})")
+            logging.warning(
+                f"{file}: left out, it cannot be read ({type(error).__name__}: {error})"
+            )
             continue
         yield name, frames
 
@@ -163,26 +166,27 @@ def write(trajectories: Iterable[Trajectory], out: Path) -> dict[str, int]:
     strained = 0
     for folder in folders.values():
         folder.mkdir(parents=True)
-    databases = {
-        split: connect(folder / "data.aselmdb", type="aselmdb") for split, folder in folders.items()
-    }
-    for name, frames in trajectories:
-        try:
-            kept, strain = in_one_cell(frames)
-        except BadRow as error:
-            bad.append(BadRow(f"{name}, {error.where}", error.reason))
-            continue
-        if len(kept) < 2:
-            bad.append(BadRow(name, "one frame only"))
-            continue
-        split = split_of(name)
-        counts[split] += 1
-        strained += strain > STRAIN
-        for step, frame in enumerate(kept):
-            databases[split].write(frame, data={"sid": f"{name}_{step}"})
-            sizes[split].append(len(frame))
+    with ExitStack() as stack:
+        databases = {
+            split: stack.enter_context(connect(folder / "data.aselmdb", type="aselmdb"))
+            for split, folder in folders.items()
+        }
+        for name, frames in trajectories:
+            try:
+                kept, strain = in_one_cell(frames)
+            except BadRow as error:
+                bad.append(BadRow(f"{name}, {error.where}", error.reason))
+                continue
+            if len(kept) < 2:
+                bad.append(BadRow(name, "one frame only"))
+                continue
+            split = split_of(name)
+            counts[split] += 1
+            strained += strain > STRAIN
+            for step, frame in enumerate(kept):
+                databases[split].write(frame, data={"sid": f"{name}_{step}"})
+                sizes[split].append(len(frame))
     for split, folder in folders.items():
-        databases[split].close()
         np.savez(folder / "metadata.npz", natoms=np.array(sizes[split]))
     if bad:
         logging.warning(f"{len(bad)} relaxations are left out:\n{listed(bad)}")
@@ -193,6 +197,7 @@ def write(trajectories: Iterable[Trajectory], out: Path) -> dict[str, int]:
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m fairchem_gdeq.data.jarvis",
         description=__doc__,

@@ -1,7 +1,7 @@
 """RelaxNet: trajectories of relaxations by a neural ODE, from the start alone (fairchem 2).
 
-The network is in ``fairchem_gdeq.models.relaxnet``. Needs the extra ``relaxnet``. Importing it registers the
-trainer ``relaxnet`` and the data set ``relaxation_frames``.
+The network is in ``fairchem_gdeq.models.relaxnet``. Needs the extra ``relaxnet``. Importing it registers
+the trainer ``relaxnet`` and the data set ``relaxation_frames``.
 """
 
 from fairchem_gdeq.versions import require_version

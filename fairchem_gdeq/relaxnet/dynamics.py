@@ -11,12 +11,12 @@ from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.models.base import HydraModel
 from torch import Tensor, nn
 
+from fairchem_gdeq.extras import require
 from fairchem_gdeq.frozen.cells import inverse_cells, with_positions
 from fairchem_gdeq.models.relaxnet import RelaxNetBackbone, RelaxNetHead
 from fairchem_gdeq.models.relaxnet.geometry import Geometry, Graph
 from fairchem_gdeq.models.relaxnet.head import gradient_forces
 from fairchem_gdeq.relax import Structures
-from fairchem_gdeq.extras import require
 
 SKIN = 0.5  # Angstrom
 # At x, u and where it evolves h: [n, 3], [n, 3], [n, width].
@@ -122,9 +122,10 @@ class Rate(nn.Module):
         super().__init__()
         heads = [head for head in model.output_heads.values() if isinstance(head, RelaxNetHead)]
         if not isinstance(model.backbone, RelaxNetBackbone) or len(heads) != 1:
+            found = ", ".join(type(head).__name__ for head in model.output_heads.values())
             raise ValueError(
                 "expected a RelaxNetBackbone with one RelaxNetHead, found "
-                f"{type(model.backbone).__name__} with {', '.join(type(head).__name__ for head in model.output_heads.values())}"
+                f"{type(model.backbone).__name__} with {found}"
             )
         self.backbone, self.head = model.backbone, heads[0]
         self.explicit = self.backbone.latent is not None
@@ -163,19 +164,23 @@ class Rate(nn.Module):
         _, velocity, *embedding = state
         _, forces = self.at(state)
         rates = (velocity * self.free, self.unit * forces)
-        return (*rates, *(self.backbone.latent(h) for h in embedding))
+        if self.backbone.latent is None:
+            return rates
+        return (*rates, self.backbone.latent(*embedding))
 
     def _geometry(self, positions: Tensor) -> Geometry:
         if self._wide is None or bool(_farthest(positions, self._built) > SKIN / 2):
             self._built = positions.detach()
             self._wide = self.backbone.graph(with_positions(self.batch, self._built), SKIN)
         graph = self._wide.within(self.backbone.cutoff, positions)
-        return self.backbone.measure(graph, positions)
+        geometry: Geometry = self.backbone.measure(graph, positions)
+        return geometry
 
 
 def _farthest(positions: Tensor, before: Tensor) -> Tensor:
     """The longest way of an atom, Angstrom; not a number where one is lost."""
-    return (positions.detach() - before).norm(dim=-1).max()
+    ways: Tensor = torch.linalg.vector_norm(positions.detach() - before, dim=-1)
+    return ways.max()
 
 
 @contextmanager

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.models.base import HydraModel
 from fairchem.core.units.mlip_unit.mlip_unit import Task
+from torch import nn
 
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.evaluation.metric import Scores
+from fairchem_gdeq.evaluation.scoring import BASE
 from fairchem_gdeq.fairchem2.fields import hydra_model
 from fairchem_gdeq.relaxnet.frames import FramesDataset
 from fairchem_gdeq.relaxnet.loss import Reference
@@ -58,8 +62,9 @@ class HeldTrajectories:
     is2rs: RelaxNetIS2RS
     max_atoms: int
 
-    def open(self, task: Task) -> FramesDataset | None:
-        """The trajectories; None where there are none.
+    @cached_property
+    def trajectories(self) -> FramesDataset | None:
+        """Those; None where there are none.
 
         Raises:
             FileNotFoundError, BadRows, ValueError: as ``FramesDataset``.
@@ -74,45 +79,41 @@ class HeldTrajectories:
         }
         return FramesDataset(config)
 
-    @torch.no_grad()
     def scores(
-        self, task: Task, models: Mapping[str, torch.nn.Module], device: torch.device
+        self, task: Task, models: Mapping[str, nn.Module], device: torch.device
     ) -> dict[str, Scores]:
-        """``metrics.FrameErrors`` of each model by its name; of a trajectory that is lost, none.
+        """``metrics.FrameErrors`` of each model by its name.
 
-        Raises:
-            FileNotFoundError, BadRows, ValueError: as ``open``.
+        The untrained model has none: without the elements' energies its errors are those of hundreds
+        of eV.
         """
-        held = self.open(task)
-        if held is None:
-            return {}
-        found: dict[str, Scores] = {}
-        for name, module in models.items():
-            model = hydra_model(module).to(device).eval()
-            parts: list[FrameErrors] = []
-            lost = 0
-            own = (held[i] for i in range(rank(), len(held), ranks()))
-            for rows in packed(own, self.max_atoms):
-                batch = collate(rows).to(device)
-                path, free = self.is2rs.evolve(model, batch), batch.fixed == 0
-                true, bad = reference_of(batch), self.is2rs.lost(batch, path)
-                lost += int(bad.sum())
-                kept = ~bad
-                atoms = free & kept[batch.batch]
-                errors = FrameErrors.of(
-                    path.energies[:, kept],
-                    true.energies[:, kept],
-                    path.forces,
-                    true.forces,
-                    atoms,
-                )
-                parts.append(errors)
-            every: list[FrameErrors] = gather(parts)
-            if lost:
-                logging.warning(f"{name}: {lost} held trajectories are lost and have no errors")
-            total = every[0]
-            for each in every[1:]:
-                total = total + each
-            if total.structures:
-                found[name] = total.scores
-        return found
+        found = {
+            name: hydra_model(model).to(device).eval()
+            for name, model in models.items()
+            if self.trajectories is not None and name != BASE
+        }
+        return {
+            name: errors.scores for name, m in found.items() if (errors := self._errors(name, m))
+        }
+
+    @torch.no_grad()
+    def _errors(self, name: str, model: HydraModel) -> FrameErrors | None:
+        """Over all ranks; None where every trajectory is lost, and without those that are."""
+        held = self.trajectories
+        assert held is not None
+        device = next(model.parameters()).device
+        parts: list[FrameErrors] = []
+        lost = 0
+        own = (held[i] for i in range(rank(), len(held), ranks()))
+        for rows in packed(own, self.max_atoms):
+            batch = collate(rows).to(device)
+            path, true = self.is2rs.evolve(model, batch), reference_of(batch)
+            kept = ~self.is2rs.lost(batch, path)
+            lost += int((~kept).sum())
+            atoms = (batch.fixed == 0) & kept[batch.batch]
+            energies = path.energies[:, kept], true.energies[:, kept]
+            parts.append(FrameErrors.of(*energies, path.forces, true.forces, atoms))
+        if lost:
+            logging.warning(f"{name}: {lost} held trajectories are lost and have no errors")
+        total = FrameErrors.total(gather(parts))
+        return total if total.structures else None

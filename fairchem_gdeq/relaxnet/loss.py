@@ -45,8 +45,8 @@ class RelaxNetLoss:
     energy: float = 0.1
     monotonic: float = 0.1
     forces: float = 0.1
-    positions: float = 50.0
-    direction: float = 0.5
+    positions: float = 200.0
+    direction: float = 1.0
 
     def __call__(
         self, path: Path, reference: Reference, structures: Structures
@@ -92,7 +92,7 @@ def direction_term(predicted: Tensor, true: Tensor, structures: Structures) -> T
     the cosine 0.
     """
     move, guess = (each[-1] - each[0] for each in (true, predicted))
-    length = move.norm(dim=-1)
+    length: Tensor = torch.linalg.vector_norm(move, dim=-1)
     # The root of a small number more has a derivative at rest, where an untrained model begins.
     guessed = (guess.square().sum(-1) + DELTA**2).sqrt()
     cosine = (move * guess).sum(-1) / (length.clamp_min(DELTA) * guessed)

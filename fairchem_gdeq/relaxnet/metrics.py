@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -63,10 +64,10 @@ class FrameErrors(NamedTuple):
             3 * int(free.sum()),
         )
 
-    def __add__(self, other: tuple[object, ...]) -> FrameErrors:  # of sums, not of tuples
-        """Of both."""
-        assert isinstance(other, FrameErrors)
-        return FrameErrors(*(one + two for one, two in zip(self, other, strict=True)))
+    @classmethod
+    def total(cls, parts: Iterable[FrameErrors]) -> FrameErrors:
+        """Of all parts together."""
+        return cls(*(sum(column) for column in zip(*parts, strict=True)))
 
     @property
     def scores(self) -> Scores:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fairchem_gdeq.evaluation.metric import add_metrics
 from fairchem_gdeq.fairchem2.runner import GDEQRunner
+from fairchem_gdeq.relaxnet.held import HeldTrajectories
 from fairchem_gdeq.relaxnet.metrics import PATHS
 from fairchem_gdeq.relaxnet.scoring import ODEScoring
 
@@ -19,7 +20,13 @@ class RelaxNetRunner(GDEQRunner):
         super().__init__(**settings)
 
     def _check_frames(self) -> None:
-        """Nothing is trained on beside the trajectories, which their data set has checked."""
+        """The held trajectories are opened now, so that what is wrong with them is said before the run.
+
+        Raises:
+            FileNotFoundError, BadRows, ValueError: as ``FramesDataset``.
+        """
+        if isinstance(self.held_frames, HeldTrajectories):
+            _ = self.held_frames.trajectories
 
     def diagnose(self) -> None:
         """Refused.

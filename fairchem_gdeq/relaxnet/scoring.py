@@ -89,7 +89,7 @@ class ODEScoring(Scoring):
         assert isinstance(is2rs, RelaxNetIS2RS)
         model = cast(HydraModel, chosen.model.to(self.split.device).eval())
         with self._bar(title) as bar:
-            for rows in packed(self.split.rows(), self.split.budget):  # type: ignore[arg-type]
+            for rows in packed(self.split.rows(), self.split.budget):
                 batch = collate([row.get_example(0) for row in rows]).to(self.split.device)
                 with torch.no_grad():
                     path = is2rs.evolve(model, batch)

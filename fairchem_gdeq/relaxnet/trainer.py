@@ -15,15 +15,15 @@ from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from fairchem.core.units.mlip_unit.utils import tf32_context_manager
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 from torchtnt.framework import State
 
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.evaluation.metrics import summarise
+from fairchem_gdeq.extras import require
 from fairchem_gdeq.fairchem2.fields import force_task, hydra_model
 from fairchem_gdeq.fairchem2.relaxing import RelaxingUnit
 from fairchem_gdeq.models.relaxnet import RelaxNetHead
-from fairchem_gdeq.extras import require
 from fairchem_gdeq.relaxnet.held import reference_of
 from fairchem_gdeq.relaxnet.loss import RelaxNetLoss
 from fairchem_gdeq.relaxnet.task import RelaxNetIS2RS
@@ -46,8 +46,8 @@ class RelaxNetTrainer(RelaxingUnit):
         self,
         job_config: DictConfig,
         model: nn.Module,
-        optimizer_fn: partial,
-        cosine_lr_scheduler_fn: partial,
+        optimizer_fn: partial[Any],
+        cosine_lr_scheduler_fn: partial[Any],
         tasks: list[Task],
         is2rs: RelaxNetIS2RS,
         loss: RelaxNetLoss,
@@ -89,9 +89,10 @@ class RelaxNetTrainer(RelaxingUnit):
 
     def on_train_start(self, state: State) -> None:
         """As fairchem's; a new run fits the elements' energies and scores the untrained model first."""
-        fresh = self.lazy_state_location is None
-        if fresh:
-            self._fit_references(state.train_state.dataloader.dataset)
+        if self.lazy_state_location is None:
+            assert state.train_state is not None
+            loader: Any = state.train_state.dataloader
+            self._fit_references(loader.dataset)
             if distutils.is_master():
                 self.history.open(self._folder, 0)
         super().on_train_start(state)
@@ -119,6 +120,7 @@ class RelaxNetTrainer(RelaxingUnit):
     def train_step(self, state: State, data: AtomicData) -> dict[str, float]:
         """One optimizer step; structures whose path is lost have no part in it, and are named."""
         assert state.train_state is not None
+        loader: Any = state.train_state.dataloader
         reset_peak()
         started = time.perf_counter()
         batch = data.to(get_device_for_local_rank())
@@ -139,7 +141,7 @@ class RelaxNetTrainer(RelaxingUnit):
             "train/step": step,
             "train/lr": self.scheduler.get_last_lr()[0],
             "train/epoch": self.train_progress.num_epochs_completed
-            + self.train_progress.num_steps_completed_in_epoch / len(state.train_state.dataloader),
+            + self.train_progress.num_steps_completed_in_epoch / len(loader),
             "train/seconds": time.perf_counter() - started,
             "train/peak_memory_mb": peak_mb(),
         }

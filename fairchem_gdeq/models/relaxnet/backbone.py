@@ -103,8 +103,8 @@ class RelaxNetBackbone(nn.Module, BackboneInterface):
         explicit = evolution == "explicit"
         self.latent = perceptron(channels, 2 * channels, channels) if explicit else None
         for rate in filter(None, (self.push, self.latent)):  # the untrained ODE starts at rest
-            nn.init.zeros_(rate[-1].weight)
-            nn.init.zeros_(rate[-1].bias)
+            for parameter in rate[-1].parameters():
+                nn.init.zeros_(parameter)
         self.otf_graph = True
         # What fairchem's predictor, and our force fields, ask of every backbone.
         self.regress_config = GradRegressConfig(direct_forces=False, forces=True)
@@ -145,7 +145,8 @@ class RelaxNetBackbone(nn.Module, BackboneInterface):
         graph = geometry.graph
         ends = [embedding[graph.target], embedding[graph.source], geometry.radial]
         push = self.push(torch.cat(ends, dim=1)) * geometry.fade[:, None] * geometry.units
-        return push.new_zeros(len(embedding), 3).index_add(0, graph.target, push)
+        still: Tensor = push.new_zeros(len(embedding), 3)
+        return still.index_add(0, graph.target, push)
 
     # ---- as a potential ----------------------------------------------------------------------
 

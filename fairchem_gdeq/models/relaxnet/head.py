@@ -22,8 +22,8 @@ class RelaxNetHead(nn.Module, HeadInterface):
     """E [s] in eV, and F = -dE/dx.
 
     Attributes:
-        references: [119], eV: the energy of an atom of each element, added to what is learnt. Fitted to the
-            training data (``fit_references``), zero before.
+        references: [119], eV: the energy of an atom of each element, added to what is learnt. Fitted to
+            the training data (``fit_references``), zero before.
     """
 
     references: Tensor

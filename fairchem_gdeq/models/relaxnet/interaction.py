@@ -38,7 +38,8 @@ class PairConvolution(nn.Module):
         super().__init__()
         self.channels = channels
         features = o3.Irreps([(channels, "0e"), (channels, "1o")])
-        kept, paths = [], []
+        kept: list[tuple[int, o3.Irrep]] = []
+        paths = []
         for i, (_, one) in enumerate(features):
             for j, (_, two) in enumerate(harmonics):
                 for out in one * two:

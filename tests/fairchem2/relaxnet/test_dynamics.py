@@ -9,10 +9,10 @@ from scipy.integrate import solve_ivp
 
 pytest.importorskip("torchdiffeq")
 
+from fairchem_gdeq.extras import require
 from fairchem_gdeq.models.relaxnet.backbone import EVOLUTIONS
 from fairchem_gdeq.relaxnet import dynamics
 from fairchem_gdeq.relaxnet.dynamics import Evolution, Rate
-from fairchem_gdeq.extras import require
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.fairchem2.relaxnet.paths import restless, structures_of
 
@@ -100,7 +100,9 @@ def test_a_gradient_is_that_of_central_differences(evolution):
                 parameter += sign * change
                 ends.append(float(value()))
                 parameter -= sign * change
-        assert float(parameter.grad[0, 0]) == pytest.approx((ends[0] - ends[1]) / 2 / step, rel=1e-5)
+        assert float(parameter.grad[0, 0]) == pytest.approx(
+            (ends[0] - ends[1]) / 2 / step, rel=1e-5
+        )
 
 
 def test_it_turns_with_the_structure():

@@ -46,7 +46,9 @@ def test_only_rises_of_the_energy_count():
 
 def test_squares_are_a_mean_over_coordinates_of_free_atoms():
     true, predicted = along([0.0, 0.0], [1.0, 2.0]), along([0.0, 0.0], [1.5, 4.0])
-    both, one = (square_term(predicted, true, atoms(free)) for free in ((True, True), (True, False)))
+    both, one = (
+        square_term(predicted, true, atoms(free)) for free in ((True, True), (True, False))
+    )
     assert float(both) == pytest.approx((0.5**2 + 2**2) / 12)
     assert float(one) == pytest.approx(0.5**2 / 6)  # two frames of one free atom
 
@@ -61,7 +63,9 @@ def test_structures_of_other_sizes_weigh_the_same():
 def test_directions_weigh_by_the_true_way():
     true = along([0.0, 0.0], [3.0, 1.0])
     right_and_wrong = along([0.0, 0.0], [0.1, -2.0])  # cosines 1 and -1
-    assert float(direction_term(right_and_wrong, true, atoms())) == pytest.approx(2 * 1 / 4, rel=1e-4)
+    assert float(direction_term(right_and_wrong, true, atoms())) == pytest.approx(
+        2 * 1 / 4, rel=1e-4
+    )
     free = atoms((True, False))
     assert float(direction_term(right_and_wrong, true, free)) == pytest.approx(0.0, abs=1e-6)
     across = true.clone()

@@ -52,7 +52,9 @@ def test_radial_functions_vanish_at_the_cutoff():
     basis = RadialBasis(["bessel", "gaussian"], 5, 4.2, 3).double()
     assert basis(torch.tensor([1.0, 2.0]).double()).shape == (2, basis.width) == (2, 25)
     assert basis(torch.tensor([4.2]).double())[:, :20].abs().max() < 1e-5
-    with pytest.raises(ValueError, match=r"radial=\['sine'\]: expected one or both of bessel, gaus"):
+    with pytest.raises(
+        ValueError, match=r"radial=\['sine'\]: expected one or both of bessel, gaus"
+    ):
         RadialBasis(["sine"], 5, 4.2, 3)
 
 

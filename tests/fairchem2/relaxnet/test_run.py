@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("torchdiffeq")
 
+import fairchem_gdeq as gdeq
 from fairchem_gdeq.testing.fairchem2 import small
 from tests import commands
 from tests.device.checks import assert_same
@@ -126,23 +127,26 @@ def test_validate_and_predict(inputs, trained):
     assert np.load(folder / "test.npz")["ids"].tolist() == ["row0", "row1", "row2"]
 
 
-def test_plain_fairchem_opens_the_model_as_a_potential(trained):
+def test_plain_fairchem_and_ours_open_the_model_as_a_potential(trained):
     from fairchem.core.units.mlip_unit.utils import load_inference_model
 
     run, _ = trained
-    model = load_inference_model(
-        str(run / "results" / "best" / "inference_ckpt.pt"), use_ema=True
-    )
+    model = load_inference_model(str(run / "results" / "best" / "inference_ckpt.pt"), use_ema=True)
     model = (model[0] if isinstance(model, tuple) else model).eval()
     out = model(small.batch(small.silicon(2), double=False))
     assert out["energy"]["energy"].shape == (2,) and float(out["energy"]["energy"].max()) < -30
     assert bool(torch.isfinite(out["forces"]["forces"]).all())
+    potential = gdeq.load_potential(str(run / "results/best/inference_ckpt.pt"), dataset="si")
+    found = gdeq.relax(small.silicon(1), potential, max_steps=3)
+    assert found.codes[0].value in ("max_steps", "converged")
 
 
 def test_diagnose_is_refused_in_a_sentence(inputs, trained):
     done = fairchem(inputs, trained[0].parent, "--mode", "diagnose")
     assert done.returncode != 0
-    assert "RelaxNet is trained from random weights: choose train, validate or predict" in done.stderr
+    assert (
+        "RelaxNet is trained from random weights: choose train, validate or predict" in done.stderr
+    )
 
 
 def test_jarvis_says_what_to_fetch(tmp_path):
