@@ -15,10 +15,10 @@ def _of_frames(name: str, unit: str, heading: str, form: str) -> Metric:
     return Metric(name, unit, lambda columns, basin: None, Column(heading, form), "relaxation")
 
 
-ENERGY_LAST = _of_frames("energy_mae_last", "eV", "E MAE last\n(eV)", "{:.3f}")
-ENERGY_ALL = _of_frames("energy_mae_all", "eV", "E MAE all\n(eV)", "{:.3f}")
-FORCES_LAST = _of_frames("force_mae_last", "eV/A", "F MAE last\n(eV/A)", "{:.4f}")
-FORCES_ALL = _of_frames("force_mae_all", "eV/A", "F MAE all\n(eV/A)", "{:.4f}")
+ENERGY_LAST = _of_frames("energy_mae_last", "eV", "E last\n(eV)", "{:.3f}")
+ENERGY_ALL = _of_frames("energy_mae_all", "eV", "E all\n(eV)", "{:.3f}")
+FORCES_LAST = _of_frames("force_mae_last", "eV/A", "F last\n(eV/A)", "{:.4f}")
+FORCES_ALL = _of_frames("force_mae_all", "eV/A", "F all\n(eV/A)", "{:.4f}")
 PATHS = tuple(
     f"{__name__}.{name}" for name in ("ENERGY_LAST", "ENERGY_ALL", "FORCES_LAST", "FORCES_ALL")
 )

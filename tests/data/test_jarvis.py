@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import subprocess
 import sys
 import zipfile
 
@@ -97,23 +96,22 @@ def test_repeats_and_single_frames_are_left_out(tmp_path, caplog):
         jarvis.write([], tmp_path)
 
 
-def command(*given):
-    typed = [sys.executable, "-m", "fairchem_gdeq.data.jarvis", *map(str, given)]
-    return subprocess.run(typed, capture_output=True, text=True, check=False)
+def test_the_command_reads_what_was_fetched_and_says_what_was_not(tmp_path, monkeypatch, capsys):
+    def command(*given):
+        monkeypatch.setattr(sys, "argv", ["jarvis", *map(str, given)])
+        jarvis.main()
 
-
-def test_the_command_reads_what_was_fetched_and_says_what_was_not(tmp_path):
-    done = command(tmp_path / "out")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "id_prop.json.zip: no such file. It is the data set alignn_ff_db" in done.stderr
-    assert re.search(r"data\('alignn_ff_db', store_dir='.*out'\)", done.stderr)
-    assert "figshare.com/files/" in done.stderr and "--vasprun FOLDER" in done.stderr
+    with pytest.raises(SystemExit) as said:
+        command(tmp_path / "out")
+    text = str(said.value)
+    assert "id_prop.json.zip: no such file. It is the data set alignn_ff_db" in text
+    assert re.search(r"data\('alignn_ff_db', store_dir='.*out'\)", text)
+    assert "figshare.com/files/" in text and "--vasprun FOLDER" in text
     entries = [each for i in range(3) for each in relaxation(f"JVASP-{i}")[0]]
     with zipfile.ZipFile(tmp_path / "id_prop.json.zip", "w") as file:
         file.writestr("id_prop.json", json.dumps(entries))
-    done = command(tmp_path / "out", "--store", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "train_frames: " in done.stdout and len(frames_of(tmp_path / "out")) == 12
+    command(tmp_path / "out", "--store", tmp_path)
+    assert "train_frames: " in capsys.readouterr().out and len(frames_of(tmp_path / "out")) == 12
 
 
 def calculation(x, energy):
@@ -121,9 +119,11 @@ def calculation(x, energy):
     vectors = "".join(f"<v> {row} </v>" for row in ("4 0 0", "0 4 0", "0 0 4"))
     return f"""
  <calculation>
-  <structure><crystal><varray name="basis">{vectors}</varray></crystal>
+  <structure><crystal><varray name="basis">{vectors}</varray><varray name="rec_basis">{vectors}</varray>
+   </crystal>
    <varray name="positions"><v> 0 0 0 </v><v> {x} 0.5 0.5 </v></varray></structure>
   <varray name="forces"><v> {0.5 - x} 0 0 </v><v> {x - 0.5} 0 0 </v></varray>
+  <varray name="stress">{vectors}</varray>
   <energy><i name="e_fr_energy"> 0 </i><i name="e_wo_entrp"> {energy} </i></energy>
  </calculation>"""
 
