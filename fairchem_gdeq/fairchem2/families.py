@@ -29,8 +29,8 @@ def register_family(backbone: type[nn.Module], family: Family) -> None:
 
     Args:
         backbone: the class.
-        family: makes a ``Graphs`` of a backbone; ``EdgeList`` for those that take their edges from
-            the batch as eSCN-MD does.
+        family: makes a ``Graphs`` of a backbone; ``Edges`` for those that take their edges from the
+            batch, ``EdgeList`` where they also roll the edges' frames as eSCN-MD does.
     """
     FAMILIES[backbone] = family
 

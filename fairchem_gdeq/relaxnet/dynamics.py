@@ -19,6 +19,7 @@ from fairchem_gdeq.models.relaxnet.head import gradient_forces
 from fairchem_gdeq.relax import Structures
 
 SKIN = 0.5  # Angstrom
+FARTHEST = 20.0  # Angstrom: an atom that goes farther has left every bound
 # At x, u and where it evolves h: [n, 3], [n, 3], [n, width].
 State = tuple[Tensor, ...]
 
@@ -169,18 +170,21 @@ class Rate(nn.Module):
         return (*rates, self.backbone.latent(*embedding))
 
     def _geometry(self, positions: Tensor) -> Geometry:
-        if self._wide is None or bool(_farthest(positions, self._built) > SKIN / 2):
-            self._built = positions.detach()
+        places = positions.detach()
+        if self._wide is None or bool((_ways(places, self._built) > SKIN / 2).any()):
+            # An atom that is lost has no neighbours to look for, and far away it takes memory to look.
+            near = _ways(places, self.batch.pos) < FARTHEST
+            self._built = torch.where(near[:, None], places, self.batch.pos)
             self._wide = self.backbone.graph(with_positions(self.batch, self._built), SKIN)
         graph = self._wide.within(self.backbone.cutoff, positions)
         geometry: Geometry = self.backbone.measure(graph, positions)
         return geometry
 
 
-def _farthest(positions: Tensor, before: Tensor) -> Tensor:
-    """The longest way of an atom, Angstrom; not a number where one is lost."""
-    ways: Tensor = torch.linalg.vector_norm(positions.detach() - before, dim=-1)
-    return ways.max()
+def _ways(positions: Tensor, before: Tensor) -> Tensor:
+    """How far atoms have gone [n], Angstrom; not a number where one is lost."""
+    ways: Tensor = torch.linalg.vector_norm(positions - before, dim=-1)
+    return ways
 
 
 @contextmanager

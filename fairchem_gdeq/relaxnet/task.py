@@ -16,9 +16,7 @@ from fairchem_gdeq.evaluation.task import labels_of
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax.rigid import pinned_motions
 from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum, to_device
-from fairchem_gdeq.relaxnet.dynamics import Evolution, Path
-
-FARTHEST = 20.0  # Angstrom: an atom that goes farther has left every bound
+from fairchem_gdeq.relaxnet.dynamics import FARTHEST, Evolution, Path
 
 
 @dataclass(frozen=True)

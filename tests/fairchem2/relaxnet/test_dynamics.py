@@ -13,6 +13,7 @@ from fairchem_gdeq.extras import require
 from fairchem_gdeq.models.relaxnet.backbone import EVOLUTIONS
 from fairchem_gdeq.relaxnet import dynamics
 from fairchem_gdeq.relaxnet.dynamics import Evolution, Rate
+from fairchem_gdeq.relaxnet.task import RelaxNetIS2RS
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.fairchem2.relaxnet.paths import restless, structures_of
 
@@ -150,6 +151,26 @@ def test_the_wide_graph_changes_nothing(monkeypatch):
     torch.testing.assert_close(paths[0].positions, paths[1].positions, rtol=0, atol=1e-9)
     assert (paths[0].positions[-1] - paths[0].positions[0]).norm(dim=-1).max() > 0.25
     assert 1 < built[1] < built[0]
+
+
+def test_a_structure_that_is_lost_stays_at_its_start_and_the_others_go_on():
+    """Its velocity is not a number."""
+    structures = small.silicon(2)
+    data = small.batch(structures)
+    data.mass, data.pos_relaxed = structures_of(data).masses, data.pos + 0.1
+    is2rs, model = RelaxNetIS2RS(how=Evolution(frames=3)), restless()
+    with torch.no_grad():
+        expected = is2rs.evolve(model, data)
+        push = model.backbone.velocity
+        first = (data.batch == 0)[:, None]
+        model.backbone.velocity = lambda *given: torch.where(first, torch.nan, push(*given))
+        path = is2rs.evolve(model, data)
+        assert is2rs.lost(data, path).tolist() == [True, False]
+        one, two = is2rs.records_of(data, path)
+        records, ends = is2rs.relax(model, [], data)
+    assert one.diverged and not one.converged and not two.diverged and records[1] == two
+    assert torch.equal(ends[data.batch == 0], data.pos[data.batch == 0])
+    torch.testing.assert_close(ends[data.batch == 1], expected.positions[-1][data.batch == 1])
 
 
 def test_settings_that_cannot_be_meant_are_refused():
