@@ -19,7 +19,9 @@ BUILT_IN = ("gdeq", "bptt", "truncated_bptt", "implicit", "coupled", "direct", "
 
 def fairchem2():
     """The shared config, of which the parts below are read alone."""
-    return OmegaConf.load(SHARED / "finetune.yaml")
+    own = OmegaConf.load(SHARED / "finetune.yaml")
+    del own["defaults"]
+    return OmegaConf.merge(OmegaConf.load(SHARED / "splits.yaml"), own)
 
 
 def test_signals_of_fairchem_2():

@@ -9,7 +9,16 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 # Built from the keys above them; what they may be given is explained by group, not key by key.
-COMPOSED = ("tasks", "collate", "train_loader", "val_loader", "test_loader", "runner", "callbacks")
+COMPOSED = (
+    "defaults",
+    "tasks",
+    "collate",
+    "train_loader",
+    "val_loader",
+    "test_loader",
+    "runner",
+    "callbacks",
+)
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
@@ -23,10 +32,17 @@ def leaves(node: object, path: str = "") -> Iterator[str]:
         yield path
 
 
-@pytest.mark.parametrize("config", ["finetune.yaml", "finetune_fairchem1.yml"])
-def test_every_key_is_explained(config):
+@pytest.mark.parametrize(
+    ("config", "heading"),
+    [
+        ("finetune.yaml", "Keys of `finetune.yaml`"),
+        ("splits.yaml", "Keys of `finetune.yaml`"),
+        ("finetune_fairchem1.yml", "Keys of `finetune_fairchem1.yml`"),
+    ],
+)
+def test_every_key_is_explained(config, heading):
     text = (ROOT / "docs" / "configs.md").read_text()
-    section = text.split(f"## Keys of `{config}`", 1)[1].split("\n## ", 1)[0]
+    section = text.split(f"## {heading}", 1)[1].split("\n## ", 1)[0]
     named = set(re.findall(r"`\.?([\w.*+]+)`", section))
     last = {name.rpartition(".")[2] for name in named}
     groups = {name.removesuffix(".*") for name in named if name.endswith(".*")}

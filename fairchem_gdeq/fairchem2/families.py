@@ -9,16 +9,18 @@ from fairchem.core.models.escaip.EScAIP import EScAIPBackbone
 from fairchem.core.models.uma.escn_md import eSCNMDBackbone
 from torch import nn
 
-from fairchem_gdeq.fairchem2.graphs import EdgeList, Graphs
+from fairchem_gdeq.fairchem2.graphs import EdgeList, Edges, Graphs
 from fairchem_gdeq.fairchem2.neighbours import NeighbourLists
 from fairchem_gdeq.frozen.families import family_of
 from fairchem_gdeq.frozen.refusals import unknown_neighbours
+from fairchem_gdeq.models.relaxnet import RelaxNetBackbone
 
 Family = Callable[[nn.Module], Graphs]
 FAMILIES: dict[type[nn.Module], Family] = {
     EScAIPBackbone: NeighbourLists,
     AllScAIPBackbone: NeighbourLists,
     eSCNMDBackbone: EdgeList,
+    RelaxNetBackbone: Edges,
 }
 
 
@@ -27,8 +29,8 @@ def register_family(backbone: type[nn.Module], family: Family) -> None:
 
     Args:
         backbone: the class.
-        family: makes a ``Graphs`` of a backbone; ``EdgeList`` for those that take their edges from
-            the batch as eSCN-MD does.
+        family: makes a ``Graphs`` of a backbone; ``Edges`` for those that take their edges from the
+            batch, ``EdgeList`` where they also roll the edges' frames as eSCN-MD does.
     """
     FAMILIES[backbone] = family
 

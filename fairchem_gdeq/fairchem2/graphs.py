@@ -14,11 +14,10 @@ from typing import Any, Protocol
 
 import torch
 from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.graph.compute import generate_graph
 from fairchem.core.models.uma import escn_md
 from torch import Tensor, nn
 
-from fairchem_gdeq.frozen.cells import inverse_cells, unwrapped, with_positions, wrapped
+from fairchem_gdeq.frozen.cells import inverse_cells, with_positions
 from fairchem_gdeq.frozen.graphs import (
     SKIN_SEARCH,
     Neighbours,
@@ -28,6 +27,7 @@ from fairchem_gdeq.frozen.graphs import (
 )
 from fairchem_gdeq.frozen.patching import Switch, called, replaced, swapped
 from fairchem_gdeq.frozen.rolls import rolls
+from fairchem_gdeq.models.neighbours import radius_edges
 from fairchem_gdeq.relax.segments import (
     atoms_where,
     segment_count,
@@ -70,11 +70,10 @@ def prepare(batch: AtomicData, periodic: Tensor) -> None:
     batch.seen_through = (periodic & ~batch.pbc).any(dim=1).tolist()
 
 
-class EdgeList:
-    """eSCN-MD, eSEN and UMA: a list of edges, which the model takes from the batch when asked to.
+class Edges:
+    """Backbones that take their list of edges from the batch where ``otf_graph`` is off.
 
-    Frozen are the pairs, their periodic images and the rolls of their frames. Distances, directions,
-    the envelope that vanishes at the cutoff and the Wigner matrices follow the positions.
+    Frozen are the pairs and their periodic images. All else follows the positions.
     """
 
     rotation_equivariant = True
@@ -91,49 +90,32 @@ class EdgeList:
     def build(self, batch: AtomicData, widen: float = 0.0) -> AtomicData:
         """As ``Graphs.build``; ``widen`` is added to the cutoff, Angstrom.
 
-        Positions may lie outside the cell: the builder sees them wrapped, and the offsets are
-        corrected so that the edge vectors belong to the positions as given.
+        Positions may lie outside the cell (``radius_edges``).
         """
         model = self.backbone
         with torch.no_grad():
             out = with_positions(batch, batch.pos.detach())
-            pbc = self.periodic(batch)
-            inside, wrap = wrapped(out, pbc)
-            graph = generate_graph(
-                inside,
-                cutoff=model.cutoff + widen,
-                max_neighbors=model.max_neighbors,
-                enforce_max_neighbors_strictly=model.enforce_max_neighbors_strictly,
-                radius_pbc_version=model.radius_pbc_version,
-                pbc=pbc,
-            )
-            out.edge_index = edges = graph["edge_index"]
-            out.cell_offsets = unwrapped(graph["cell_offsets"], edges, wrap)
+            edges, offsets = radius_edges(out, model, self.periodic(batch), widen)
+            out.edge_index, out.cell_offsets = edges, offsets
             if "edge_counts" in out:
                 del out["edge_counts"]  # of another graph
             out.nedges = segment_count(batch.batch[edges[1]], len(batch.natoms))
-            out.roll = rolls(edges, out.cell_offsets, batch).to(out.pos.dtype)
             if widen == 0:
                 require_closed(out)
         return out
 
+    def given(self, batch: AtomicData) -> AbstractContextManager[None]:
+        """As ``Graphs.given``."""
+        return self._given()
+
     @contextmanager
-    def given(self, batch: AtomicData) -> Iterator[None]:
-        """As ``Graphs.given``: fairchem's own switch, and rolls that are not drawn at random."""
-        original = escn_md.axis_angle_wigner_hybrid
-
-        def rolled(vectors: Tensor, *args: Any, **kwargs: Any) -> Any:
-            # Without any edge fairchem adds one of its own, outside the cutoff.
-            gamma = batch.roll if len(batch.roll) else vectors.new_zeros(len(vectors))
-            return original(vectors, *args, gamma=gamma, **kwargs)
-
-        drawn = "the frames of edges are rolled at random, and forces are not one map"
+    def _given(self) -> Iterator[None]:
+        """The model's own switch is off, and it must look at it."""
         switch = f"{type(self.backbone).__name__}.otf_graph"
         own = "the model works on a graph of its own instead of the frozen one"
         with (
             called(lambda: False, switch, own) as read,
             swapped(self.backbone, "otf_graph", Switch(read)),
-            replaced(escn_md, "axis_angle_wigner_hybrid", rolled, drawn),
         ):
             yield
 
@@ -145,6 +127,34 @@ class EdgeList:
         shift = transformed(wide.cell_offsets, wide.cell[structure])
         distance = (wide.pos[source] - wide.pos[target] + shift).norm(dim=-1)
         return nearest_to_cutoff(distance, self.backbone.cutoff, structure, len(wide.natoms))
+
+
+class EdgeList(Edges):
+    """eSCN-MD, eSEN and UMA: a list of edges, which the model takes from the batch when asked to.
+
+    Frozen are the pairs, their periodic images and the rolls of their frames. Distances, directions,
+    the envelope that vanishes at the cutoff and the Wigner matrices follow the positions.
+    """
+
+    def build(self, batch: AtomicData, widen: float = 0.0) -> AtomicData:
+        """As ``Edges.build``, with the rolls."""
+        out = super().build(batch, widen)
+        out.roll = rolls(out.edge_index, out.cell_offsets, batch).to(out.pos.dtype)
+        return out
+
+    @contextmanager
+    def given(self, batch: AtomicData) -> Iterator[None]:
+        """As ``Graphs.given``: and rolls that are not drawn at random."""
+        original = escn_md.axis_angle_wigner_hybrid
+
+        def rolled(vectors: Tensor, *args: Any, **kwargs: Any) -> Any:
+            # Without any edge fairchem adds one of its own, outside the cutoff.
+            gamma = batch.roll if len(batch.roll) else vectors.new_zeros(len(vectors))
+            return original(vectors, *args, gamma=gamma, **kwargs)
+
+        drawn = "the frames of edges are rolled at random, and forces are not one map"
+        with self._given(), replaced(escn_md, "axis_angle_wigner_hybrid", rolled, drawn):
+            yield
 
 
 def require_closed(batch: AtomicData) -> None:

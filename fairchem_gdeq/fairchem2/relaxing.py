@@ -49,7 +49,7 @@ class RelaxingUnit(MLIPTrainEvalUnit):
     """
 
     warm_start: bool
-    displaces: bool
+    displaces: bool = False
 
     def __init__(
         self, *, is2rs: IS2RS, alpha_lr: float, keep: str, compiled: bool, **fairchems: Any

@@ -35,7 +35,7 @@ def sentence(error: BaseException) -> str | None:
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames or not isinstance(error, ValueError | OSError | TypeError):
+    if not frames or not isinstance(error, ValueError | OSError | TypeError | ImportError):
         return None
     return str(error) if _ours(frames[-1].filename, frames[-1].line or "") else None
 

@@ -167,6 +167,7 @@ BACKBONES = {
         ESCAIP, "EScAIP_grad_energy_force_stress_head", use_padding=True
     ),
     "AllScAIP, conserving": _conserving(ALLSCAIP, "AllScAIP_grad_energy_force_stress_head"),
+    "RelaxNet, conserving": Spec(small.RELAXNET),
     "ADAPT": Spec(small.ADAPT),
     "ResMLP": Spec(small.RESMLP),
 }

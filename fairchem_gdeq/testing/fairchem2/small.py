@@ -67,7 +67,17 @@ RESMLP = {
     },
     "heads": COORDINATE_HEAD,
 }
-MODELS = {"esen": ESEN, "adapt": ADAPT, "resmlp": RESMLP}
+RELAXNET = {
+    "backbone": {
+        "model": "fairchem_gdeq.models.relaxnet.RelaxNetBackbone",
+        "channels": 8,
+        "triplet_cutoff": 3.2,
+        "radial_count": 4,
+    },
+    "heads": {"energy": {"module": "fairchem_gdeq.models.relaxnet.RelaxNetHead", "heads": 2}},
+    "pass_through_head_outputs": True,
+}
+MODELS = {"esen": ESEN, "adapt": ADAPT, "resmlp": RESMLP, "relaxnet": RELAXNET}
 
 
 def model(kind: str, double: bool = True, seed: int = 0) -> HydraModel:
