@@ -166,10 +166,12 @@ def _against_base(history: History) -> go.Scatter | None:
         np.array([against[key] for _, against in found])
         for key in ("log_change", "log_low", "log_high")
     )
+    # Of a single structure the interval has no end, and no bar.
+    up, down = (np.where(np.isfinite(x), x, 0.0) for x in (high - middle, middle - low))
     return go.Scatter(
         x=[epoch for epoch, _ in found],
         y=middle,
-        error_y={"type": "data", "array": high - middle, "arrayminus": middle - low},
+        error_y={"type": "data", "array": up, "arrayminus": down},
         mode="markers",
         marker={"size": 9, "color": VALIDATED},
         text=[f"{a['verdict']}: {a['log_low']:+.3f} to {a['log_high']:+.3f}" for _, a in found],

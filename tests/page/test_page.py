@@ -16,6 +16,7 @@ from fairchem_gdeq.page.outcome import write_report
 from fairchem_gdeq.page.write import HERE, SCRIPTS, bundled, write_page
 from fairchem_gdeq.training.history import History
 from tests.page.outcomes import EVIL, history, outcome, records
+from tests.records import RECORD
 
 
 def embedded(text, which):
@@ -132,6 +133,18 @@ def test_a_run_of_one_epoch_shows_the_base_and_every_step(tmp_path):
     assert "share converged" in panels and len(panels) == 6 + 1
     shown = [trace.name for trace in figure.data if trace.showlegend]
     assert sorted(shown) == sorted(set(shown)) and "training, X*" in shown
+
+
+def test_an_interval_without_an_end_has_no_bar(tmp_path):
+    run = History("lowest")
+    run.open(tmp_path, 0)
+    one = [replace(RECORD, delta_q=4.0)]
+    run.set_base({"delta_q_mean": 4.0}, one)
+    run.add_epoch(1, {"delta_q_mean": 3.0}, [replace(RECORD, delta_q=3.0)], Basin())
+    assert run.epochs[0]["against_base"]["log_high"] == np.inf
+    figure, _ = curves.history_figure(run)
+    (against,) = traces(figure)["validation: change of log(1 + ΔQ) against the base"]
+    assert list(against.error_y.array) == [0.0] and "+inf" in against.text[0]
 
 
 def test_of_a_long_run_neighbours_are_averaged(tmp_path, monkeypatch):
