@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from fairchem.core.common.registry import registry
@@ -13,6 +12,7 @@ from fairchem.core.models.uma.escn_md import GradRegressConfig
 from torch import Tensor, nn
 
 from fairchem_gdeq.models.descriptors import PROPERTIES, descriptor_table
+from fairchem_gdeq.models.inference import PlainInference
 
 
 class Padding:
@@ -40,7 +40,7 @@ class Padding:
         return padded[self.row, self.column]
 
 
-class CoordinateBackbone(nn.Module, BackboneInterface):
+class CoordinateBackbone(PlainInference, nn.Module, BackboneInterface):
     """A backbone on absolute coordinates: no graph, no cell, no translation invariance.
 
     Per atom: (x - origin) / scale, optionally sines and cosines of x, and 9 element descriptors.
@@ -84,30 +84,6 @@ class CoordinateBackbone(nn.Module, BackboneInterface):
             phase = (x[:, :, None] * self.wave_numbers.to(x)).flatten(1)
             parts += [phase.sin(), phase.cos()]
         return torch.cat(parts, dim=-1)
-
-    @classmethod
-    def build_inference_settings(cls, settings: Any) -> dict[str, Any]:
-        """No setting of fairchem's predictor concerns these models."""
-        return {}
-
-    def get_default_untrained_tasks(
-        self, checkpoint_tasks: Any, inference_settings: Any
-    ) -> list[Any]:
-        """Nothing can be derived from direct forces."""
-        return []
-
-    def validate_tasks(self, dataset_to_tasks: dict[str, list[Any]]) -> None:
-        """Any data set will do."""
-
-    def prepare_for_inference(self, data: AtomicData, settings: Any) -> CoordinateBackbone:
-        """Nothing to merge."""
-        return self
-
-    def on_predict_check(self, data: AtomicData) -> None:
-        """Nothing to check."""
-
-    def validate_atoms_data(self, atoms: Any, task_name: str) -> None:
-        """Charge and spin are not read."""
 
 
 @registry.register_model("coordinate_force_projection")

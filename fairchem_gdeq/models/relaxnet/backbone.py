@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fairchem_gdeq.frozen.cells import inverse_cells, with_positions
 from fairchem_gdeq.models.descriptors import PROPERTIES, descriptor_table
+from fairchem_gdeq.models.inference import PlainInference
 from fairchem_gdeq.models.neighbours import radius_edges
 from fairchem_gdeq.models.relaxnet.geometry import Geometry, Graph, Measure
 from fairchem_gdeq.models.relaxnet.interaction import (
@@ -28,7 +29,7 @@ EVOLUTIONS = ("explicit", "implicit")
 
 
 @registry.register_model("relaxnet_backbone")
-class RelaxNetBackbone(nn.Module, BackboneInterface):
+class RelaxNetBackbone(PlainInference, nn.Module, BackboneInterface):
     """Interaction layers with residual connections, whose scalars are joined to one embedding.
 
     ``RelaxNetHead`` makes an energy of it, and forces as its gradient: together an ordinary potential.
@@ -161,27 +162,3 @@ class RelaxNetBackbone(nn.Module, BackboneInterface):
             geometry = self.measure(self.graph(data), data["pos"])
             embedding = self.encode(data["atomic_numbers"], geometry)
         return {"node_embedding": embedding, "geometry": geometry}
-
-    @classmethod
-    def build_inference_settings(cls, settings: Any) -> dict[str, Any]:
-        """No setting of fairchem's predictor concerns this model."""
-        return {}
-
-    def get_default_untrained_tasks(
-        self, checkpoint_tasks: Any, inference_settings: Any
-    ) -> list[Any]:
-        """None."""
-        return []
-
-    def validate_tasks(self, dataset_to_tasks: dict[str, list[Any]]) -> None:
-        """Any data set will do."""
-
-    def prepare_for_inference(self, data: AtomicData, settings: Any) -> RelaxNetBackbone:
-        """Nothing to merge."""
-        return self
-
-    def on_predict_check(self, data: AtomicData) -> None:
-        """Nothing to check."""
-
-    def validate_atoms_data(self, atoms: Any, task_name: str) -> None:
-        """Charge and spin are not read."""
