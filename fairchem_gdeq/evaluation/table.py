@@ -39,7 +39,7 @@ def print_table(
         table.add_column(column.title(basin), justify="right")
     for title, row in scores.items():
         table.add_row(title, *(column.cell(name, row) for name, column in columns))
-    console = console or Console(width=max(130, Console().width))
+    console = console or Console(width=max(150, Console().width))
     console.print(table)
     console.print(
         "Delta Q in amu^0.5 Angstrom. MAE, MSE, ADwT as fairchem's IS2RS metrics: free atoms, rigid "
