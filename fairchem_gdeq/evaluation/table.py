@@ -96,7 +96,7 @@ def print_table(
         table.add_column(heading, justify="right")
     for row in shown.rows:
         table.add_row(*row)
-    console = console or Console(width=max(130, Console().width))
+    console = console or Console(width=max(150, Console().width))
     console.print(table)
     for sentence in explanations(scores, history) + conclusions(history, comparison):
         console.print(sentence, highlight=False)

@@ -95,8 +95,10 @@ class RelaxNetBackbone(PlainInference, nn.Module, BackboneInterface):
         self.describe = nn.Linear(len(PROPERTIES), channels)
         harmonics = o3.Irreps.spherical_harmonics(lmax)
         self.interactions = nn.ModuleList(
-            InteractionLayer(channels, basis.width, harmonics, zonal_lmax, neighbours)
-            for _ in range(layers)
+            InteractionLayer(
+                channels, basis.width, harmonics, zonal_lmax, neighbours, last=layer == layers - 1
+            )
+            for layer in range(layers)
         )
         self.moves = nn.ModuleList(Displacements(channels, basis.width) for _ in range(layers - 1))
         self.join = nn.Linear((layers + 1) * channels, channels)

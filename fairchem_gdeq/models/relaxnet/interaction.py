@@ -111,7 +111,13 @@ class InteractionLayer(nn.Module):
     """One DTNN layer: messages of pairs and triplets, and new scalars and vectors."""
 
     def __init__(
-        self, channels: int, radial: int, harmonics: o3.Irreps, degree: int, neighbours: float
+        self,
+        channels: int,
+        radial: int,
+        harmonics: o3.Irreps,
+        degree: int,
+        neighbours: float,
+        last: bool,
     ) -> None:
         """
         Args:
@@ -120,6 +126,8 @@ class InteractionLayer(nn.Module):
             harmonics: of the edges.
             degree: the highest l of the zonal harmonics.
             neighbours: a usual number of neighbours, by whose root sums are divided.
+            last: nobody reads its vectors. Weights that no gradient reaches have no state in the
+                optimizer, and a run could not go on from its checkpoint.
         """
         super().__init__()
         self.scale = 1 / math.sqrt(neighbours)
@@ -127,19 +135,21 @@ class InteractionLayer(nn.Module):
         self.triplets = TripletMessages(channels, radial, degree)
         self.mixed = nn.Linear(channels, channels, bias=False)  # of vectors, channel by channel
         self.update = perceptron(4 * channels, channels, channels)
-        self.gate = perceptron(channels, channels, channels)  # MLP_g
-        self.factor = perceptron(2 * channels, channels, channels)  # MLP_m
+        self.gate = None if last else perceptron(channels, channels, channels)  # MLP_g
+        self.factor = None if last else perceptron(2 * channels, channels, channels)  # MLP_m
 
     def forward(
         self, scalars: Tensor, vectors: Tensor, geometry: Geometry
     ) -> tuple[Tensor, Tensor]:
-        """New [n, c] and [n, c, 3] of those."""
+        """New [n, c] and [n, c, 3] of those; the last layer leaves the vectors."""
         paired, paired_vectors = self.pairs(scalars, vectors, geometry)
         joint, joint_vectors = self.triplets(scalars, geometry)
         turned = self.scale * (paired_vectors + joint_vectors)
         squares = self.mixed(turned.transpose(1, 2)).square().sum(1)
         inputs = [scalars, self.scale * paired, self.scale * joint, squares]
         scalars = scalars + self.update(torch.cat(inputs, dim=1))
+        if self.gate is None or self.factor is None:
+            return scalars, vectors
         factor = self.factor(torch.cat([scalars, squares], dim=1))
         vectors = factor[..., None] * turned + self.gate(scalars).sigmoid()[..., None] * vectors
         return scalars, vectors

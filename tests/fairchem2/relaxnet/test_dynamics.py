@@ -92,6 +92,8 @@ def test_a_gradient_is_that_of_central_differences(evolution):
         return path.positions[-1].sin().sum() + (path.forces**2).sum() + path.energies.sum()
 
     value().backward()
+    missed = [name for name, p in model.named_parameters() if p.grad is None]
+    assert missed == []  # a run could not go on from its checkpoint
     for parameter in (model.backbone.push[0].weight, model.output_heads.energy.energy[0].weight):
         step, change = 1e-5, torch.zeros_like(parameter)
         change[0, 0] = step
