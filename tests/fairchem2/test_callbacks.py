@@ -69,7 +69,7 @@ def test_adjoints_are_in_the_checkpoints_to_go_on_from_alone(monkeypatch, tmp_pa
     AppStateMixin.__init__(unit)
     unit.history, unit.adjoints = History("last"), Adjoints()
     unit.adjoints.known[3] = torch.ones(2, 3)
-    unit.alpha, unit.alpha_optimizer = torch.tensor(0.05), None
+    unit.alpha, unit.alpha_optimizer, unit.decoder = torch.tensor(0.05), None, None
     unit.optimizer = torch.optim.AdamW([torch.zeros(1)])
     unit.history.add_epoch(1, {"delta_q_mean": 2.0}, [], Basin())
     keep = KeepBest()

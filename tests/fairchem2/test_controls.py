@@ -13,10 +13,10 @@ from fairchem_gdeq.fairchem2.base import build_model, load_base, load_tasks, ope
 from fairchem_gdeq.relax.signals import Direct, FTStatic, make_signal
 from fairchem_gdeq.testing.fairchem2 import small
 from fairchem_gdeq.training.replay import ReplaySettings, for_signal
-from tests.fairchem2.test_run import fairchem, inputs  # noqa: F401
+from tests.fairchem2.running import fairchem
 
 
-def test_one_shot_from_training_to_scores(inputs, tmp_path):  # noqa: F811
+def test_one_shot_from_training_to_scores(inputs, tmp_path):
     """Positions written out, X_0 + alpha times the head's output; nobody takes it for a potential."""
     options = (
         "epochs=1",
@@ -62,7 +62,7 @@ def test_one_shot_from_training_to_scores(inputs, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_frames_alone(inputs, tmp_path):  # noqa: F811
+def test_frames_alone(inputs, tmp_path):
     code, out, err = fairchem(inputs, tmp_path, "--mode", "train", "epochs=1", config="ft_static")
     assert code == 0, err[-3000:]
     stored = json.loads((tmp_path / "ft_static" / "results" / "test.json").read_text())
@@ -89,7 +89,7 @@ def test_what_goes_beside_a_signal():
 
 
 @pytest.mark.slow
-def test_a_decoded_step_is_resumed_and_scored_with(inputs, tmp_path):  # noqa: F811
+def test_a_decoded_step_is_resumed_and_scored_with(inputs, tmp_path):
     learnt = ("alpha_decoder=4", "alpha_lr=0.05", "momentum=0.1", "--mode", "train")
     code, out, err = fairchem(inputs, tmp_path, *learnt, "epochs=1")
     assert code == 0, err[-3000:]

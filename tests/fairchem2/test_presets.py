@@ -20,6 +20,7 @@ OWN = {  # what a config sets itself, whatever the preset
     "si/gdeq_adapt.yml": {"lr"},
     "si/adapt_zenodo.yml": {"lr", "epochs"},
     "oc25/gdeq_ti_smoke.yml": {"updates"},
+    "si/ft_static.yml": {"updates", "ema_decay"},
 }
 
 

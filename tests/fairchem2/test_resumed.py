@@ -161,7 +161,7 @@ def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, train
     (checkpoints / "history.jsonl").unlink()
     path = checkpoints / "final" / "gdeq_state.pt"
     state = torch.load(path, weights_only=True)
-    assert set(state) == {"history", "alpha", "alpha_optimizer"}
+    assert set(state) == {"history", "alpha", "alpha_optimizer", "decoder"}
     state["history"]["steps"] = [json.loads(line) for line in lines]
     state["adjoints"] = {"row0": torch.ones(8, 3)}
     torch.save(state, path)
