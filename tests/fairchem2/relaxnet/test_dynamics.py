@@ -144,7 +144,7 @@ def test_the_wide_graph_changes_nothing(monkeypatch):
     paths, built = [], []
     for skin in (0.0, 0.5):
         monkeypatch.setattr(dynamics, "SKIN", skin)
-        model, calls = restless(duration=15.0), []
+        model, calls = restless(duration=25.0), []
         own = model.backbone.graph
         model.backbone.graph = lambda *a, own=own, calls=calls: (calls.append(1), own(*a))[1]
         with torch.no_grad():
