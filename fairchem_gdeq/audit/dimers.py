@@ -98,7 +98,7 @@ def curves(potential: Forces, pairs: Sequence[tuple[int, int]], cutoff: float) -
         cutoff: of the potential, Angstrom.
     """
     grids = [_grid(pair, cutoff) for pair in pairs]
-    asked = [_dimer(pair, r) for pair, grid in zip(pairs, grids, strict=True) for r in grid]
+    asked = [_dimer(pair, r, cutoff) for pair, grid in zip(pairs, grids, strict=True) for r in grid]
     axial = np.array([(forces[1, 0] - forces[0, 0]) / 2 for forces in potential(asked)])
     ends = np.cumsum([len(grid) for grid in grids])[:-1]
     found = []
@@ -155,6 +155,8 @@ def _grid(pair: tuple[int, int], cutoff: float) -> NDArray[np.float64]:
     return np.concatenate([inside, [cutoff - EDGE, cutoff + EDGE]])
 
 
-def _dimer(pair: tuple[int, int], distance: float) -> Atoms:
-    """Two atoms along x, not periodic."""
-    return Atoms(numbers=pair, positions=[[0.0, 0.0, 0.0], [distance, 0.0, 0.0]])
+def _dimer(pair: tuple[int, int], distance: float, cutoff: float) -> Atoms:
+    """Two atoms along x, in a box so wide that a model which takes it for periodic sees no image."""
+    atoms = Atoms(numbers=pair, positions=[[0.0, 0.0, 0.0], [distance, 0.0, 0.0]])
+    atoms.center(vacuum=1.5 * cutoff)
+    return atoms

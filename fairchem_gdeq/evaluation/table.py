@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,14 +89,38 @@ def print_table(
     ``console`` is where it goes, the terminal by default.
     """
     shown = results_table(split, scores, basin)
-    table = Table(title=shown.title, title_justify="left")
+    console = console or Console(width=max(130, Console().width))
     name, *others = shown.headings
-    table.add_column(name, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right")
-    for row in shown.rows:
-        table.add_row(*row)
-    console = console or Console(width=max(150, Console().width))
-    console.print(table)
+    for table in _fitting(shown.title, name, others, shown.rows, console):
+        console.print(table)
     for sentence in explanations(scores, history) + conclusions(history, comparison):
         console.print(sentence, highlight=False)
+
+
+def _fitting(
+    title: str,
+    name: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    console: Console,
+) -> list[Table]:
+    """One table, or as many as it takes to cut no number off; each begins with the first column."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(name, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    unbounded = console.options.update(width=10_000)
+    wide = console.measure(table, options=unbounded).maximum > console.width
+    if len(headings) < 2 or not wide:
+        return [table]
+    half = -(-len(headings) // 2)
+    first = [row[: half + 1] for row in rows]
+    second = [[row[0], *row[half + 1 :]] for row in rows]
+    parts = ((title, headings[:half], first), ("", headings[half:], second))
+    return [
+        each
+        for caption, some, cells in parts
+        for each in _fitting(caption, name, some, cells, console)
+    ]

@@ -1,10 +1,12 @@
 """Scores against hand-made cases."""
 
+import io
 from dataclasses import field, fields, make_dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from fairchem_gdeq.evaluation import measures
 from fairchem_gdeq.evaluation.basin import Basin
@@ -12,7 +14,9 @@ from fairchem_gdeq.evaluation.leaderboard import ADWT_THRESHOLDS
 from fairchem_gdeq.evaluation.measures import measure
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.records import Label, Record, each_once
+from fairchem_gdeq.evaluation.table import print_table
 from fairchem_gdeq.relax import Structures
+from fairchem_gdeq.training.history import History
 from tests.records import RECORD
 
 
@@ -152,3 +156,16 @@ def test_repeats_of_a_row_count_once_and_rows_of_one_name_each():
     labels = [("c", 3), ("a", 1), ("b", 2), ("a", 1), ("a", 0), ("c", 3)]
     found = each_once([replace(RECORD, sid=sid, row=row) for sid, row in labels])
     assert [(r.sid, r.row) for r in found] == [("a", 0), ("a", 1), ("b", 2), ("c", 3)]
+
+
+def test_a_table_that_is_too_wide_becomes_two_and_cuts_nothing_off():
+    rows = [replace(RECORD, reference_force=0.03, reference_energy=0.0512)]
+    scores = {"base": summarise(rows, Basin()) | {"force_mae": 0.0234}}
+    printed = []
+    for width in (130, 200):
+        text = io.StringIO()
+        print_table("val", scores, History(), Basin(), console=Console(file=text, width=width))
+        printed.append(text.getvalue())
+        assert "…" not in text.getvalue()
+        assert "+0.051" in text.getvalue() and "0.0234" in text.getvalue()
+    assert [text.count("┃ model") for text in printed] == [2, 1]
