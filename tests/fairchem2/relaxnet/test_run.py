@@ -80,6 +80,7 @@ def test_train_ends_with_the_table(trained):
     assert stored["scores"]["tuned"]["energy_mae_all"] < 5  # references: about -40 eV a cell
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(inputs, trained, tmp_path):
     """From the checkpoint after the first epoch, to the same steps and the same model."""
     run, _ = trained
