@@ -27,7 +27,15 @@ FAIRCHEM1 = (
     *("orjson", "pydantic>=2.10", "pymatgen", "pyyaml", "requests", "scipy<1.15", "submitit"),
     *("tensorboard", "torch-geometric", "torchtnt", "tqdm", "wandb"),
 )
-OURS = ("ase-db-backends", "jinja2", "mendeleev>=1.0", "matplotlib", "plotly>=6", "rich", "omegaconf")
+OURS = (
+    "ase-db-backends",
+    "jinja2",
+    "mendeleev>=1.0",
+    "matplotlib",
+    "plotly>=6",
+    "rich",
+    "omegaconf",
+)
 PARALLEL = ("-n", "2", "--dist", "loadfile")
 TESTS = ("pytest", "pytest-xdist", "hypothesis")
 SHARED = (
