@@ -8,11 +8,12 @@ second round come first: any beginning of it covers kinds of defects and element
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.db import connect
 from ase.db.row import AtomsRow
 
@@ -31,17 +32,25 @@ def relaxation_of(sid: str) -> str:
     return sid.rpartition("_")[0]
 
 
+def write(structures: Iterable[tuple[Atoms | AtomsRow, Mapping[str, Any]]], folder: Path) -> int:
+    """Write structures with their data as a data set of fairchem; how many they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    sizes = []
+    with connect(folder / "data.aselmdb", type="aselmdb") as database:
+        for structure, data in structures:
+            database.write(structure, data=data)
+            sizes.append(len(structure.numbers))
+    np.savez(folder / "metadata.npz", natoms=np.array(sizes))
+    return len(sizes)
+
+
 def copy(
     rows: list[AtomsRow], folder: Path, data: Sequence[Mapping[str, Any]] | None = None
 ) -> None:
     """Write rows as a data set of fairchem, with their own data or other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    with connect(folder / "data.aselmdb", type="aselmdb") as database:
-        for row, stored in zip(rows, data or [row.data for row in rows], strict=True):
-            database.write(row, data=stored)
-    np.savez(folder / "metadata.npz", natoms=np.array([row.natoms for row in rows]))
+    write(zip(rows, data or [row.data for row in rows], strict=True), folder)
 
 
 def main() -> None:

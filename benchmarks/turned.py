@@ -9,40 +9,37 @@ start and its target in one of them (``runs/turned/train``), and every frame in 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ase.db import connect
+from ase import Atoms
 from numpy.typing import NDArray
 
-from benchmarks.subsets import DATA, PARTS, rows_of
+from benchmarks.subsets import DATA, PARTS, rows_of, write
 from fairchem_gdeq.data.symmetry import tetrahedral_group, turn
 
 SITE = np.full(3, 6.145875)  # Angstrom: of configs/si/pretrain_adapt.yml
 
 
-def write_turned(source: list[Path], folder: Path, count: int, random: np.random.Generator) -> int:
-    """Write each row in ``count`` orientations; how many that are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    group, sizes = tetrahedral_group(), []
-    with connect(folder / "data.aselmdb", type="aselmdb") as database:
-        for row in (row for each in source for row in rows_of(each)):
-            for number in random.choice(len(group), count, replace=False):
-                data = dict(row.data)
-                if "pos_relaxed" in data:
-                    data["pos_relaxed"] = _turned(data["pos_relaxed"], group[number])
-                data["sid"] = f"{data['sid']}_turned{number}"
-                database.write(turn(row.toatoms(), group[number], SITE), data=data)
-                sizes.append(row.natoms)
-    np.savez(folder / "metadata.npz", natoms=np.array(sizes))
-    return len(sizes)
+def turned(
+    source: list[Path], count: int, random: np.random.Generator
+) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+    """Each row in ``count`` orientations, with its data."""
+    group = tetrahedral_group()
+    for row in (row for each in source for row in rows_of(each)):
+        for number in random.choice(len(group), count, replace=False):
+            data = dict(row.data)
+            if "pos_relaxed" in data:
+                data["pos_relaxed"] = _turned(data["pos_relaxed"], group[number])
+            data["sid"] = f"{data['sid']}_turned{number}"
+            yield turn(row.toatoms(), group[number], SITE), data
 
 
 def _turned(positions: NDArray[np.float64], operation: NDArray[np.float64]) -> NDArray[np.float64]:
-    turned: NDArray[np.float64] = (np.asarray(positions) - SITE) @ operation.T + SITE
-    return turned
+    moved: NDArray[np.float64] = (np.asarray(positions) - SITE) @ operation.T + SITE
+    return moved
 
 
 def main() -> None:
@@ -57,7 +54,7 @@ def main() -> None:
         ("train", [DATA / part for part in PARTS], 1),
         ("train_frames", [DATA / "train_frames"], arguments.frames),
     ):
-        number = write_turned(source, arguments.out / name, count, random)
+        number = write(turned(source, count, random), arguments.out / name)
         print(f"{number} structures: {arguments.out / name}")
 
 

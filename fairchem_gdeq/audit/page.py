@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from fairchem_gdeq.audit.dimers import Curve
 from fairchem_gdeq.audit.dynamics import Run
 from fairchem_gdeq.audit.rows import Row
-from fairchem_gdeq.page.write import write_page
+from fairchem_gdeq.page import write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -43,16 +42,13 @@ def write_numbers(
         rows: of the table.
         curves, runs: of the base and of the tuned model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stored = {
         "verdict": verdict,
         "rows": [asdict(row) for row in rows],
         "dimers": {name: [_plain(c) for c in of] for name, of in _named(curves)},
         "dynamics": {name: [_plain(r) for r in of] for name, of in _named(runs)},
     }
-    path = folder / NUMBERS
-    path.write_text(json.dumps(stored, indent=1) + "\n")
-    return path
+    return write.write_numbers(folder, NUMBERS, stored)
 
 
 def write_audit(
@@ -64,7 +60,7 @@ def write_audit(
     runs: Sequence[Sequence[Run]],
 ) -> Path:
     """Write ``report.html`` with the title and what ``write_numbers`` takes; returns its path."""
-    return write_page(
+    return write.write_page(
         folder,
         __package__,
         "page.html",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from fairchem_gdeq.diagnose.advice import Advice
 from fairchem_gdeq.diagnose.conditions import Condition
 from fairchem_gdeq.diagnose.examine import Finding
 from fairchem_gdeq.diagnose.figure import findings_figure
-from fairchem_gdeq.page.write import write_page
+from fairchem_gdeq.page import write
 
 NUMBERS = "diagnosis.json"
 
@@ -30,7 +29,6 @@ def write_numbers(
         findings, conditions, advice: what was found.
         cost: of a training step, in words, by what it is of.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stored = {
         "verdict": advice.verdict,
         "settings": advice.settings,
@@ -39,9 +37,7 @@ def write_numbers(
         "cost": dict(cost),
         "findings": [asdict(f) for f in findings],
     }
-    path = folder / NUMBERS
-    path.write_text(json.dumps(stored, indent=1) + "\n")
-    return path
+    return write.write_numbers(folder, NUMBERS, stored)
 
 
 def write_diagnosis(
@@ -53,7 +49,7 @@ def write_diagnosis(
     cost: Mapping[str, str],
 ) -> Path:
     """Write ``report.html`` with the title and what ``write_numbers`` takes; returns its path."""
-    return write_page(
+    return write.write_page(
         folder,
         __package__,
         "page.html",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from fairchem_gdeq.evaluation.records import Record, to_rows
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED
 from fairchem_gdeq.evaluation.table import print_table
 from fairchem_gdeq.page.outcome import Outcome, write_report
-from fairchem_gdeq.page.write import attempt
+from fairchem_gdeq.page.write import attempt, write_numbers
 from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.ranks import rank
 
@@ -63,14 +62,13 @@ def report(
             "best_epoch": history.best,
             "comparison": comparison and comparison.state(),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{split}.json").write_text(json.dumps(stored, indent=1) + "\n")
+        numbers = write_numbers(folder, f"{split}.json", stored)
         print_table(split, scores, history, basin, comparison)
     chosen = choose(records, basin) if overlays else {}
     seen = overlays(chosen) if overlays else []
     if rank() == 0:
         pictures = plot_all(folder, split, scores, records, history)
-        print(f"\nresults: {folder / f'{split}.json'}")
+        print(f"\nresults: {numbers}")
         for picture in pictures:
             print(f"picture: {picture}")
         found = Outcome(split, signal, basin, scores, records, history, comparison, seen, chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import resources
 from importlib.metadata import version
@@ -19,6 +19,14 @@ HERE = "fairchem_gdeq.page"
 NAME = "report.html"
 # What a template may ask for with ``bundled(...)``; scripts/README.md says where they come from.
 SCRIPTS = {"plotly": "plotly-basic-4.1.1.min.js", "3dmol": "3Dmol-2.5.5.min.js"}
+
+
+def write_numbers(folder: Path, name: str, stored: Mapping[str, Any]) -> Path:
+    """Write ``folder/name``, the JSON that a page is made from; the folder is made. Returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(json.dumps(stored, indent=1) + "\n")
+    return path
 
 
 def write_page(folder: Path, package: str, template: str, **values: Any) -> Path:
