@@ -1,18 +1,34 @@
 """What the server of ``tests/commands.py`` has done before its first fork: nothing of it is ours."""
 
-import ase.db
-import ase.optimize  # noqa: F401
-import fairchem.core._cli
-import fairchem.core.components.train.train_runner
-import fairchem.core.launchers.slurm_launch
-import fairchem.core.models.uma.escn_md  # noqa: F401
-import matplotlib.backends.backend_agg
-import matplotlib.pyplot  # noqa: F401
-import numpy as np
-import rich.progress
-import rich.table  # noqa: F401
-import torch._dynamo
-import torch.utils.tensorboard  # noqa: F401
-from fairchem.core.datasets.samplers.max_atom_distributed_sampler import get_batches
+from importlib import import_module
 
-get_batches(np.array([8, 7]), np.arange(2), 16, 0)  # numba compiles it, for more than a second
+import numpy as np
+
+for name in (
+    "ase.db",
+    "ase.optimize",
+    "fairchem.core._cli",
+    "fairchem.core.components.train.train_runner",
+    "fairchem.core.launchers.slurm_launch",
+    "fairchem.core.models.uma.escn_md",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.pyplot",
+    "mendeleev.models",
+    "plotly.graph_objects",
+    "rich.progress",
+    "rich.table",
+    "scipy.stats",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "torchtnt.framework.train",
+):
+    import_module(name)
+
+# numba compiles this, for more than a second.
+samplers = import_module("fairchem.core.datasets.samplers.max_atom_distributed_sampler")
+samplers.get_batches(np.array([8, 7]), np.arange(2), 16, 0)
+
+# Every command asks a process of its own which packages there are, for two seconds: the same each time.
+machine = import_module("fairchem.core.common.environment")
+found = machine._collect_system_environment()
+machine._collect_system_environment = lambda: found

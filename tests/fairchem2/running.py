@@ -30,8 +30,6 @@ CHEAP = [
     "forces.max_atoms=16",
     "forces.updates=1",
     "forces.alone=0.0",
-    "forces.max_atoms=16",
-    "checkpoint_minutes=0",  # before every step
 ]
 
 

@@ -41,6 +41,7 @@ def test_two_ranks_score_every_structure_once(inputs, trained, tmp_path):
         assert mine["delta_q"] == pytest.approx(theirs["delta_q"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
     """Of other sizes, too: trained by two ranks, scored, predicted, and gone on with by one."""
     sids = {
@@ -99,11 +100,14 @@ def test_rows_of_one_name_are_structures_of_their_own(tmp_path):
     assert path.name == "adjoints.0of1.pt" and kept.keys() <= set(rows)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_path, how):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = ("--mode", "train", "checkpoint_minutes=0")  # before every step
     process = subprocess.Popen(
-        command(inputs, tmp_path, "--mode", "train"),
+        command(inputs, tmp_path, *arguments),
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -117,7 +121,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_pat
     # `train && predict` must not go on.
     assert process.wait(60) == {signal.SIGINT: INTERRUPTED, signal.SIGKILL: -9}[how]
     assert not (tmp_path / "gdeq" / "results" / "test.json").exists()
-    code, _, err = fairchem(inputs, tmp_path, "--mode", "train")
+    code, _, err = fairchem(inputs, tmp_path, *arguments)
     assert code == 0, err[-3000:]
     assert "starting from here" in err
     assert_equal_up_to_rounding(comparable(tmp_path / "gdeq"), comparable(trained[0] / "gdeq"))
