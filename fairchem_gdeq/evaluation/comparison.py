@@ -250,6 +250,7 @@ def mean_with_interval(
         np.mean,
         confidence_level=confidence,
         n_resamples=RESAMPLES,
+        batch=max(1, 10_000_000 // len(values)),  # resamples at a time: a few 100 MB at most
         method="percentile",
         random_state=0,
     ).confidence_interval

@@ -16,7 +16,7 @@ from fairchem_gdeq.evaluation.records import Record, to_rows
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED
 from fairchem_gdeq.evaluation.table import print_table
 from fairchem_gdeq.page.outcome import Outcome, write_report
-from fairchem_gdeq.page.write import attempt, write_numbers
+from fairchem_gdeq.page.write import NAME, attempt, write_numbers
 from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.ranks import rank
 
@@ -30,8 +30,9 @@ def report(
     overlays: Callable[[Collection[int]], list[Overlay]] | None,
     history: History,
     others: Mapping[str, Scores] | None = None,
+    page: str = NAME,
 ) -> dict[str, Scores]:
-    """Scores by row; on the first rank also the table, ``<split>.json``, pictures and ``report.html``.
+    """Scores by row; on the first rank also the table, ``<split>.json``, pictures and a page.
 
     All ranks call it together.
 
@@ -44,6 +45,7 @@ def report(
         overlays: as ``scoring.Compared``; None: the page shows no structures.
         history: of the training run; empty where there was none.
         others: scores of rows that are not of relaxed structures, such as force errors.
+        page: its file.
     """
     scores = {
         title: summarise(found, basin) | (others or {}).get(title, {})
@@ -72,5 +74,5 @@ def report(
         for picture in pictures:
             print(f"picture: {picture}")
         found = Outcome(split, signal, basin, scores, records, history, comparison, seen, chosen)
-        attempt(lambda: write_report(folder, found))
+        attempt(lambda: write_report(folder, page, found))
     return scores

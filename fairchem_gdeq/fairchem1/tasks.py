@@ -31,6 +31,7 @@ from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint
 from fairchem_gdeq.fairchem1.evaluating import BEST
 from fairchem_gdeq.fairchem1.held_frames import force_errors
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
+from fairchem_gdeq.page.write import NAME, name_of
 from fairchem_gdeq.training.ranks import rank
 
 
@@ -57,7 +58,9 @@ def tuned(trainer: GDEQTrainer, checkpoint: str | None) -> EvaluatedModel | None
     return EvaluatedModel(TUNED, trainer._unwrapped_model, trainer.is2rs)
 
 
-def compare(trainer: GDEQTrainer, split: str, tuned: EvaluatedModel | None, folder: Path) -> None:
+def compare(
+    trainer: GDEQTrainer, split: str, tuned: EvaluatedModel | None, folder: Path, page: str = NAME
+) -> None:
     """The results table of a split: unrelaxed, base, tuned and what else the config asks for."""
     settings, scoring = trainer.settings, trainer.scoring(split)
     reference = open_reference(settings.reference)
@@ -70,7 +73,7 @@ def compare(trainer: GDEQTrainer, split: str, tuned: EvaluatedModel | None, fold
         budget, device = settings.eval_max_atoms, trainer.device
         errors = force_errors(frames, models, trainer.field_of, budget, device)
     name = scoring.split.name  # as its folder is called
-    report(name, folder, settings.signal, settings.basin, *compared, trainer.history, errors)
+    report(name, folder, settings.signal, settings.basin, *compared, trainer.history, errors, page)
 
 
 class _Evaluation(BaseTask):
@@ -115,7 +118,8 @@ class Validate(_Evaluation, ValidateTask):
         if not isinstance(trainer, GDEQTrainer):
             super().run()
             return
-        compare(trainer, trainer.settings.split, self.tuned, results(trainer) / "validate")
+        split, folder = trainer.settings.split, results(trainer) / "validate"
+        compare(trainer, split, self.tuned, folder, name_of(split))
 
 
 @registry.register_task("predict")

@@ -37,6 +37,7 @@ from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.replay import FrameBatches
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+from fairchem_gdeq.page.write import NAME, name_of
 from fairchem_gdeq.training.ranks import share_cores
 from fairchem_gdeq.training.run_frames import elements_of, structures_of
 from fairchem_gdeq.training.same_run import keep_settings, require_same_run, warn_of_another
@@ -192,7 +193,7 @@ class GDEQRunner(TrainEvalRunner):
         """Score the split; files go to ``results/validate``, those of the training run stay."""
         if self.checkpoint is None and self.settings is not None:
             warn_of_another(self.settings, self._checkpoints)
-        self.score(self.split, self.results / "validate")
+        self.score(self.split, self.results / "validate", name_of(self.split))
 
     def predict(self) -> None:
         """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (see ``submission``)."""
@@ -256,7 +257,7 @@ class GDEQRunner(TrainEvalRunner):
         unit = self.train_eval_unit
         return open_tuned(path, unit.is2rs, unit.compiled, self.trust_files)
 
-    def score(self, split: str, folder: Path) -> dict[str, dict[str, float]]:
+    def score(self, split: str, folder: Path, page: str = NAME) -> dict[str, Scores]:
         """Score a split, a row for each model and baseline; table, JSON, plots and page."""
         unit, scoring = self.train_eval_unit, self._scoring(split)
         tuned = self.tuned()
@@ -267,7 +268,7 @@ class GDEQRunner(TrainEvalRunner):
             device = torch.device(get_device_for_local_rank())
             errors = self.held_frames.scores(unit.force_task, models, device)
         basin = unit.is2rs.basin
-        return report(split, folder, unit.signal_name, basin, *compared, unit.history, errors)
+        return report(split, folder, unit.signal_name, basin, *compared, unit.history, errors, page)
 
     def _scoring(self, split: str) -> Scoring:
         """A split with the unit's force task."""

@@ -45,8 +45,8 @@ class Outcome:
     why: Mapping[int, str]
 
 
-def write_report(folder: Path, o: Outcome) -> Path:
-    """Write ``folder/report.html``; returns its path."""
+def write_report(folder: Path, name: str, o: Outcome) -> Path:
+    """Write ``folder/name``; returns its path."""
     table = results_table(o.split, o.scores, o.basin)
     models = [title for title in (UNRELAXED, BASE, TUNED) if title in o.records]
     pair = (models[-2], models[-1]) if len(models) > 1 else None
@@ -55,6 +55,7 @@ def write_report(folder: Path, o: Outcome) -> Path:
         folder,
         HERE,
         "report.html",
+        name,
         title=table.title + (f": tuned by signal {o.signal}" if TUNED in o.records else ""),
         verdict=conclusions(o.history, o.comparison) or [_in_words(o)],
         table=table,

@@ -21,6 +21,11 @@ NAME = "report.html"
 SCRIPTS = {"plotly": "plotly-basic-4.1.1.min.js", "3dmol": "3Dmol-2.5.5.min.js"}
 
 
+def name_of(split: str) -> str:
+    """Of the page of a split, where a folder has those of several."""
+    return f"report_{split}.html"
+
+
 def write_numbers(folder: Path, name: str, stored: Mapping[str, Any]) -> Path:
     """Write ``folder/name``, the JSON that a page is made from; the folder is made. Returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,8 +34,8 @@ def write_numbers(folder: Path, name: str, stored: Mapping[str, Any]) -> Path:
     return path
 
 
-def write_page(folder: Path, package: str, template: str, **values: Any) -> Path:
-    """Render a template into ``folder/report.html``; the file appears whole or not at all.
+def write_page(folder: Path, package: str, template: str, name: str = NAME, **values: Any) -> Path:
+    """Render a template into ``folder/name``; the file appears whole or not at all.
 
     A template extends ``base.html``, which says what it may fill in, and imports the parts that pages
     share from ``macros.html``. What it is given is text, never HTML: names of structures may be anything.
@@ -39,6 +44,7 @@ def write_page(folder: Path, package: str, template: str, **values: Any) -> Path
         folder: of the page; it is made.
         package: that holds the template, such as ``fairchem_gdeq.diagnose``.
         template: its file there.
+        name: of the page.
         values: what the template names; one that is missing is an error.
 
     Returns:
@@ -57,7 +63,7 @@ def write_page(folder: Path, package: str, template: str, **values: Any) -> Path
     pages.globals |= {"bundled": bundled, "version": version("fairchem-gdeq")}
     text = pages.get_template(template).render(**values)
     folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / NAME, folder / f"{NAME}.part"
+    path, part = folder / name, folder / f"{name}.part"
     part.write_text(text, encoding="utf-8")
     part.replace(path)
     return path
@@ -79,4 +85,4 @@ def attempt(write: Callable[[], Path]) -> None:
     try:
         print(f"report: {write()}")
     except Exception as error:
-        logging.warning(f"the page {NAME} could not be written: {type(error).__name__}: {error}")
+        logging.warning(f"the page could not be written: {type(error).__name__}: {error}")

@@ -162,6 +162,7 @@ def test_validate_shows_a_metric_from_outside_and_the_force_error(
         METRICS.pop("delta_q_worst", None)
     shown = capsys.readouterr().out
     assert "worst" in shown and "force MAE" in shown
+    assert (trained / "results" / "run" / "validate" / "report_test.html").is_file()
     stored = results(trained, "validate/test.json")
     for title, row in stored["scores"].items():
         worst = max(record["delta_q"] for record in stored["records"][title])

@@ -101,6 +101,8 @@ def test_predicted_structures_come_back_with_forces(inputs, trained, tmp_path):
     code, out, err = fairchem(inputs, run_dir, *options)
     assert code == 0, err[-3000:]
     scores = json.loads((results / "validate" / "ood_ads.json").read_text())["scores"]
+    pages = [p.name for p in (results / "validate").glob("report*")]
+    assert "report_ood_ads.html" in pages  # a page of each split
     assert "file dft.extxyz" in out and "fbt" not in scores["base"]
     row, tuned = scores["file dft.extxyz"], scores["tuned"]
     assert row["fbt"] == pytest.approx(2 / 3)

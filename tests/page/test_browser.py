@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fairchem_gdeq.page.outcome import write_report
+from fairchem_gdeq.page.write import NAME
 from tests.diagnose.test_diagnose import write_example
 from tests.page.outcomes import EVIL, outcome
 
@@ -76,7 +77,7 @@ def drag(page, part, by):
 
 def test_the_report_of_a_run(visit, tmp_path):
     o = outcome(tmp_path)
-    page = visit(write_report(tmp_path, o))
+    page = visit(write_report(tmp_path, NAME, o))
     assert page.title().startswith("test split, 8 structures")  # no name has run
     assert page.locator("#pairs .point").count() == 8 + len(o.overlays)  # with the rings
     # Every step of both losses, every second one of Delta Q; base and epoch four times; the interval.
@@ -114,7 +115,7 @@ def test_the_report_of_a_run(visit, tmp_path):
 
 def test_structures_turn_and_change_places(visit, tmp_path):
     o = outcome(tmp_path)
-    page = visit(write_report(tmp_path, o))
+    page = visit(write_report(tmp_path, NAME, o))
     scene, state = page.locator(".viewer .canvas"), page.locator(".viewer .state")
     names = page.locator(".viewer .list button")
     assert names.count() == len(o.overlays)

@@ -13,7 +13,7 @@ from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, UNRELAXED
 from fairchem_gdeq.page import curves, scatter
 from fairchem_gdeq.page.outcome import write_report
-from fairchem_gdeq.page.write import HERE, SCRIPTS, bundled, write_page
+from fairchem_gdeq.page.write import HERE, NAME, SCRIPTS, bundled, write_page
 from fairchem_gdeq.training.history import History
 from tests.page.outcomes import EVIL, history, outcome, records
 from tests.records import RECORD
@@ -30,7 +30,7 @@ def embedded(text, which):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    return write_report(folder, outcome(folder)).read_text()
+    return write_report(folder, NAME, outcome(folder)).read_text()
 
 
 def test_the_table_and_its_conclusions_are_on_the_page(page, tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_base_alone_has_a_page_too(tmp_path):
         comparison=None,
         overlays=[],
     )
-    text = write_report(tmp_path, o).read_text()
+    text = write_report(tmp_path, NAME, o).read_text()
     assert "There is no tuned model to compare with." in text
     assert 'class="viewer"' not in text and 'data-figure="run"' not in text
     assert bundled("3dmol") not in text
@@ -101,7 +101,7 @@ def test_base_alone_has_a_page_too(tmp_path):
         BASE
     )
     one = replace(o, records={TUNED: o.records[BASE]}, scores={TUNED: o.scores[BASE]})
-    assert 'data-figure="pairs"' not in write_report(tmp_path, one).read_text()
+    assert 'data-figure="pairs"' not in write_report(tmp_path, NAME, one).read_text()
 
 
 # ---- figures -----------------------------------------------------------------------------------
@@ -187,14 +187,14 @@ def test_of_many_structures_the_most_changed_are_drawn_and_some_of_the_others(mo
 
 
 def test_a_page_that_fails_loses_no_results(tmp_path, monkeypatch, caplog, capsys):
-    def full(folder, found):
+    def full(folder, name, found):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(reporting, "write_report", full)
     o = outcome(tmp_path)
     reporting.report("test", tmp_path, "gdeq", Basin(), o.records, lambda rows: [], o.history)
     assert json.loads((tmp_path / "test.json").read_text())["comparison"]["structures"] == 8
-    assert "report.html could not be written: OSError: [Errno 28] No space left" in caplog.text
+    assert "the page could not be written: OSError: [Errno 28] No space left" in caplog.text
     assert "report:" not in capsys.readouterr().out
 
 
@@ -208,7 +208,7 @@ def test_the_last_line_names_the_page(tmp_path, capsys):
 
 
 def test_a_page_appears_whole_or_not_at_all(tmp_path):
-    page = write_report(tmp_path, outcome(tmp_path))
+    page = write_report(tmp_path, NAME, outcome(tmp_path))
     before = page.read_text()
     with pytest.raises(Exception, match="verdict"):
         write_page(tmp_path, HERE, "base.html", title="no verdict is given")
