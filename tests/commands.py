@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,15 @@ def fairchem(
         process.join()
         assert process.exitcode is not None
         return Done(process.exitcode, *(path.read_text() for path in outputs))
+
+
+def ranks(count: int, *arguments: object) -> Done:
+    """``fairchem ARGUMENTS`` in ``count`` ranks, by a real process that starts them."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
+    program = str(Path(sys.executable).with_name("fairchem"))
+    typed = [program, *map(str, arguments), f"job.scheduler.ranks_per_node={count}"]
+    done = subprocess.run(typed, capture_output=True, text=True, env=environment, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def _become(

@@ -1,9 +1,7 @@
 """A small run through the real entry point, which the tests of this folder share."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -66,11 +64,8 @@ def shown_in(results):
 
 
 def ranks_of(count, *args):
-    """The same in ``count`` ranks, by a real process that starts them."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    typed = command(*args, f"job.scheduler.ranks_per_node={count}")
-    done = subprocess.run(typed, capture_output=True, text=True, env=environment, check=False)
-    return done.returncode, done.stdout, done.stderr
+    """The same in ``count`` ranks."""
+    return commands.ranks(count, *command(*args)[1:])
 
 
 def comparable(folder, split="test"):

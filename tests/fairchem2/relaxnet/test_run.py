@@ -34,7 +34,11 @@ def inputs(tmp_path_factory):
 
 
 def fairchem(inputs, run_dir, *extra):
-    return commands.fairchem(
+    return commands.fairchem(*typed(inputs, run_dir), "job.scheduler.ranks_per_node=1", *extra)
+
+
+def typed(inputs, run_dir):
+    return (
         "-c",
         ROOT / "configs" / "si" / "relaxnet.yml",
         f"data={inputs}",
@@ -46,7 +50,6 @@ def fairchem(inputs, run_dir, *extra):
         "network={channels: 8, radial_count: 4, heads: 2}",
         "keep=last",
         f"job.run_dir={run_dir}",
-        *extra,
     )
 
 
@@ -93,6 +96,17 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(inputs, trained, tmp_p
     assert parts["history"]["steps"][0]["train/loss"] == pytest.approx(
         whole["history"]["steps"][0]["train/loss"], rel=1e-5
     )
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_score_every_structure_once(inputs, trained, tmp_path):
+    done = commands.ranks(2, *typed(inputs, tmp_path), "--mode", "train")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (stored_of(each) for each in (trained[0], tmp_path / "relaxnet"))
+    assert [r["sid"] for r in two["records"]["tuned"]] == ["row0", "row1", "row2"]
+    assert len(two["history"]["steps"]) == 4  # 6 trajectories by twos in one rank, by fours in two
+    assert_same(two["scores"]["base"], one["scores"]["base"], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(two["scores"]["tuned"]["delta_q_mean"])
 
 
 def test_validate_and_predict(inputs, trained):
