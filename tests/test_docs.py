@@ -82,5 +82,11 @@ def test_files_that_are_named_are_there(page):
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_half_of_a_merge_is_left(page):
+    marks = ("<<<<<<< ", "=======", ">>>>>>> ")
+    assert [line for line in page.read_text().splitlines() if line.startswith(marks)] == []
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 130
