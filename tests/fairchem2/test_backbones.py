@@ -34,6 +34,12 @@ def test_vjp_against_central_differences(name):
 
 
 @ALL
+def test_the_table_has_words_for_what_is_frozen(name):
+    without = name in ("ADAPT", "ResMLP")
+    assert backbone_checks.frozen(name).startswith("nothing" if without else "pairs, images")
+
+
+@ALL
 def test_vjp_as_trained_in_single_precision(name):
     """The check above widens constants in fairchem's code; this is the code as it runs."""
     data = small.batch(backbones.structures(name), double=False)

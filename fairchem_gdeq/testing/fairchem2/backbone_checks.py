@@ -13,7 +13,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch.overrides import TorchFunctionMode
 
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.graphs import EdgeList
+from fairchem_gdeq.fairchem2.graphs import EdgeList, Edges
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax.guidance import guidance_by_sweep
 from fairchem_gdeq.relax.loss import delta_q
@@ -123,6 +123,8 @@ def frozen(name: str) -> str:
         return "nothing: no neighbours"
     if isinstance(graphs, EdgeList):
         return "pairs, images, frame rolls"
+    if isinstance(graphs, Edges):
+        return "pairs, images"
     config = graphs.backbone
     parts = ["pairs", "images", "slots"]
     parts += [] if config.molecular_graph_cfg.knn_soft else ["ranks"]
