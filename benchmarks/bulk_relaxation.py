@@ -36,8 +36,6 @@ from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import LBFGS, Relaxer
 
-SOFTEST = 10.0  # eV/Angstrom^2, see ``fairchem_gdeq.relax.lbfgs``
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -141,12 +139,10 @@ def main() -> None:
     model.to(args.device).eval()
     ase_way = Relaxer(0, relax.FIRE(), fmax=args.fmax, max_steps=args.max_steps)
     ways = {
-        f"in flight, {args.horizon} plain steps + L-BFGS": Relaxer(
-            args.horizon, fmax=args.fmax, max_steps=args.max_steps
+        f"in flight, {args.horizon} plain steps + L-BFGS, fixed guess": Relaxer(
+            args.horizon, LBFGS(softest=None), args.fmax, args.max_steps
         ),
-        f"in flight, L-BFGS that softens to {SOFTEST:g} eV/A^2": Relaxer(
-            0, LBFGS(softest=SOFTEST), args.fmax, args.max_steps
-        ),
+        "in flight, L-BFGS": Relaxer(0, LBFGS(), args.fmax, args.max_steps),
         "in flight, FIRE": ase_way,
     }
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}

@@ -31,7 +31,7 @@ def main() -> None:
     rows = list(islice(rows_of(arguments.starts), arguments.count))
     starts = [row.toatoms() for row in rows]
     potential = gdeq.load_potential(arguments.base)
-    settings = {"solver": gdeq.LBFGS(softest=10.0), "fmax": 0.01, "max_steps": 500, "horizon": 20}
+    settings = {"solver": gdeq.LBFGS(), "fmax": 0.01, "max_steps": 500, "horizon": 20}
     ends = gdeq.relax(starts, potential, **settings).atoms
     targets = [
         {"sid": row.data["sid"], "pos_relaxed": end.positions}

@@ -32,7 +32,6 @@ from benchmarks.peers.problems import PROBLEMS, Opened, Problem, compare_each, o
 from benchmarks.peers.relaxations import (
     REFERENCE,
     SMALL,
-    SOFTEST,
     Ended,
     add_options,
     in_flight,
@@ -51,10 +50,10 @@ def ways_of(
     numbers = [row.atomic_numbers for row in given.rows]
     operators, starts = [given.operator(row) for row in given.rows], given.starts
     ours = {
+        "L-BFGS, fixed guess, batched": Relaxer(0, LBFGS(softest=None), **limits),
         "L-BFGS, batched": Relaxer(0, LBFGS(), **limits),
-        f"L-BFGS, softest {SOFTEST:g}, batched": Relaxer(0, LBFGS(softest=SOFTEST), **limits),
         f"{problem.horizon} plain steps, then the same": Relaxer(
-            problem.horizon, LBFGS(softest=SOFTEST), **limits
+            problem.horizon, LBFGS(), **limits
         ),
     }
     budget = arguments.max_atoms

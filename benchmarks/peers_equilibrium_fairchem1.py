@@ -37,7 +37,6 @@ from benchmarks.peers.numbers import turned
 from benchmarks.peers.relaxations import (
     REFERENCE,
     SMALL,
-    SOFTEST,
     Ended,
     add_options,
     in_flight,
@@ -130,8 +129,8 @@ def main() -> None:
     alone, slowly = ([operator.select(one) for one in each] for operator in (whole, slow))
     limits = {"fmax": arguments.fmax, "max_steps": arguments.max_steps}
     ours = {
+        "L-BFGS, fixed guess, batched": Relaxer(0, LBFGS(softest=None), **limits),
         "L-BFGS, batched": Relaxer(0, LBFGS(), **limits),
-        f"L-BFGS, softest {SOFTEST:g}, batched": Relaxer(0, LBFGS(softest=SOFTEST), **limits),
     }
     ways: dict[str, Callable[[], list[Ended]]] = {
         name: partial(in_flight, alone, starts, way, arguments.max_atoms)

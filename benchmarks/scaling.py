@@ -69,7 +69,7 @@ def case(
 def one_step(cells: int, structures: int, arguments: argparse.Namespace) -> Measured:
     """Seconds and extra peak memory (MB) of one step, to be the first of its process."""
     operator, start, target = case(cells, structures, arguments)
-    signal = GDEQ(loss=LogDeltaQ(), solver=LBFGS(softest=10.0), horizon=arguments.horizon)
+    signal = GDEQ(loss=LogDeltaQ(), solver=LBFGS(), horizon=arguments.horizon)
     operator.vjp(start, torch.ones_like(start)).sum().item()  # waits for a GPU
     gc.collect()
     reset_peak()

@@ -34,7 +34,7 @@ from fairchem_gdeq.relax import GDEQ, GMRES, LBFGS, AdjointSolution, LogDeltaQ, 
 from fairchem_gdeq.relax.linearised import Linearised
 
 ROOT = Path(__file__).parents[1]
-SILICON = GDEQ(loss=LogDeltaQ(), solver=LBFGS(softest=10.0))  # configs/si/base.yaml
+SILICON = GDEQ(loss=LogDeltaQ(), solver=LBFGS())  # configs/si/base.yaml
 COMPILED, UPDATE = "compiled, ", "force update"
 T = TypeVar("T")
 

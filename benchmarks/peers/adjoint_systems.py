@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.peers.kept import Measured, not_installed
 from benchmarks.peers.problems import Opened
-from benchmarks.peers.relaxations import SOFTEST, in_flight
+from benchmarks.peers.relaxations import in_flight
 from fairchem_gdeq.relax import GMRES, LBFGS, LogDeltaQ, Operator, Relaxer
 from fairchem_gdeq.relax.adjoints.base import norms, system
 from fairchem_gdeq.relax.linearised import Linearised
@@ -53,7 +53,7 @@ Solver = Callable[[Sequence[System], float, int], list[Solved]]  # systems, tole
 def fixed_points(given: Opened, fmax: float, budget: int) -> list[Tensor | None]:
     """X* [n, 3] of each structure, Angstrom; None where it was not reached."""
     operators = [given.operator(row) for row in given.rows]
-    way = Relaxer(0, LBFGS(softest=SOFTEST), fmax, 500)
+    way = Relaxer(0, LBFGS(), fmax, 500)
     ends = in_flight(operators, given.starts, way, budget)
     return [end.positions if end.converged else None for end in ends]
 

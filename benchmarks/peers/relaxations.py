@@ -19,7 +19,6 @@ HEADER = (
     *("way", "evaluations per structure", "mean", "CPU s per structure", "wall s per structure"),
     *("converged", "same minimum"),
 )
-SOFTEST = 10.0  # eV/Angstrom^2, of the configs
 REFERENCE = "Picard, small steps"
 SMALL = 0.4  # its alpha, in alphas of the config
 

@@ -104,7 +104,6 @@ def _settings(
         "signal": "implicit" if conditions[2].verdict == FAILS else "gdeq",
         "horizon": horizon,
         "alpha": alpha,
-        "++relaxer.solver.softest": 10.0,
         "spare": 0.5,
         "lr": lr,
         "preset": "full" if frames and forces_first else "small_data",

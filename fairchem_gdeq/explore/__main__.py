@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    relaxer = Relaxer(options.horizon, LBFGS(softest=10.0), options.fmax, options.max_steps)
+    relaxer = Relaxer(options.horizon, LBFGS(), options.fmax, options.max_steps)
     return Settings(
         model=str(options.model),
         dataset=options.dataset,

@@ -52,7 +52,7 @@ class Settings:
 
     model: str
     dataset: str | None = None
-    relaxer: Relaxer = field(default_factory=lambda: Relaxer(0, LBFGS(softest=10.0), 0.02, 60))
+    relaxer: Relaxer = field(default_factory=lambda: Relaxer(0, LBFGS(), 0.02, 60))
     alpha: float = 0.05
     frames: int = 6
     tolerance: float = 0.02

@@ -95,7 +95,7 @@ def test_a_relaxation_neither_drifts_nor_spins():
 
 def relaxed():
     operator, x, _ = random_batch("pair", [5, 6])
-    found = solve(operator, x, LBFGS(stiffness=3.0), 1e-11, 3000)
+    found = solve(operator, x, LBFGS(stiffness=3.0, softest=None), 1e-11, 3000)
     assert found.converged.all()
     generator = torch.Generator().manual_seed(5)
     return operator, found.positions, x + 0.3 * torch.randn(x.shape, generator=generator)
@@ -197,12 +197,12 @@ def test_what_the_projection_took_out_is_reported():
             return out
 
     operator.field.__class__ = Pushed
-    found = solve(operator, x, LBFGS(stiffness=5.0), 1e-8, 2000)
+    found = solve(operator, x, LBFGS(stiffness=5.0, softest=None), 1e-8, 2000)
     raw = operator.field(found.positions) - operator.forces(found.positions)
     for k in range(2):
         longest = raw[operator.structures.batch == k].norm(dim=-1).max()
         assert float(found.removed[k]) == pytest.approx(float(longest), rel=1e-9)
         assert float(found.removed[k]) > 0.1
-    method = {"horizon": 3, "max_steps": 2000, "solver": LBFGS(stiffness=5.0)}
+    method = {"horizon": 3, "max_steps": 2000, "solver": LBFGS(stiffness=5.0, softest=None)}
     report = make_signal("gdeq", **method)(operator, x, target)
     assert (report.removed > 0.1).all() and (report.shift > 0).all()

@@ -59,14 +59,15 @@ class LBFGS:
     Attributes:
         memory: pairs kept.
         stiffness: first guess of the Hessian's diagonal, eV/Angstrom^2.
-        softest: where given, that guess follows the latest pair, y . y / s . y (Nocedal and Wright,
-            eq. 7.20), down to this. Fewer evaluations, longer steps: it may end in another basin.
+        softest: from the first pair on, that guess follows the latest one, y . y / s . y (Nocedal and
+            Wright, eq. 7.20), down to this. That takes half of the evaluations of a fixed guess, which
+            is ASE's and that of None; some structures end in another basin, as between any two solvers.
         max_step: longest displacement of one atom, Angstrom.
     """
 
     memory: int = 30
     stiffness: float = 70.0
-    softest: float | None = None
+    softest: float | None = 10.0
     max_step: float = 0.2
 
     def start(self, operator: Operator, positions: Tensor) -> LBFGSState:

@@ -1,0 +1,137 @@
+"""Runs of a real Slurm: to their end, preempted, out of time, killed, and many seeds at a time."""
+
+import os
+import re
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import commands
+from tests.fairchem2.running import (
+    FAIRCHEM,
+    ROOT,
+    assert_equal_up_to_rounding,
+    command,
+    comparable,
+)
+
+pytestmark = pytest.mark.slurm
+MINUTES = 60.0
+SMALL = [  # of a node that this machine is not
+    "job.scheduler.mode=SLURM",
+    "job.scheduler.slurm.mem_gb=2",
+    "job.scheduler.slurm.cpus_per_task=1",
+    "job.scheduler.slurm.partition=normal",
+    "checkpoint_minutes=0",  # before every step
+]
+
+
+def submit(cluster, inputs, run_dir, *extra):
+    """The number of the job."""
+    typed = command(inputs, run_dir, "--mode", "train", *SMALL, *extra)[1:]
+    done = commands.fairchem(*typed, env=cluster.environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (job,) = re.findall(r"slurm id: (\d+)", done.stderr)
+    return job
+
+
+def same_as(run, folder):
+    assert_equal_up_to_rounding(comparable(folder / "gdeq"), comparable(run / "gdeq"))
+
+
+def reach(folder, step, seconds=3 * MINUTES):
+    """Wait until the checkpoint of a step is there."""
+    deadline = time.monotonic() + seconds
+    while not (folder / "gdeq" / "checkpoints" / f"step_{step}" / ".metadata").exists():
+        assert time.monotonic() < deadline, logs(folder)[-5000:]
+        time.sleep(0.1)
+
+
+def logs(folder):
+    """What the tasks of jobs have said."""
+    return "\n".join(path.read_text() for path in sorted(folder.rglob("*_log.err")))
+
+
+def ends(cluster, job, folder, expected="COMPLETED"):
+    state = cluster.wait(job, "COMPLETED|FAILED|TIMEOUT|CANCELLED|PREEMPTED", 5 * MINUTES)
+    assert state == expected, logs(folder)[-5000:]
+
+
+def test_a_run_to_its_end(cluster, inputs, trained, tmp_path):
+    job = submit(cluster, inputs, tmp_path)
+    ends(cluster, job, tmp_path)
+    same_as(trained[0], tmp_path)
+
+
+def test_a_preempted_run_is_put_back_and_goes_on(cluster, inputs, trained, tmp_path):
+    """By a job that needs its node: it is told, and waits in the queue until that has ended."""
+    job = submit(cluster, inputs, tmp_path)
+    reach(tmp_path, 4)
+    urgent = ["sbatch", "--parsable", "--partition=urgent", "--exclusive", "--wrap=sleep 5"]
+    other = cluster.ask(*urgent, f"--output={tmp_path}/urgent.out").strip()
+    cluster.wait(job, "PENDING", MINUTES)
+    assert cluster.field(job, "Restarts") == "1"
+    cluster.wait(other, "COMPLETED", MINUTES)
+    cluster.hurry(job)
+    ends(cluster, job, tmp_path)
+    assert "Done loading checkpoint from" in logs(tmp_path)
+    same_as(trained[0], tmp_path)
+
+
+def test_a_killed_step_fails_and_goes_on_when_it_is_requeued(cluster, inputs, trained, tmp_path):
+    job = submit(cluster, inputs, tmp_path)
+    reach(tmp_path, 4)
+    os.kill(process_of(tmp_path), signal.SIGKILL)
+    ends(cluster, job, tmp_path, "FAILED")
+    assert not (tmp_path / "gdeq" / "results" / "test.json").exists()
+    cluster.ask("scontrol", "requeue", job)
+    cluster.wait(job, "PENDING|RUNNING", MINUTES)
+    cluster.hurry(job)
+    cluster.wait(job, "RUNNING", MINUTES)
+    ends(cluster, job, tmp_path)
+    same_as(trained[0], tmp_path)
+
+
+def test_a_run_out_of_time_is_put_back_and_goes_on(cluster, inputs, trained, tmp_path):
+    """Slurm tells it 90 seconds before its end."""
+    job = submit(cluster, inputs, tmp_path)
+    reach(tmp_path, 4)
+    cluster.ask("scontrol", "update", f"job={job}", "timelimit=1")
+    cluster.wait(job, "PENDING", 2 * MINUTES)
+    assert cluster.field(job, "Restarts") == "1"
+    cluster.ask("scontrol", "update", f"job={job}", "timelimit=60")
+    cluster.hurry(job)
+    ends(cluster, job, tmp_path)
+    same_as(trained[0], tmp_path)
+
+
+def test_an_array_over_seeds(cluster, inputs, tmp_path):
+    """The script of docs/cluster.md: one config, a seed and a folder for each job."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n[^`]*--array[^`]*)```", page)
+    typed = command(inputs, tmp_path, "epochs=1")[1:]
+    shown = "fairchem -c configs/own/gdeq.yml --mode train data=mydata base=mymodel.pt dataset=NAME"
+    assert script.count(shown) == 1
+    program = shlex.join([FAIRCHEM, *typed, "--mode", "train"])
+    (tmp_path / "seeds.sh").write_text(script.replace(shown, program))
+    submitted = ["sbatch", "--parsable", "--array=0-1", f"--output={tmp_path}/%a.out"]
+    job = cluster.ask(*submitted, f"{tmp_path}/seeds.sh").strip()
+    ends(cluster, f"{job}_0", tmp_path)
+    ends(cluster, f"{job}_1", tmp_path)
+    losses = [
+        comparable(tmp_path / f"seed{k}")["history"]["steps"][0]["train/loss"] for k in range(2)
+    ]
+    assert losses[0] != losses[1]
+
+
+def process_of(folder):
+    """The process that trains: submitit's, for a folder of logs below this one."""
+    found = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"submitit.core._submit" in (line := path.read_bytes()) and str(folder).encode() in line
+    ]
+    return max(found)  # srun has the same words, and came before
