@@ -19,7 +19,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 START = 60.0  # seconds until a daemon has to answer
 
-# The memory and the cores are those that jobs ask for, whatever this machine has. A job of the partition
+# Memory and cores are those that jobs ask for, whatever this machine has. A job of the partition
 # ``urgent`` preempts one of ``normal``, which is told by the signal that it has asked for.
 CONF = """
 ClusterName=tests
