@@ -11,18 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.fairchem1.test_run import CONSTANT, inputs, results, trained  # noqa: F401 - fixtures
-from tests.slurm.cluster import missing, running
+from tests.slurm.cluster import cluster  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slurm
 MINUTES = 60.0
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    if why := missing():
-        pytest.skip(why)
-    with running(tmp_path_factory.mktemp("slurm")) as started:
-        yield started
 
 
 def test_a_job_that_is_put_back_goes_on_from_its_checkpoint(cluster, inputs, trained, tmp_path):  # noqa: F811

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 START = 60.0  # seconds until a daemon has to answer
 
@@ -167,6 +169,15 @@ def running(folder: Path) -> Iterator[Cluster]:
         for daemon in reversed(daemons):  # munged last: the others still ask it
             daemon.terminate()
             daemon.wait(START)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One for the tests of a file, which are skipped where there can be none."""
+    if why := missing():
+        pytest.skip(why)
+    with running(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
 
 
 def _idle(cluster: Cluster) -> bool:

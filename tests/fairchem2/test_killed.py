@@ -1,0 +1,63 @@
+"""A run that is killed again and again, at any moment, ends like one that never was."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.fairchem2.running import assert_equal_up_to_rounding, command, comparable
+
+pytestmark = pytest.mark.slow
+KILLS = 20
+EVERY_STEP = "checkpoint_minutes=0"  # so that many a kill comes while something is written
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_at_twenty_random_moments(ranks, inputs, tmp_path):
+    """Runs follow one another, each until it has ended in spite of the kills, until these are used up."""
+    typed = ["--mode", "train", EVERY_STEP, f"job.scheduler.ranks_per_node={ranks}"]
+    whole = tmp_path / "whole"
+    began = time.monotonic()
+    assert ends(start(command(inputs, whole, *typed))) == 0, said(whole)
+    takes = time.monotonic() - began
+    expected = comparable(whole / "gdeq")
+    moments = random.Random(ranks)
+    kills = runs = 0
+    while kills < KILLS:
+        run = tmp_path / f"run{runs}"
+        runs += 1
+        while True:
+            process = start(command(inputs, run, *typed))
+            try:
+                # The first part of a process imports; what is of interest comes after it.
+                left = moments.uniform(0.3, 1.1) * takes if kills < KILLS else 10 * takes
+                assert process.wait(left) == 0, said(run)
+                break
+            except subprocess.TimeoutExpired:
+                assert kills < KILLS, f"it does not end: {said(run)}"
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                kills += 1
+        assert_equal_up_to_rounding(comparable(run / "gdeq"), expected)
+
+
+def start(typed):
+    """The command as the leader of a group of processes, which says what it says into a file."""
+    (folder,) = (part.split("=", 1)[1] for part in typed if part.startswith("job.run_dir="))
+    os.makedirs(folder, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(f"{folder}/said.txt", "ab") as out:
+        return subprocess.Popen(
+            typed, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+
+
+def ends(process):
+    return process.wait(600)
+
+
+def said(run):
+    return (run / "said.txt").read_text()[-5000:]
