@@ -18,12 +18,12 @@ KERNELS = {  # for each evaluation, some 5% above what was counted
     "solve, picard": 33,
     "solve, anderson": 90,
     "solve, fire": 80,
-    "solve, lbfgs": 98,
+    "solve, lbfgs": 108,
     "rollout": 36,
     "gmres": 158,
     "neumann": 79,
-    "stream, no guidance": 94,
-    "stream, guidance first": 92,
+    "stream, no guidance": 104,
+    "stream, guidance first": 100,
 }
 MORE_WAITS = {"gmres": 2, "neumann": 2}  # in a whole loop: for the length of what is asked
 
