@@ -35,7 +35,7 @@ def compare(base: str, split: str, horizon: int, alpha: float, chunk: int = 15) 
         handoff = rollout(operator, batch.pos, horizon).positions
 
         def end(start: Operator, x: torch.Tensor = handoff) -> torch.Tensor:
-            return solve(start, x, LBFGS(), fmax=0.02, max_steps=300).positions
+            return solve(start, x, LBFGS(softest=None), fmax=0.02, max_steps=300).positions
 
         held, fresh = end(operator.freeze(handoff)), end(operator.unfreeze())
         structures: Structures = operator.structures

@@ -56,7 +56,7 @@ def evolved(model: HydraModel, is2rs: RelaxNetIS2RS, batch: AtomicData) -> End:
 
 def relaxed(model: HydraModel, tasks: list, fmax: float, batch: AtomicData) -> End:
     """By L-BFGS on the model's own forces, with 0.2 Angstrom as the longest step."""
-    is2rs = RelaxNetIS2RS(relaxer=Relaxer(0, LBFGS(), fmax, 500), cap=0.2)
+    is2rs = RelaxNetIS2RS(relaxer=Relaxer(0, LBFGS(softest=None), fmax, 500), cap=0.2)
     field = HydraForceField.unfrozen(model, tasks, batch)
     _, positions = is2rs.relax_with(field, batch)
     out = model(with_positions(batch, positions))

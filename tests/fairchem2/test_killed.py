@@ -21,7 +21,7 @@ def test_killed_at_random_moments(ranks, inputs, tmp_path):
     typed = ["--mode", "train", EVERY_STEP, f"job.scheduler.ranks_per_node={ranks}"]
     whole = tmp_path / "whole"
     began = time.monotonic()
-    assert ends(start(command(inputs, whole, *typed))) == 0, said(whole)
+    assert start(command(inputs, whole, *typed)).wait(600) == 0, said(whole)
     takes = time.monotonic() - began
     expected = comparable(whole / "gdeq")
     moments = random.Random(ranks)
@@ -53,10 +53,6 @@ def start(typed):
         return subprocess.Popen(
             typed, env=environment, stdout=out, stderr=out, start_new_session=True
         )
-
-
-def ends(process):
-    return process.wait(600)
 
 
 def said(run):

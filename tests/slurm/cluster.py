@@ -75,7 +75,7 @@ class Cluster:
         """What a command prints.
 
         Raises:
-            CalledProcessError: it fails.
+            AssertionError: it fails; with what it said.
         """
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False
@@ -85,9 +85,8 @@ class Cluster:
         return done.stdout
 
     def state(self, job: str) -> str:
-        """Of a job, such as RUNNING, COMPLETED or FAILED; of one that is forgotten, nothing."""
-        found = self.field(job, "JobState")
-        return found or "forgotten"
+        """Of a job, such as RUNNING, COMPLETED or FAILED."""
+        return self.field(job, "JobState")
 
     def field(self, job: str, name: str) -> str:
         """One that ``scontrol show job`` has, such as ``Restarts``."""
