@@ -26,6 +26,7 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE, History
+from fairchem_gdeq.training.in_use import cannot_write
 from fairchem_gdeq.training.ranks import share_cores
 
 PRIMARY = "delta_q_mean"
@@ -170,16 +171,33 @@ class EvaluatingTrainer(OCPTrainer):
         checkpoint_file: str = "checkpoint.pt",
         training_state: bool = True,
     ) -> str | None:
-        """fairchem's checkpoint; beside it the history's epochs, and the adjoints of each rank."""
-        if training_state:
-            if not self.is_debug:
-                self.adjoints.save(self._folder)
-            self._save_history()
-        return super().save(metrics, checkpoint_file, training_state)
+        """fairchem's checkpoint; beside it the history's epochs, and the adjoints of each rank.
+
+        fairchem writes over the old one. Here the new one takes its place when it is whole.
+
+        Raises:
+            OSError: it cannot be written, and the old one stays.
+        """
+        wanted = self._folder / checkpoint_file
+        part = f"{checkpoint_file}.part"
+        try:
+            written = super().save(metrics, part, training_state)
+            if training_state:
+                if not self.is_debug:
+                    self.adjoints.save(self._folder)
+                self._save_history()
+        except (OSError, RuntimeError) as error:  # torch says the second of a full disk
+            raise OSError(cannot_write(wanted, error)) from error
+        if written is None:
+            return None
+        os.replace(self._folder / part, wanted)
+        return str(wanted)
 
     def _save_history(self) -> None:
         if self._writes:
-            torch.save({"history": self.history.state()}, self._folder / STATE)
+            part = self._folder / f"{STATE}.part"
+            torch.save({"history": self.history.state()}, part)
+            os.replace(part, self._folder / STATE)
 
     @property
     def warm_start(self) -> bool:

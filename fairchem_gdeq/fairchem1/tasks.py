@@ -32,6 +32,7 @@ from fairchem_gdeq.fairchem1.evaluating import BEST
 from fairchem_gdeq.fairchem1.held_frames import force_errors
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
 from fairchem_gdeq.page.write import NAME, name_of
+from fairchem_gdeq.training.in_use import in_use
 from fairchem_gdeq.training.ranks import rank
 
 
@@ -100,12 +101,14 @@ class Train(TrainTask):
 
     def run(self) -> None:
         """fairchem's training, and our table after it."""
-        super().run()
         trainer = self.trainer
         if not isinstance(trainer, GDEQTrainer) or trainer.is_debug:
+            super().run()
             return
-        if trainer.test_loader is not None:
-            compare(trainer, "test", tuned(trainer, None), results(trainer))
+        with in_use(Path(trainer.config["cmd"]["checkpoint_dir"]), "train"):
+            super().run()
+            if trainer.test_loader is not None:
+                compare(trainer, "test", tuned(trainer, None), results(trainer))
 
 
 @registry.register_task("validate")
@@ -119,7 +122,8 @@ class Validate(_Evaluation, ValidateTask):
             super().run()
             return
         split, folder = trainer.settings.split, results(trainer) / "validate"
-        compare(trainer, split, self.tuned, folder, name_of(split))
+        with in_use(results(trainer), f"validate_{split}"):
+            compare(trainer, split, self.tuned, folder, name_of(split))
 
 
 @registry.register_task("predict")
@@ -133,7 +137,8 @@ class Predict(_Evaluation, PredictTask):
             super().run()
             return
         logging.info(f"predicting with the {self.chosen.name} model")
-        trainer.scoring("test").predict(self.chosen, results(trainer) / "predictions")
+        with in_use(results(trainer), "predict"):
+            trainer.scoring("test").predict(self.chosen, results(trainer) / "predictions")
 
 
 @registry.register_task("run-relaxations")
@@ -152,10 +157,11 @@ class RunRelaxations(_Evaluation, RelaxationTask):
         logging.info(f"relaxing with the {self.chosen.name} model")
         settings, folder = trainer.settings, results(trainer)
         scoring = trainer.scoring("relax" if trainer.config["relax_dataset"] else "test")
-        images = scoring.predict(self.chosen, folder / "relaxations")
-        if rank() == 0:
-            write_positions(folder / "relaxed_positions.npz", images)
-        if all("pos_relaxed" in row for row in islice(scoring.split.rows(), 1)):
-            records = {self.chosen.name: scoring.records_of(self.chosen, images)}
-            name, into = scoring.split.name, folder / "relaxations"
-            report(name, into, settings.signal, settings.basin, records, None, trainer.history)
+        with in_use(folder, "relax"):
+            images = scoring.predict(self.chosen, folder / "relaxations")
+            if rank() == 0:
+                write_positions(folder / "relaxed_positions.npz", images)
+            if all("pos_relaxed" in row for row in islice(scoring.split.rows(), 1)):
+                records = {self.chosen.name: scoring.records_of(self.chosen, images)}
+                name, into = scoring.split.name, folder / "relaxations"
+                report(name, into, settings.signal, settings.basin, records, None, trainer.history)

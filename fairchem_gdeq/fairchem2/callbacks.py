@@ -13,7 +13,7 @@ from torchtnt.framework.callback import Callback
 from tqdm import tqdm
 
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
-from fairchem_gdeq.training.ranks import as_on_the_first
+from fairchem_gdeq.training.ranks import from_the_first
 from fairchem_gdeq.training.swap import replacing
 
 
@@ -73,6 +73,10 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.close()
 
+    def on_exception(self, state: State, unit: GDEQTrainer, exc: BaseException) -> None:
+        """Close the bar, so that what is wrong is said after it."""
+        self.on_train_end(state, unit)
+
 
 class Checkpoints(TrainCheckpointCallback):
     """Saves a checkpoint to go on from whenever a time has passed, and at the end.
@@ -101,7 +105,7 @@ class Checkpoints(TrainCheckpointCallback):
 
     def on_train_step_start(self, state: State, unit: GDEQTrainer) -> None:
         """Save if it is time, by the clock of the first rank: a checkpoint needs all of them."""
-        if as_on_the_first(time.monotonic() - self._saved >= self.seconds):
+        if from_the_first(lambda: time.monotonic() - self._saved >= self.seconds):
             super().on_train_step_start(state, unit)
             self._saved = time.monotonic()
 

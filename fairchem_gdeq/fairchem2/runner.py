@@ -38,6 +38,7 @@ from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, ro
 from fairchem_gdeq.fairchem2.replay import FrameBatches
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.page.write import NAME, name_of
+from fairchem_gdeq.training.in_use import in_use
 from fairchem_gdeq.training.ranks import share_cores
 from fairchem_gdeq.training.run_frames import elements_of, structures_of
 from fairchem_gdeq.training.same_run import keep_settings, require_same_run, warn_of_another
@@ -146,10 +147,13 @@ class GDEQRunner(TrainEvalRunner):
 
         Raises:
             SystemExit: a signal has interrupted it.
+            ValueError, OSError: as ``in_use``.
         """
-        self.results.mkdir(parents=True, exist_ok=True)
+        purpose = self.mode if self.mode == "train" else f"{self.mode}_{self.split}"
         try:
-            getattr(self, self.mode)()
+            with in_use(self.results.parent, purpose):
+                self.results.mkdir(parents=True, exist_ok=True)
+                getattr(self, self.mode)()
         except SystemExit as stopped:
             # fairchem's handler of signals ends with 0, and what comes after a run would go on.
             raise SystemExit(stopped.code or INTERRUPTED) from stopped

@@ -126,6 +126,7 @@ RULES: dict[str, Rule] = {
     "job.seed": whole(0),
     "job.scheduler.ranks_per_node": whole(1),
     "job.scheduler.num_nodes": whole(1),
+    "job.scheduler.slurm.timeout_hr": whole(1),  # sbatch takes no part of an hour
     f"{_UNIT}.clip_grad_norm": POSITIVE.or_infinite().or_null(),
     f"{_UNIT}.print_every": whole(1),
     f"{_UNIT}.optimizer_fn.weight_decay": NOT_NEGATIVE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from glob import glob
@@ -40,6 +41,18 @@ def no_slurm() -> str | None:
     return (
         "job.scheduler.mode is SLURM, and there is no sbatch here: start this on a login node of the "
         "cluster, or add job.scheduler.mode=LOCAL"
+    )
+
+
+def unwritable(folder: str) -> str | None:
+    """What to say where a run's folder can be neither written nor made."""
+    place = Path(folder).absolute()
+    there = next(each for each in (place, *place.parents) if each.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return None
+    return (
+        f"job.run_dir={folder}: expected a folder that can be written, found that {there} "
+        f"{'cannot be' if there.is_dir() else 'is a file'}. Choose another with job.run_dir=FOLDER"
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def ranks() -> int:
@@ -28,13 +31,14 @@ def gather(items: list[Any]) -> list[Any]:
     return [item for part in parts for item in part]
 
 
-def as_on_the_first(answer: bool) -> bool:
-    """What rank 0 answers, on every rank."""
+def from_the_first(answer: Callable[[], T]) -> T:
+    """What rank 0 answers, on every rank; no other is asked."""
     if ranks() == 1:
-        return answer
-    box = [answer]
+        return answer()
+    box: list[Any] = [answer() if rank() == 0 else None]
     dist.broadcast_object_list(box)
-    return bool(box[0])
+    found: T = box[0]
+    return found
 
 
 def synchronize() -> None:

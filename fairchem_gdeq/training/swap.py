@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch.distributed.checkpoint.api import CheckpointException
+
+from fairchem_gdeq.training.in_use import cannot_write
 from fairchem_gdeq.training.ranks import rank, synchronize
 
 
@@ -19,7 +22,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     ``.partial`` at its end; the next call takes that away once it has written its own.
 
     Raises:
-        Whatever is raised inside; the old folder then stays.
+        OSError: something cannot be written, which torch says in many ways. The old folder then stays.
     """
     partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     if rank() == 0:
@@ -28,7 +31,10 @@ def replacing(folder: Path) -> Iterator[Path]:
             os.replace(partial, old)
         partial.mkdir(parents=True)
     synchronize()
-    yield partial
+    try:
+        yield partial
+    except (OSError, RuntimeError, CheckpointException) as error:
+        raise OSError(cannot_write(folder, error)) from error
     synchronize()
     if rank() == 0:
         if folder.exists():

@@ -63,13 +63,14 @@ def check(config: Any) -> None:
         return
     from fairchem_gdeq.training.config_rules import broken_rules
     from fairchem_gdeq.training.one_line import end_in_one_line
-    from fairchem_gdeq.training.preflight import missing, no_slurm
+    from fairchem_gdeq.training.preflight import missing, no_slurm, unwritable
     from fairchem_gdeq.training.same_run import settings_of
 
     if broken := list(broken_rules(config)):
         raise SystemExit("\n".join(f"fairchem: {line}" for line in broken))
     local = str(config.job.scheduler.mode).upper() == "LOCAL"  # else other machines have the inputs
-    if text := missing(config) if local else no_slurm():
+    text = unwritable(config.job.run_dir) or (missing(config) if local else no_slurm())
+    if text:
         raise SystemExit(f"fairchem: {text}")
     end_in_one_line()
     with suppress(OmegaConfBaseException), open_dict(runner):  # fairchem says what is missing

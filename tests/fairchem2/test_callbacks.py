@@ -20,7 +20,7 @@ def saved_steps(monkeypatch, folder, minutes, seconds, first=True):
     clock, saved = [1000.0], []
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     if not first:  # the first rank's answers come from elsewhere
-        monkeypatch.setattr(callbacks, "as_on_the_first", lambda answer: len(saved) == 0)
+        monkeypatch.setattr(callbacks, "from_the_first", lambda _: len(saved) == 0)
     callback = Checkpoints(minutes)
 
     def save(path):

@@ -90,6 +90,7 @@ BAD = {
     "relaxer.max_steps": ("-1", "1.5", "abc"),
     "job.seed": ("-1", "1.5", "abc"),
     "job.scheduler.ranks_per_node": ("0", "1.5"),
+    "job.scheduler.slurm.timeout_hr": ("0", "0.5", "1:00"),
     f"{UNIT}.clip_grad_norm": ("0", "-1", "nan"),
     f"{UNIT}.is2rs.cap": ("0", "-0.1", "nan"),
     f"{UNIT}.is2rs.basin.delta_q": ("0", "-2", "abc"),
@@ -183,3 +184,10 @@ def test_the_command_ends_with_one_sentence_for_each(tmp_path):
         *("-c", CONFIGS / "si/gdeq.yml", "--mode", "train", *options), env={"PATH": str(tmp_path)}
     )
     assert done.returncode != 0 and "there is no sbatch here" in done.stderr.splitlines()[-1]
+    (tmp_path / "file").touch()
+    options = (f"job.run_dir={tmp_path / 'file' / 'runs'}",)
+    done = commands.fairchem("-c", CONFIGS / "si/gdeq.yml", "--mode", "train", *options)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].endswith(
+        "is a file. Choose another with job.run_dir=FOLDER"
+    )

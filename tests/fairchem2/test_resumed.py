@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -176,3 +177,39 @@ def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, train
     assert len(after["steps"]) == 3 * len(lines) / 2
     ended, longer = (steps[-1]["train/lr"] for steps in (before["steps"], after["steps"][:-1]))
     assert after["steps"][len(lines)]["train/lr"] > 2 * ended and longer > ended
+
+
+def test_a_disk_that_is_full_is_said_and_the_run_goes_on(inputs, trained, tmp_path):
+    """No file can be as large as a checkpoint, until somebody makes room."""
+    typed = command(inputs, tmp_path, "--mode", "train")
+    least = (inputs / "esen.pt").stat().st_size  # smaller than weights, averages and moments
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, least))
+
+    done = subprocess.run(
+        typed, capture_output=True, text=True, env=environment, preexec_fn=limit, check=False
+    )
+    last = [line for line in done.stderr.splitlines() if line.strip()][-1]
+    assert done.returncode != 0 and last.startswith(f"fairchem: {tmp_path / 'gdeq'}"), last
+    assert "could not be written" in last and "start the same command again" in last
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "train")
+    assert code == 0, err[-3000:]
+    assert_equal_up_to_rounding(comparable(tmp_path / "gdeq"), comparable(trained[0] / "gdeq"))
+
+
+def test_a_second_process_in_a_run_s_folder_is_refused(inputs, tmp_path):
+    """While the first goes on, and ends."""
+    typed = command(inputs, tmp_path, "--mode", "train")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(
+        typed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    while not list(tmp_path.glob("gdeq/.train.holder.json")):
+        assert first.poll() is None, first.stderr.read()[-3000:]
+        time.sleep(0.1)
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "train")
+    assert code != 0 and f"is in use by process {first.pid} on" in err.splitlines()[-1]
+    assert first.wait(300) == 0, first.stderr.read()[-3000:]
+    assert (tmp_path / "gdeq" / "results" / "test.json").is_file()

@@ -58,3 +58,12 @@ def test_a_kill_between_two_moves_leaves_a_whole_one(tmp_path, monkeypatch, move
         write(folder, "new")
     whole = [held(path) for path in tmp_path.iterdir()]
     assert all(each in ({"a": t, "b": t} for t in ("old", "new")) for each in whole) and whole
+
+
+def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):
+    folder = tmp_path / "checkpoint"
+    write(folder, "old")
+    said = r"checkpoint could not be written .*start the same command"
+    with pytest.raises(OSError, match=said), replacing(folder):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+    assert held(folder) == {"a": "old", "b": "old"}

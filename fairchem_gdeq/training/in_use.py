@@ -1,0 +1,116 @@
+"""One process at a time does one thing in a run's folder; and what is said where it cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fairchem_gdeq.training.ranks import from_the_first, rank
+
+# How long a process waits for one that it cannot see: data workers outlive a killed process for seconds,
+# and file systems of a network give up what a dead node held when they notice.
+WAIT = 60.0  # seconds
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+@contextmanager
+def in_use(folder: Path, purpose: str) -> Iterator[None]:
+    """Hold a folder for one purpose; all ranks enter. Whatever ends the process gives it up.
+
+    Args:
+        folder: of the run; it is made.
+        purpose: such as ``train``; two purposes do not exclude each other.
+
+    Raises:
+        ValueError: another process has it; says which, and what to do.
+        OSError: the folder cannot be written.
+    """
+    lock = FileLock(folder / f".{purpose}.lock")
+    holder = folder / f".{purpose}.holder.json"
+    if text := from_the_first(lambda: _taken(lock, holder)):
+        raise ValueError(text)
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise OSError(cannot_write(Path(error.filename or folder), error)) from error
+    finally:
+        if rank() == 0:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def cannot_write(place: Path, error: BaseException) -> str:
+    """What to say of a file or folder that could not be written."""
+    folder = next(each for each in (place, *place.absolute().parents) if each.is_dir())
+    reason = str(error).strip().splitlines()[0]
+    free = shutil.disk_usage(folder).free / 1e6
+    return (
+        f"{place} could not be written ({reason}); {free:.0f} MB are free there. What was saved before "
+        "is whole: make room, and start the same command again to go on from it"
+    )
+
+
+def _taken(lock: FileLock, holder: Path) -> str | None:
+    """Take the lock, or say who has it."""
+    holder.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + WAIT
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            found = _read(holder)
+            if _alive(found) or time.monotonic() > end:
+                who, where, since, what = (
+                    found.get(key, "(unknown)")
+                    for key in ("process", "machine", "since", "command")
+                )
+                return (
+                    f"{holder.parent} is in use by process {who} on {where} since {since}: {what}. Wait "
+                    "for it, stop it, or choose another folder with job.timestamp_id=NAME "
+                    "(fairchem-core 1: --task.run_id=NAME)"
+                )
+            time.sleep(0.2)
+    mine = {
+        "process": os.getpid(),
+        "machine": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+    holder.write_text(json.dumps(mine))
+    return None
+
+
+def _read(holder: Path) -> dict[str, object]:
+    """Who has it, as far as it is written."""
+    try:
+        found = json.loads(holder.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _alive(found: dict[str, object]) -> bool:
+    """Whether this machine has the process that is named."""
+    process = found.get("process")
+    if found.get("machine") != socket.gethostname() or not isinstance(process, int):
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True

@@ -1,0 +1,86 @@
+"""A run's folder is one process's at a time, and whatever ends that process gives it up."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fairchem_gdeq.training import in_use as module
+from fairchem_gdeq.training.in_use import in_use
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from fairchem_gdeq.training.in_use import in_use
+with in_use(Path(sys.argv[1]), "train"):
+    print("holds", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that has the folder for training."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "holds\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def held(folder, purpose="train"):
+    with in_use(folder, purpose):
+        return True
+
+
+def test_a_second_process_is_told_of_the_first_at_once(tmp_path, other):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=f"in use by process {other.pid} on .*timestamp_id=NAME"):
+        held(tmp_path)
+    assert time.monotonic() - began < module.WAIT / 10
+    assert held(tmp_path, "validate_test")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_dead_process_held_is_taken_over(tmp_path, other, how):
+    other.send_signal(how)
+    other.wait()
+    assert held(tmp_path) and held(tmp_path)
+
+
+def test_one_that_this_machine_cannot_see_is_waited_for(tmp_path, other, monkeypatch):
+    monkeypatch.setattr(module, "WAIT", 0.5)
+    (holder,) = tmp_path.glob("*.json")
+    holder.write_text(json.dumps(json.loads(holder.read_text()) | {"machine": "elsewhere"}))
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="on elsewhere"):
+        held(tmp_path)
+    assert time.monotonic() - began >= 0.5
+    holder.write_text("cut sho")
+    with pytest.raises(ValueError, match=r"in use by process \(unknown\)"):
+        held(tmp_path)
+
+
+def test_it_is_given_up_when_something_goes_wrong(tmp_path):
+    with pytest.raises(KeyError), in_use(tmp_path, "train"):
+        raise KeyError("mine")
+    assert held(tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_full_disk_is_said_with_the_file_and_what_to_do(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "history.jsonl"))
+    said = (
+        r"history.jsonl could not be written .*No space left.* MB are free .*start the same command"
+    )
+    with pytest.raises(OSError, match=said), in_use(tmp_path, "train"):
+        raise full
+    with pytest.raises(FileNotFoundError), in_use(tmp_path, "train"):
+        (tmp_path / "nothing").read_text()
