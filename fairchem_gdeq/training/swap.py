@@ -33,8 +33,11 @@ def replacing(folder: Path) -> Iterator[Path]:
     synchronize()
     try:
         yield partial
-    except (OSError, RuntimeError, CheckpointException) as error:
+    except (OSError, RuntimeError) as error:
         raise OSError(cannot_write(folder, error)) from error
+    except CheckpointException as errors:  # of the ranks that failed
+        cause = next(iter(errors.failures.values()))[0]
+        raise OSError(cannot_write(folder, cause)) from errors
     synchronize()
     if rank() == 0:
         if folder.exists():
