@@ -2,10 +2,13 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
 
+import ase.io
+import numpy as np
 import pytest
 
 from tests.fairchem2.running import assert_equal_up_to_rounding, command, comparable
@@ -57,3 +60,28 @@ def start(typed):
 
 def said(run):
     return (run / "said.txt").read_text()[-5000:]
+
+
+def test_a_killed_prediction_has_every_structure_once(inputs, trained, tmp_path):
+    """Structures end where they do uninterrupted, but for the last digits of packs in other company."""
+    shutil.copytree(trained[0] / "gdeq", tmp_path / "gdeq")
+    typed = command(inputs, tmp_path, "--mode", "predict", "split=train", "eval_max_atoms=17")
+    began = time.monotonic()
+    assert start(typed).wait(600) == 0, said(tmp_path)
+    takes = time.monotonic() - began
+    predicted = tmp_path / "gdeq" / "results" / "predictions" / "train.extxyz"
+    whole = ase.io.read(predicted, ":")
+    predicted.unlink()
+    moments = random.Random(0)
+    for _ in range(4):
+        process = start(typed)
+        try:
+            process.wait(moments.uniform(0.6, 1.0) * takes)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert start(typed).wait(600) == 0, said(tmp_path)
+    found = ase.io.read(predicted, ":")
+    assert [a.info["row"] for a in found] == [a.info["row"] for a in whole] == list(range(8))
+    for mine, theirs in zip(found, whole, strict=True):
+        np.testing.assert_allclose(mine.positions, theirs.positions, atol=0.02)
