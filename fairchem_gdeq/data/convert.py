@@ -1,11 +1,13 @@
 """IS2RS data of any kind to ASE-LMDB, and a look at what a data set holds.
 
     python -m fairchem_gdeq.data.convert SRC DST --workers 4
+    python -m fairchem_gdeq.data.convert SRC DST --part 3/16
     python -m fairchem_gdeq.data.convert inspect SRC
 
 SRC is an OC20/OC22 IS2RE LMDB or a folder of them, a folder of ASE trajectories (first and last
 frame), or an ASE database. DST is a folder, for ``src`` of the dataset format ``is2rs``. Run an
-interrupted conversion again and it goes on. (For a SRC named "inspect" write ./inspect.)
+interrupted conversion again and it goes on. Parts lie in folders in DST, and ``DST/part_*`` is all of
+them. (For a SRC named "inspect" write ./inspect.)
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from ase.db.core import Database
 from tqdm import tqdm
 
 from fairchem_gdeq.data import writer
+from fairchem_gdeq.data.parts import FINAL, Part
 from fairchem_gdeq.data.rows import (
     TARGET,
     BadRow,
@@ -34,7 +37,7 @@ from fairchem_gdeq.data.rows import (
 )
 from fairchem_gdeq.data.sources import open_source
 
-FINAL, METADATA = "data.aselmdb", "metadata.npz"
+METADATA = "metadata.npz"
 SAMPLE = 200  # rows compared with the source after writing
 ADVICE = "Mend them, or run again with --skip-bad to leave them out; what was converted is kept."
 
@@ -54,6 +57,7 @@ def convert(
     workers: int = 1,
     skip_bad: bool = False,
     target_key: str | None = TARGET,
+    part: Part | None = None,
 ) -> Result:
     """Write ``folder/data.aselmdb`` and ``folder/metadata.npz``, verify them, or go on with it.
 
@@ -62,6 +66,7 @@ def convert(
         workers: processes that read and encode.
         skip_bad: leave bad rows out instead of ending with the list of them.
         target_key: of the relaxed positions in the source; None if it has none.
+        part: the rows to convert, into a folder of their own in ``folder``; None: all.
 
     Raises:
         FileExistsError: the folder holds something else.
@@ -69,6 +74,8 @@ def convert(
         RuntimeError: what was written is not what was read.
     """
     path, folder = Path(path), Path(folder)
+    if part is not None:
+        folder = part.folder(folder)
     final, begun = folder / FINAL, folder / f"{FINAL}.partial"
     ours = {begun.name, f"{begun.name}-lock", f"{FINAL}.copy", f"{FINAL}.copy-lock", METADATA}
     if folder.exists() and (other := {each.name for each in folder.iterdir()} - ours):
@@ -76,11 +83,11 @@ def convert(
         raise FileExistsError(f"{folder} holds {what}: remove it or choose another folder")
     if folder.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"{folder} lies in the source {path}: choose a folder outside of it")
-    source = open_source(path, target_key)
+    source = open_source(path, target_key, part)
     folder.mkdir(parents=True, exist_ok=True)
     partial = writer.PartialFile(begun, _fingerprint(path, source))
     try:
-        writer.write(source, path, partial, workers)
+        writer.write(source, path, partial, workers, part)
         if partial.bad and (not skip_bad or not partial.natoms):
             raise BadRows(str(path), list(partial.bad.values()), len(source), ADVICE)
         compared = _verify(source, partial)
@@ -169,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         target.add_argument("--no-target", action="store_true", help="SRC holds starts only")
     make.add_argument("folder", metavar="DST", type=Path)
     make.add_argument("--workers", type=int, default=1, help="processes that read and encode")
+    make.add_argument("--part", type=Part.parse, metavar="I/N", help="of N parts the I-th alone")
     make.add_argument("--skip-bad", action="store_true", help="leave bad rows out, and name them")
     return parser
 
@@ -188,7 +196,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(text(found))
             return 1 if found.bad else 0
         result = convert(
-            options.source, options.folder, options.workers, options.skip_bad, target_key
+            options.source,
+            options.folder,
+            options.workers,
+            options.skip_bad,
+            target_key,
+            options.part,
         )
     except (OSError, ValueError) as error:
         raise SystemExit(f"convert: {error}") from error

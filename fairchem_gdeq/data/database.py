@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_right
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,19 @@ class _CheckedDatabases(AseDBDataset):
             lmdb_file.check(Path(address))
         database: Database = AseDBDataset.connect_db(str(address), connect_args)
         return database
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files, for a process that loads data and is no fork: it opens its own."""
+        return self.__dict__ | {"dbs": [_unopened(db) for db in self.dbs]}
+
+
+def _unopened(database: Database) -> Database:
+    """The same database; an ASE-LMDB opens its file when it is read."""
+    if not hasattr(database, "_env"):
+        return database
+    same = copy.copy(database)
+    same._env = None
+    return same
 
 
 class DatabaseSource:

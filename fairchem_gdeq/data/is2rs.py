@@ -21,6 +21,7 @@ from tqdm import tqdm
 from fairchem_gdeq.data.database import DatabaseSource
 from fairchem_gdeq.data.folds import Fold
 from fairchem_gdeq.data.legacy import LegacySource
+from fairchem_gdeq.data.parts import folders_of
 from fairchem_gdeq.data.rows import (
     TARGET,
     BadRows,
@@ -53,7 +54,8 @@ class SourceDataset(AseAtomsDataset):
     - ``fixed``: [n], atoms of FixAtoms constraints and those that the row's ``free`` excludes;
     - ``row``: [1] int64, the row's place in the source, which tells it from others of the same name.
 
-    Config keys of all formats: ``src``, a path or a list of paths and of such lists; ``target_key``
+    Config keys of all formats: ``src``, a path, a pattern of folders such as ``train/part_*``, or a list
+    of those and of such lists; ``target_key``
     (default ``pos_relaxed``; null for starts without targets); ``skip_bad`` (default false: a data set
     with bad rows stops the run with the list of them; true: they are left out and counted in the
     log); ``hint``, what to tell somebody who does not have the files; ``fold``, the settings of a
@@ -69,7 +71,7 @@ class SourceDataset(AseAtomsDataset):
         """Open and check.
 
         Raises:
-            FileNotFoundError: ``src`` is not there.
+            FileNotFoundError: ``src`` is not there, or a part of it.
             BadRows: some rows cannot be used, and ``skip_bad`` is not set; or none can.
             RefusedPickle: the length in a legacy file is a call of something.
             ValueError: there is no such fold.
@@ -166,9 +168,9 @@ class SourceDataset(AseAtomsDataset):
 
 
 def _paths(source: object) -> list[str]:
-    """Those of a path, or of a list of paths and of such lists."""
+    """Those of a path or a pattern of folders, or of a list of those and of such lists."""
     if isinstance(source, str | Path):
-        return [str(source)]
+        return folders_of(str(source))
     assert isinstance(source, Iterable)
     return [path for each in source for path in _paths(each)]
 

@@ -27,6 +27,7 @@ from ase.io.jsonio import encode
 from ase_db_backends.aselmdb import encode_object
 from tqdm import tqdm
 
+from fairchem_gdeq.data.parts import Part
 from fairchem_gdeq.data.rows import TARGET, BadRow, Source, read_row
 from fairchem_gdeq.data.sources import open_source
 
@@ -168,9 +169,9 @@ class PartialFile:
 _opened: dict[str, Source] = {}  # in a worker process: the source that it reads
 
 
-def _open_in_worker(source: Path, target_key: str | None) -> None:
+def _open_in_worker(source: Path, target_key: str | None, part: Part | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
-    _opened["source"] = open_source(source, target_key)
+    _opened["source"] = open_source(source, target_key, part)
 
 
 def _chunk_in_worker(bounds: tuple[int, int]) -> Chunk:
@@ -179,7 +180,7 @@ def _chunk_in_worker(bounds: tuple[int, int]) -> Chunk:
 
 @contextmanager
 def _chunks(
-    source: Source, path: Path, bounds: list[tuple[int, int]], workers: int
+    source: Source, path: Path, bounds: list[tuple[int, int]], workers: int, part: Part | None
 ) -> Iterator[Iterator[Chunk]]:
     """The chunks in order, made by ``workers`` processes."""
     if workers == 1:
@@ -189,7 +190,7 @@ def _chunks(
         workers,
         mp_context=get_context("spawn"),
         initializer=_open_in_worker,
-        initargs=(path, source.target_key),
+        initargs=(path, source.target_key, part),
     )
     try:
         yield pool.map(_chunk_in_worker, bounds)
@@ -197,18 +198,27 @@ def _chunks(
         pool.shutdown(cancel_futures=True)
 
 
-def write(source: Source, path: Path, partial: PartialFile, workers: int = 1) -> None:
+def write(
+    source: Source,
+    path: Path,
+    partial: PartialFile,
+    workers: int = 1,
+    part: Part | None = None,
+) -> None:
     """Append what is not yet in the partial file, with a progress bar.
 
     Args:
         source: opened from ``path``, which worker processes open again.
+        partial: what it is appended to.
+        workers: processes that read and encode.
+        part: of the source, as it was opened.
     """
     total = len(source)
     starts = range(partial.done, total, CHUNK)
     bounds = [(start, min(start + CHUNK, total)) for start in starts]
     with (
         tqdm(total=total, initial=partial.done, desc=str(path), unit="row") as bar,
-        _chunks(source, path, bounds, workers) as chunks,
+        _chunks(source, path, bounds, workers, part) as chunks,
     ):
         for chunk in chunks:
             partial.append(chunk)

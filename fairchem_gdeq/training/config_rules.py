@@ -89,6 +89,7 @@ RULES: dict[str, Rule] = {
     "ema_decay": number(0, 1, below=True).or_null(),
     "max_atoms": whole(2),
     "eval_max_atoms": whole(2),
+    "num_workers": whole(0),
     "train_structures": PART,
     "val_structures": PART,
     "test_structures": PART,

@@ -19,6 +19,7 @@ from fairchem_gdeq.data import writer
 from fairchem_gdeq.data.convert import convert, main
 from fairchem_gdeq.data.is2rs import IS2RSDataset, LegacyDataset, collate
 from fairchem_gdeq.data.legacy import LegacySource
+from fairchem_gdeq.data.parts import Part
 from fairchem_gdeq.data.rows import BadRow, BadRows, Scan, free_atoms, scan
 from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.data.summary import summarise, text
@@ -373,3 +374,55 @@ def test_scan_keeps_what_is_good():
     assert isinstance(found, Scan) and found.good == [0, 2, 4] and found.natoms == [8, 8, 8]
     assert all(isinstance(bad, BadRow) for bad in found.bad)
     assert str(found.bad[0]) == "row 1: cannot be read (OSError: disk)"
+
+
+def test_parts_are_the_whole(tmp_path, legacy):
+    """Converted one by one, in any order, with workers or without."""
+    convert(legacy, tmp_path / "whole")
+    for number, workers in ((3, 1), (1, 2), (2, 1)):
+        assert (
+            main(
+                [
+                    str(legacy),
+                    str(tmp_path / "parts"),
+                    "--part",
+                    f"{number}/3",
+                    "--workers",
+                    str(workers),
+                ]
+            )
+            == 0
+        )
+    whole = IS2RSDataset({"src": str(tmp_path / "whole")})
+    parts = IS2RSDataset({"src": str(tmp_path / "parts" / "part_*")})
+    assert len(parts) == len(whole) == 10
+    indices = list(range(10))
+    assert parts.get_metadata("natoms", indices) == whole.get_metadata("natoms", indices)
+    for one, other in zip(parts, whole, strict=True):
+        assert one.sid == other.sid and torch.equal(one.pos_relaxed, other.pos_relaxed)
+
+
+def test_a_data_set_without_one_of_its_parts_is_refused(tmp_path, legacy):
+    pattern = str(tmp_path / "parts" / "part_*")
+    convert(legacy, tmp_path / "parts", part=Part(1, 3))
+    with pytest.raises(FileNotFoundError, match=r"2 of 3 parts .*\(2, 3\)"):
+        IS2RSDataset({"src": pattern})
+    convert(legacy, tmp_path / "parts", part=Part(2, 3))
+    unfinished = Part(3, 3).folder(tmp_path / "parts")
+    unfinished.mkdir()
+    (unfinished / "data.aselmdb.partial").touch()
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 parts .*\(3\)"):
+        IS2RSDataset({"src": pattern})
+
+
+@given(st.integers(0, 50), st.integers(1, 9))
+def test_every_row_is_in_one_part(total, of):
+    parts = [Part(number, of).rows(total) for number in range(1, of + 1)]
+    assert [row for part in parts for row in part] == list(range(total))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
+def test_no_such_part(text):
+    with pytest.raises(ValueError, match="expected one of a number of parts"):
+        Part.parse(text)

@@ -8,6 +8,7 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.geometry import find_mic
+from torch.utils.data import DataLoader
 
 from fairchem_gdeq.data.adapt_pt import convert, read_adapt_file, split_trajectories
 from fairchem_gdeq.data.is2rs import IS2RSDataset, collate
@@ -25,6 +26,17 @@ def test_is2rs_rows(tmp_path):
     assert batch.fixed.sum() == 3 and batch.fixed[1] == 1
     assert batch.pos_relaxed.shape == batch.pos.shape
     assert batch.mass[3] == pytest.approx(72.63, abs=0.01)
+
+
+def test_processes_that_are_not_forked_read_the_same_rows(tmp_path):
+    """As those of a run of several ranks are started."""
+    small.write_is2rs(tmp_path / "a", small.silicon(3))
+    data = IS2RSDataset({"src": str(tmp_path / "a")})
+    loader = DataLoader(
+        data, batch_size=2, num_workers=1, collate_fn=collate, multiprocessing_context="spawn"
+    )
+    for batch, rows in zip(loader, ([0, 1], [2]), strict=True):
+        assert torch.equal(batch.pos, torch.cat([data[i].pos for i in rows]))
 
 
 def test_atoms_outside_the_cell_stay_where_they_are(tmp_path):
