@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,6 +33,7 @@ from fairchem_gdeq.fairchem2.evaluated import evaluated, open_tuned
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.frame_checks import check_frames
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
+from fairchem_gdeq.fairchem2.interruption import name_newest
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
 from fairchem_gdeq.fairchem2.replay import FrameBatches
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
@@ -293,12 +293,9 @@ class GDEQRunner(TrainEvalRunner):
     # ---- interruption ------------------------------------------------------------------------
 
     def save_state(self, checkpoint_location: str, is_preemption: bool = False) -> bool:
-        """As fairchem's; its signal handler makes the folder that its own code expects absent."""
-        if is_preemption and distutils.is_master():
-            folder = Path(checkpoint_location)
-            if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder)
-            saved = super().save_state(checkpoint_location, is_preemption)
-            logging.info("interrupted: start the same command again to go on from the checkpoint")
-            return saved
-        return super().save_state(checkpoint_location, is_preemption)
+        """As fairchem's; where a signal asks for it, the newest checkpoint is linked."""
+        save = partial(super().save_state, checkpoint_location, is_preemption)
+        if not is_preemption:
+            return save()
+        local = str(self.job_config.scheduler.mode).upper().endswith("LOCAL")
+        return name_newest(Path(checkpoint_location), save, local)

@@ -135,6 +135,38 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_pat
         assert torch.equal(resumed[key].sort(0).values, value.sort(0).values), key
 
 
+@pytest.mark.slow
+def test_two_ranks_that_are_interrupted_twice_go_on_and_end_the_same(inputs, tmp_path):
+    """Both get both signals, and one of them alone says where the run goes on."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = ("--mode", "train", "checkpoint_minutes=0", "job.scheduler.ranks_per_node=2")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = subprocess.run(
+        command(inputs, whole, *arguments), env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    process = subprocess.Popen(
+        command(inputs, cut, *arguments), env=environment, stderr=subprocess.PIPE, text=True
+    )
+    checkpoints = cut / "gdeq" / "checkpoints"
+    deadline = time.time() + 300
+    while not (checkpoints / "step_1" / ".metadata").exists():
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0 and "FileExistsError" not in said, said[-3000:]
+    (link,) = [path for path in cut.rglob("*") if path.is_symlink()]
+    assert link.resolve().parent == checkpoints and (link / ".metadata").is_file()
+    done = subprocess.run(
+        command(inputs, cut, *arguments), env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_up_to_rounding(comparable(cut / "gdeq"), comparable(whole / "gdeq"))
+
+
 def test_another_run_is_not_mixed_into_the_folder(inputs, trained):
     """Its learning rate, step and base would be, in one table."""
     results = trained[0] / "gdeq" / "results" / "test.json"
