@@ -53,15 +53,21 @@ class Relaxed:
 
 
 def score(is2rs: RelaxationTask, row: Batch, request: Request, outcome: Outcome) -> Record:
-    """The record of one row; all of it is on the host."""
-    values = (outcome.converged, outcome.diverged, outcome.evaluations, outcome.residual)
+    """The record of one row; all of it is on the host. One that did not fit counts as diverged."""
+    how = {
+        "converged": outcome.converged,
+        "diverged": outcome.diverged or not outcome.fitted,
+        "evaluations": outcome.evaluations,
+        "residual": outcome.residual,
+    }
     (record,) = measure(
         labels_of(row),
         outcome.positions,
         row.pos_relaxed if "pos_relaxed" in row else row.pos,
         is2rs.structures(row),
         torch.tensor(request.operator.pinned),
-        *(torch.tensor([value]) for value in values),
+        start=row.pos,
+        **{key: torch.tensor([value]) for key, value in how.items()},
     )
     return record
 

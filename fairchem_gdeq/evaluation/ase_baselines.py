@@ -122,5 +122,6 @@ def relax_with_ase(
         diverged=diverged_,
         evaluations=evaluations,
         residual=residuals,
+        start=batch.pos,
     )
     return records, positions

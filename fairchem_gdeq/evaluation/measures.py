@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fairchem_gdeq.evaluation.leaderboard import position_errors
@@ -24,16 +25,31 @@ def measure(
     diverged: Tensor,
     evaluations: Tensor,
     residual: Tensor,
+    start: Tensor | None = None,
 ) -> list[Record]:
-    """Records of a batch: positions and target [n, 3] in Angstrom, ``labels`` and the rest [s]."""
+    """Records of a batch.
+
+    A structure that diverged is left at the last positions that were finite, which say nothing of where
+    it went. So it never counts as nearer than it began.
+
+    Args:
+        labels: [s] what tells structures apart.
+        positions, target: [n, 3] where they ended and should have, Angstrom.
+        structures, pin: as the operator has them.
+        converged, diverged, evaluations, residual: [s] how they were relaxed.
+        start: [n, 3] where they began, Angstrom; None: they were not relaxed.
+    """
     s = structures
+    if start is not None:
+        worse = _distance(start, target, s, pin) > _distance(positions, target, s, pin)
+        back = (diverged.to(worse.device) & worse)[s.batch]
+        positions = torch.where(back[:, None], start, positions)
     ends, exact = (positions.double(), target.double()), s.double()
     move = free_displacement(*ends, exact, pin)
     number = segment_sum(s.free.double(), s.batch, s.count).clamp_min(1.0)
-    squared = (s.masses.double()[:, None] * move * move).sum(-1)
     errors = position_errors(positions, target, s)
     columns = {
-        "delta_q": segment_sum(squared, s.batch, s.count).sqrt(),
+        "delta_q": _distance(positions, target, s, pin),
         "max_displacement": segment_max_norm(move, s.batch, s.count),
         "mean_distance": segment_sum(move.norm(dim=-1), s.batch, s.count) / number,
         "mae": segment_sum(move.abs().mean(-1), s.batch, s.count) / number,
@@ -62,3 +78,10 @@ def measure(
         )
         for i, label in enumerate(labels)
     ]
+
+
+def _distance(positions: Tensor, target: Tensor, s: Structures, pin: Tensor) -> Tensor:
+    """Delta Q [s], amu^0.5 Angstrom, in double precision."""
+    move = free_displacement(positions.double(), target.double(), s.double(), pin)
+    squared = (s.masses.double()[:, None] * move * move).sum(-1)
+    return segment_sum(squared, s.batch, s.count).sqrt()

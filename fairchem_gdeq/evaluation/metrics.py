@@ -61,6 +61,11 @@ def mean_of(key: str) -> Summary:
     return lambda columns, basin: float(columns[key].mean())
 
 
+def captured(columns: Columns, key: str, below: float) -> float:
+    """Share of structures with a measure below a limit; one that diverged is nowhere."""
+    return float(((columns[key] < below) & ~columns["diverged"].astype(bool)).mean())
+
+
 def pooled(key: str) -> Summary:
     """The mean over all free atoms of the split, of a measure that is a mean over each structure's."""
 
@@ -129,19 +134,19 @@ BUILT_IN = (
     Metric(
         "basins",
         "",
-        lambda columns, basin: float((columns["delta_q"] < basin.delta_q).mean()),
+        lambda columns, basin: captured(columns, "delta_q", basin.delta_q),
         Column(lambda basin: f"basins\ndQ<{basin.delta_q:g}", "{:.1%}"),
     ),
     Metric(
         "basins_displacement",
         "",
-        lambda columns, basin: float((columns["max_displacement"] < basin.displacement).mean()),
+        lambda columns, basin: captured(columns, "max_displacement", basin.displacement),
         Column(lambda basin: f"basins\nmax<{basin.displacement:g}A", "{:.1%}"),
     ),
     Metric(
         "basins_paper",
         "",
-        lambda columns, basin: float((columns["delta_q"] < PAPER_DELTA_Q).mean()),
+        lambda columns, basin: captured(columns, "delta_q", PAPER_DELTA_Q),
         Column(f"basins\ndQ<{PAPER_DELTA_Q:g}", "{:.1%}"),
     ),
     Metric("shift_removed", "A", mean_of("shift_removed")),

@@ -27,7 +27,8 @@ class Record:
         max_displacement: of a free atom from its target, Angstrom.
         mean_distance: of free atoms from their targets, Angstrom.
         mae: mean absolute error of a free coordinate, Angstrom.
-        converged, diverged: how the relaxation ended.
+        converged, diverged: how the relaxation ended; one for which memory did not suffice counts as
+            diverged.
         evaluations: force evaluations.
         residual: largest force on a free atom at the end, eV/Angstrom.
         free_atoms: number of free atoms.

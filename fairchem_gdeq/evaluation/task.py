@@ -166,6 +166,7 @@ class RelaxationTask:
             diverged=diverged,
             evaluations=evaluations,
             residual=residual,
+            start=batch.pos,
         )
         return records, positions
 

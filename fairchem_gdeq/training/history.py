@@ -14,6 +14,7 @@ from fairchem_gdeq.evaluation.comparison import End, Scored, compare, warn_of_fe
 STEPS = "history.jsonl"
 STATE = "gdeq_state.pt"  # beside a checkpoint: what fairchem's own has no place for
 
+MOST_DIVERGED = 0.05  # share of the validation structures, beyond the base's
 
 # Which epoch is reported and exported: one that validation says is better than the base, with an
 # interval; the one of lowest validation score, however little below the base's; or the last, whatever
@@ -113,6 +114,11 @@ class History:
         self.epochs = [e for e in self.epochs if e["epoch"] != epoch]
         ends = [[r.row, r.delta_q, r.diverged] for r in records]
         entry: dict[str, Any] = {"epoch": epoch, **scores, "ends": ends}
+        if self._diverges(entry):
+            logging.warning(
+                f"epoch {epoch:g}: {scores['diverged']:.0%} of the validation structures diverged, so it "
+                "is not chosen"
+            )
         if self._base_ends is not None:
             found = compare(self._base_ends, records, basin)
             logging.info(f"validation of epoch {epoch:g} against the base, {found}")
@@ -124,12 +130,17 @@ class History:
         """The epoch that ``keep`` asks for, the earliest of equals; None: the base is kept."""
         if self.keep == "last":
             return self.epochs[-1] if self.epochs else None
-        compared = [e for e in self.epochs if "against_base" in e]
+        compared = [e for e in self.epochs if "against_base" in e and not self._diverges(e)]
         if self.keep == "better":
             good = [e for e in compared if e["against_base"]["verdict"] == "better"]
         else:
             good = [e for e in compared if e["against_base"]["log_change"] < 0]
         return min(good, key=lambda e: e["against_base"]["log_change"]) if good else None
+
+    def _diverges(self, epoch: dict[str, Any]) -> bool:
+        """Whether so many more structures diverge than with the base that its scores say little."""
+        before = (self.base or {}).get("diverged", 0.0)
+        return bool(epoch.get("diverged", 0.0) > before + MOST_DIVERGED)
 
     @property
     def outcome(self) -> str:

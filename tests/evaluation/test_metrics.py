@@ -97,6 +97,29 @@ def test_the_shift_that_is_taken_out_is_told():
     assert summarise(told, Basin())["shift_removed"] == pytest.approx(0.25, abs=1e-6)
 
 
+@pytest.mark.parametrize("diverged", [True, False])
+@pytest.mark.parametrize(("start", "end"), [(0.1, 0.4), (0.4, 0.1)])
+def test_one_that_diverged_is_no_nearer_than_it_began(diverged, start, end):
+    """Its last finite positions may be its start, or anywhere."""
+    s = Structures(
+        batch=torch.tensor([0]),
+        free=torch.ones(1, dtype=torch.bool),
+        masses=torch.tensor([4.0]),
+        cell=torch.eye(3)[None] * 5.0,
+        pbc=torch.ones(1, 3, dtype=torch.bool),
+    )
+    target = torch.zeros(1, 3)
+    along = torch.tensor([[1.0, 0.0, 0.0]])
+    flag, never = torch.tensor([diverged]), torch.tensor([False])
+    how = {"converged": never, "diverged": flag, "evaluations": never, "residual": never}
+    pin = torch.tensor([False])
+    label = [Label("p", 0)]
+    (found,) = measure(label, end * along, target, s, pin, **how, start=start * along)
+    expected = max(start, end) if diverged else end
+    assert found.delta_q == pytest.approx(2 * expected)
+    assert found.max_displacement == pytest.approx(expected)
+
+
 def test_summary():
     rows = [
         RECORD,
@@ -107,8 +130,11 @@ def test_summary():
     assert s["delta_q_mean"] == pytest.approx(12.5 / 3)
     assert s["delta_q_total"] == pytest.approx(12.5)
     assert s["basins"] == pytest.approx(1 / 3)
-    assert s["basins_displacement"] == pytest.approx(2 / 3)
+    assert s["basins_displacement"] == pytest.approx(1 / 3)  # the diverged one is nowhere
     assert s["basins_paper"] == pytest.approx(2 / 3)
+    near = replace(RECORD, diverged=True, converged=False)
+    gone = summarise([near], Basin())
+    assert [gone[key] for key in ("basins", "basins_displacement", "basins_paper")] == [0, 0, 0]
     assert s["converged"] == pytest.approx(2 / 3) and s["diverged"] == pytest.approx(1 / 3)
     # ADwT: the share of (structure, threshold) pairs with the mean distance below the threshold.
     above = [(d < ADWT_THRESHOLDS).sum() for d in (0.1, 0.3, 0.6)]

@@ -47,6 +47,18 @@ def test_which_epoch_is_kept(keep, found):
         history.add_epoch(3, {"delta_q_mean": NEARER.mean()}, ends(NEARER), Basin())
 
 
+@pytest.mark.parametrize("keep", ["better", "lowest"])
+def test_an_epoch_with_which_many_diverge_is_not_chosen(keep, caplog):
+    """What is left of them may well be nearer."""
+    history = filled(keep, (1, MIXED - 0.5))
+    history.base["diverged"] = 0.1
+    for share, expected in ((0.14, 2), (0.2, 1)):
+        scores = {"delta_q_mean": NEARER.mean(), "diverged": share}
+        history.add_epoch(2, scores, ends(NEARER), Basin())
+        assert history.best["epoch"] == expected
+    assert "epoch 2: 20% of the validation structures diverged, so it is not chosen" in caplog.text
+
+
 def test_last_is_the_last_however_bad():
     assert filled("last", (1, NEARER), (2, FARTHER)).best["epoch"] == 2
     assert filled("lowest", (1, FARTHER)).best is None
