@@ -20,6 +20,7 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
+from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.replay import Replay, for_signal, optimize
 from fairchem_gdeq.training.steps import Beside, Update
 
@@ -90,7 +91,7 @@ class GDEQTrainer(EvaluatingTrainer):
         with full_precision(self.device):
             log = optimize(self.step - 1, total, batch, signal, self._update, self.replay)
         log["train/seconds"] = time.perf_counter() - started
-        log["train/peak_memory_mb"] = peak_mb()
+        log["train/peak_memory_mb"] = max(gather([peak_mb()]))
         self._log = log
         return log
 

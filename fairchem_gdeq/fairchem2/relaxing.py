@@ -94,9 +94,13 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         return Path(self.job_config.metadata.checkpoint_dir)
 
     def _log(self, values: dict[str, float], step: int) -> None:
-        """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs."""
+        """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs.
+
+        W&B takes nothing more for a step that was committed, and a validation has the number of the step
+        that follows it. It commits by itself when the next number comes, and at the end.
+        """
         if self.logger is not None:
-            self.logger.log(values, step=step, commit=True)
+            self.logger.log(values, step=step, commit=False)
         elif self.tensorboard is not None:
             self.tensorboard.log_dict(values, step)
 

@@ -31,6 +31,7 @@ from fairchem_gdeq.relax.signals import Direct
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.proximal import Proximal
+from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.replay import Replay, for_signal, optimize
 from fairchem_gdeq.training.steps import Beside, LearntStep, Update
 
@@ -171,7 +172,7 @@ class GDEQTrainer(RelaxingUnit):
             + self.train_progress.num_steps_completed_in_epoch / len(state.train_state.dataloader),
             "train/alpha": float(self.alpha.detach()),
             "train/seconds": seconds,
-            "train/peak_memory_mb": peak_mb(),
+            "train/peak_memory_mb": max(gather([peak_mb()])),
         }
         self.last_loss = log["train/loss"]
         self.history.add_step(log)

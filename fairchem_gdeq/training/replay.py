@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from fairchem_gdeq.evaluation.task import Batch
 from fairchem_gdeq.relax import Operator, Signal, SignalReport
 from fairchem_gdeq.relax.signals import Direct, FTStatic
+from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.steplog import describe
 from fairchem_gdeq.training.steps import Beside, Update
 
@@ -170,7 +172,7 @@ def optimize(
             replay.differentiate(step, turn, batch, None, losses)
             done = update(1, None)
     if silent:
-        log = {"train/loss": losses[-1], "train/signal_share": 0.0}
+        log = {"train/loss": fmean(gather(losses[-1:])), "train/signal_share": 0.0}
     else:
         report, operator = differentiate()
         beside = None
@@ -182,7 +184,7 @@ def optimize(
         if replay is not None:
             log["train/signal_share"] = done.share
     if losses:
-        log["train/forces_loss"] = sum(losses) / len(losses)
+        log["train/forces_loss"] = fmean(gather(losses))
     log["train/grad_norm"] = float(done.norm)
     log["train/skipped_update"] = float(not done.applied)
     return log

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fairchem_gdeq.relax import Operator, SignalReport
+from fairchem_gdeq.relax.segments import segment_max_norm, to_host
+from fairchem_gdeq.training.ranks import gather
 
 
 class GraphField(Protocol):
@@ -23,34 +27,42 @@ class GraphField(Protocol):
 
 
 def describe(report: SignalReport, operator: Operator) -> dict[str, float]:
-    """Means over the batch, under ``train/``; under ``graph/``, how far the frozen graph was left."""
-    log = {
-        "train/loss": report.loss,
-        "train/delta_q_guided": finite_or_nan(report.guided),
-        "train/delta_q_relaxed": finite_or_nan(report.relaxed),
-        "train/diverged": float(report.diverged.float().mean()),
-        "train/converged": float(report.converged.float().mean()),
-        "train/equilibrium_used": float(report.contributing.float().mean()),
-        "train/spared": float(report.spared.float().mean()),
-        "train/adjoint_unbounded": float(report.unbounded.float().mean()),
-        "train/force_removed": finite_or_nan(report.removed),
-        "train/shift_removed": finite_or_nan(report.shift),
-        "train/adjoint_residual": finite_or_nan(report.adjoint_residual),
-        "train/evaluations": float(report.evaluations.float().mean()),
-        "train/vjps": float(report.vjps.float().mean()),
+    """What became of a step's structures, those of all ranks.
+
+    Under ``train/`` are means over structures, each of those for which the number is finite. Under
+    ``graph/`` is how far the frozen graph was left.
+    """
+    s = operator.structures
+    columns = {
+        "train/loss": torch.full_like(report.guided, report.loss, dtype=torch.float64),
+        "train/delta_q_guided": report.guided,
+        "train/delta_q_relaxed": report.relaxed,
+        "train/diverged": report.diverged,
+        "train/converged": report.converged,
+        "train/equilibrium_used": report.contributing,
+        "train/spared": report.spared,
+        "train/adjoint_unbounded": report.unbounded,
+        "train/force_removed": report.removed,
+        "train/shift_removed": report.shift,
+        "train/adjoint_residual": report.adjoint_residual,
+        "train/evaluations": report.evaluations,
+        "train/vjps": report.vjps,
     }
     field = operator.field
     if getattr(field, "has_graph", False):
         at_handoff = cast(GraphField, field.freeze(report.handoff))
-        moved = (report.positions - report.handoff).norm(dim=-1)
-        log["graph/moved_max"] = float(moved.max())
-        log["graph/skin"] = float(at_handoff.skin().mean())
-        changed = at_handoff.edges_changed(report.positions).float()
-        log["graph/edges_changed"] = float(changed.mean())
-    return log
+        moved = report.positions - report.handoff
+        columns["graph/moved_max"] = segment_max_norm(moved, s.batch, s.count)
+        columns["graph/skin"] = at_handoff.skin()
+        columns["graph/edges_changed"] = at_handoff.edges_changed(report.positions)
+    values = to_host(*columns.values()).T.tolist()  # a list for each structure
+    every = np.array(gather(values)).T
+    return {key: _pooled(key, row) for key, row in zip(columns, every, strict=True)}
 
 
-def finite_or_nan(values: Tensor) -> float:
-    """Mean of the finite entries [s], NaN if there are none; for logs."""
-    finite = values[torch.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")
+def _pooled(key: str, values: NDArray[np.float64]) -> float:
+    """One number of those of all structures; NaN where none is finite."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return float("nan")
+    return float(finite.max() if key.endswith("_max") else finite.mean())
