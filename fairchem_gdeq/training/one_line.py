@@ -13,7 +13,6 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from hydra.errors import InstantiationException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 SHOW = "GDEQ_TRACEBACK"  # set to anything: the traceback is shown as well
@@ -32,12 +31,16 @@ def sentence(error: BaseException) -> str | None:
     """
     if isinstance(error, ChildFailedError):
         return _of_a_rank(error)
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or not isinstance(error, ValueError | OSError | TypeError | ImportError):
-        return None
-    return str(error) if _ours(frames[-1].filename, frames[-1].line or "") else None
+    found: BaseException | None = error
+    while (
+        found is not None
+    ):  # Hydra, and fairchem where it opens data, raise errors of their own from ours
+        frames = traceback.extract_tb(found.__traceback__)
+        ours = frames and _ours(frames[-1].filename, frames[-1].line or "")
+        if ours and isinstance(found, ValueError | OSError | TypeError | ImportError):
+            return str(found)
+        found = found.__cause__
+    return None
 
 
 def _ours(file: str, code: str) -> bool:
@@ -50,12 +53,20 @@ def _of_a_rank(error: ChildFailedError) -> str | None:
     _, failure = error.get_first_failure()
     if not isinstance(failure.message, dict):
         return None
-    first = str(failure.message.get("extraInfo", {}).get("py_callstack", "")).split(CHAINED)[0]
-    frames = list(_FRAME.finditer(first))
-    if not frames or not _ours(frames[-1]["file"], frames[-1]["code"]):
-        return None
-    said = _SAID.search(first, frames[-1].end())
-    return said[1].strip() if said else None
+    stack = str(failure.message.get("extraInfo", {}).get("py_callstack", ""))
+    for each in reversed(stack.split(CHAINED)):
+        frames = list(_FRAME.finditer(each))
+        if frames and _ours(frames[-1]["file"], frames[-1]["code"]):
+            said = _SAID.search(each, frames[-1].end())
+            return said[1].strip() if said else None
+    return None
+
+
+def marked(said: str) -> str:
+    """A sentence as the command says it; of several lines, all but the indented ones are marked."""
+    return "\n".join(
+        line if line.startswith(" ") else f"fairchem: {line}" for line in said.splitlines()
+    )
 
 
 def end_in_one_line() -> None:
@@ -67,6 +78,6 @@ def end_in_one_line() -> None:
         if said is None or os.environ.get(SHOW):
             before(kind, error, trace)
         if said is not None:
-            print(f"fairchem: {said}", file=sys.stderr)
+            print(marked(said), file=sys.stderr)
 
     sys.excepthook = hook
