@@ -91,7 +91,13 @@ def read_row(source: Source, index: int) -> Atoms:
         raise BadRow(
             source.where(index), f"cannot be read ({type(error).__name__}: {error})"
         ) from error
-    check(atoms, f"{source.where(index)}, structure {atoms.info.get('sid')}", source.target_key)
+    where = f"{source.where(index)}, structure {atoms.info.get('sid')}"
+    try:
+        check(atoms, where, source.target_key)
+    except BadRow:
+        raise
+    except Exception as error:  # what NumPy makes of entries that are no arrays of numbers
+        raise BadRow(where, f"cannot be used ({type(error).__name__}: {error})") from error
     return atoms
 
 
@@ -127,9 +133,7 @@ def check(atoms: Atoms, where: str, target_key: str | None = TARGET) -> None:
     try:
         target = np.asarray(atoms.info[target_key], dtype=float)
     except (TypeError, ValueError) as error:
-        raise BadRow(
-            where, f"{target_key}: expected numbers, found what is none: {error}"
-        ) from error
+        raise BadRow(where, f"{target_key}: expected numbers, found none ({error})") from error
     if target.shape != (n, 3):
         raise BadRow(
             where,

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from hydra.errors import InstantiationException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 SHOW = "GDEQ_TRACEBACK"  # set to anything: the traceback is shown as well
@@ -40,7 +41,18 @@ def sentence(error: BaseException) -> str | None:
         if ours and isinstance(found, ValueError | OSError | TypeError | ImportError):
             return str(found)
         found = found.__cause__
-    return None
+    return _not_located(str(error)) if isinstance(error, InstantiationException) else None
+
+
+def _not_located(text: str) -> str | None:
+    """What to say where Hydra found nothing at the path of a ``_target_``."""
+    found = re.search(r"Error locating target '([^']+)'.*?full_key: (\S+)", text, re.DOTALL)
+    if found is None:
+        return None
+    return (
+        f"{found[2]}: expected the path of a class or function in _target_, found {found[1]!r}, where "
+        "nothing is. Mend the name, or install its package"
+    )
 
 
 def _ours(file: str, code: str) -> bool:

@@ -4,18 +4,23 @@ Together with the numbers and words of ``test_config_rules``, more than 120 inpu
 """
 
 import shutil
+from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset
 from fairchem_gdeq.data.lmdb_file import DamagedFile
+from fairchem_gdeq.data.rows import BadRow, read_row
 from fairchem_gdeq.testing.fairchem2 import small
+from fairchem_gdeq.training.config_rules import RULES, broken_rules
 from tests import commands
 from tests.fairchem2.malformed import CASES, CONFIGS, cut
 from tests.fairchem2.running import fairchem
 from tests.fairchem2.test_config_rules import CASES as OF_CONFIGS
+from tests.fairchem2.test_config_rules import composed
 
 # One of each kind, for the suite that runs always.
 CHEAP = (
@@ -110,12 +115,24 @@ def test_a_run_s_folder_with_a_truncated_checkpoint(inputs, trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
+    """The bytes of a small database."""
     folder = tmp_path_factory.mktemp("whole")
     small.write_is2rs(folder, small.silicon(4))
     return (folder / "data.aselmdb").read_bytes()
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def said_of(folder):
+    """What is said of a data set; None where all of it can be read. Other errors are not expected."""
+    try:
+        rows = IS2RSDataset({"src": str(folder), "a2g_args": {"task_name": "si"}})
+        for index in range(len(rows)):
+            rows[index]
+    except (ValueError, DamagedFile) as error:
+        return str(error)
+    return None
+
+
+@settings(max_examples=40)
 @given(place=st.floats(0, 1), byte=st.integers(0, 255), length=st.none() | st.floats(0, 1))
 def test_a_damaged_database_opens_or_is_named(whole, tmp_path_factory, place, byte, length):
     """A byte that is another one anywhere, and an end that comes too early."""
@@ -125,8 +142,65 @@ def test_a_damaged_database_opens_or_is_named(whole, tmp_path_factory, place, by
     if length is not None:
         del damaged[int(length * len(damaged)) :]
     (folder / "data.aselmdb").write_bytes(damaged)
+    said = said_of(folder)
+    assert said is None or str(folder) in said
+
+
+NUMBERS = st.floats() | st.integers(-(10**6), 10**6) | st.booleans()
+SIMPLE = st.none() | NUMBERS | st.text("abc .-1é", max_size=5)
+ANYTHING = (
+    SIMPLE | st.lists(SIMPLE, max_size=7) | st.dictionaries(st.text("ab"), SIMPLE, max_size=2)
+)
+
+
+class OneRow:
+    """A source of one row."""
+
+    target_key = "pos_relaxed"
+
+    def __init__(self, atoms):
+        self.atoms = atoms
+
+    def where(self, index):
+        return "rows.aselmdb, row 1"
+
+    def read(self, index):
+        return self.atoms
+
+
+@given(
+    key=st.sampled_from(["pos_relaxed", "masses", "free", "positions", "numbers", "cell", "pbc"]),
+    value=ANYTHING,
+    place=st.integers(0, 5),
+)
+def test_a_row_with_anything_in_it_is_used_or_named(key, value, place):
+    """A whole entry that is something else, or where it is an array of numbers, one of them."""
+    (atoms,) = small.silicon(1)
+    atoms.info["pos_relaxed"] = atoms.positions + 0.1
+    if key in ("pos_relaxed", "masses", "free"):
+        atoms.info[key] = value
+    elif isinstance(value, float | int):
+        with suppress(ValueError, OverflowError):  # NumPy does not take it
+            array = atoms.cell.array if key == "cell" else getattr(atoms, key)
+            array.flat[place % array.size] = value
     try:
-        rows = IS2RSDataset({"src": str(folder), "a2g_args": {"task_name": "si"}})
-        assert len([rows[i] for i in range(len(rows))]) == len(rows)
-    except (ValueError, DamagedFile) as error:
-        assert str(folder) in str(error)
+        read_row(OneRow(atoms), 0)
+    except BadRow as error:
+        said = str(error)
+    else:
+        said = "rows.aselmdb, row 1"
+    assert said.startswith("rows.aselmdb, row 1")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return composed("si/gdeq.yml")
+
+
+@given(key=st.sampled_from(sorted(RULES)), value=ANYTHING)
+def test_a_config_with_any_value_passes_or_names_its_key(config, key, value):
+    changed = config.copy()
+    OmegaConf.update(changed, key, value, merge=False, force_add=True)
+    lines = list(broken_rules(changed))
+    named = [line for line in lines if line.startswith(f"{key}=") and ": expected " in line]
+    assert bool(named) != RULES[key].accepts(OmegaConf.select(changed, key))
