@@ -72,5 +72,8 @@ def _become(
     torch.set_num_threads(1)  # OMP_NUM_THREADS was read when the server started
     try:
         sys.exit(main())
+    except Exception:  # multiprocessing would print it, and not ask the hook that a command ends by
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
     finally:
         atexit._run_exitfuncs()  # the end of a process of multiprocessing leaves them out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_right
+from collections.abc import Iterable
+from glob import glob
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from fairchem.core.datasets.ase_datasets import AseDBDataset
 from fairchem_gdeq.data import lmdb_file
 from fairchem_gdeq.data.rows import TARGET, repeated_names
 
+SHOWN = 5  # names of files in a message
 STAMP = "fairchem_gdeq"  # in the metadata of files that our converter wrote
 
 
@@ -44,6 +47,15 @@ def _unopened(database: Database) -> Database:
     return same
 
 
+def _found_in(source: str | Path | Iterable[str]) -> str:
+    """What there is in the place of databases, in words."""
+    places = [source] if isinstance(source, str | Path) else source
+    files = [Path(path) for place in places for path in glob(str(place))]
+    names = [p.name for f in files for p in (sorted(f.iterdir()) if f.is_dir() else [f])]
+    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return f"no rows in {shown}" if names else "an empty folder"
+
+
 class DatabaseSource:
     """Rows of everything that fairchem's ``ase_db`` format takes as ``src``."""
 
@@ -60,7 +72,14 @@ class DatabaseSource:
         """
         self.target_key = target_key
         keys = ("src", "connect_args", "select_args")
-        self._rows = _CheckedDatabases({key: config[key] for key in keys if key in config})
+        chosen = {key: config[key] for key in keys if key in config}
+        try:
+            self._rows = _CheckedDatabases(chosen)
+        except ValueError as error:  # fairchem's, where nothing is left
+            raise ValueError(
+                f"data set {config['src']}: expected ASE databases (*.aselmdb, *.db) with rows, found "
+                f"{_found_in(config['src'])}. Name another folder, or another format"
+            ) from error
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fairchem.core.datasets.atomic_data import AtomicData
 
 LONG = 2000  # rows from which on a scan shows its progress
+METADATA = "Write it anew, or remove it: atoms are counted where there is none"
 ADVICE = "Mend them, or set skip_bad: true in the dataset to leave them out."
 
 
@@ -135,17 +136,46 @@ class SourceDataset(AseAtomsDataset):
     def _metadata(self) -> dict[str, NDArray[Any]]:
         """Atom counts as found, and what else ``metadata.npz`` says of the rows that are used."""
         if self._natoms is None:
-            of_fairchem: dict[str, NDArray[Any]] = super()._metadata
-            return of_fairchem
+            return self._stored_metadata()
         folders = [path if path.is_dir() else path.parent for path in self.paths]
         stored = any((folder / "metadata.npz").is_file() for folder in folders)
         if not stored and not self.config.get("metadata_path"):
             return {"natoms": self._natoms}
         # fairchem compares with the number of rows, which must be that of the files for once.
         self.num_samples = len(self.source)
-        known = {key: values[self._rows] for key, values in super()._metadata.items()}
+        known = {key: values[self._rows] for key, values in self._stored_metadata().items()}
         self.num_samples = len(self._rows)
+        if len(other := np.flatnonzero(known["natoms"] != self._natoms)):
+            first = other[0]
+            where = self.source.where(self._rows[first])
+            raise ValueError(
+                f"{self._metadata_files}: natoms is {known['natoms'][first]} for {where}, expected "
+                f"{self._natoms[first]}, as that row has. {METADATA}"
+            )
         return known | {"natoms": self._natoms}
+
+    def _stored_metadata(self) -> dict[str, NDArray[Any]]:
+        """What ``metadata.npz`` says, as fairchem reads it.
+
+        Raises:
+            ValueError: it cannot be read, or is of another number of rows.
+        """
+        try:
+            found: dict[str, NDArray[Any]] = super()._metadata
+        except Exception as error:  # whatever NumPy and fairchem make of damaged or other files
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"{self._metadata_files}: expected natoms, an array of the {self.num_samples} rows' "
+                f"numbers of atoms, found what cannot be used ({reason}). {METADATA}"
+            ) from error
+        return found
+
+    @property
+    def _metadata_files(self) -> str:
+        """Where they are, for a message."""
+        given = self.config.get("metadata_path")
+        folders = [path if path.is_dir() else path.parent for path in self.paths]
+        return str(given or ", ".join(str(folder / "metadata.npz") for folder in folders))
 
     def __getitem__(self, idx: Any) -> Any:
         """An item, or for a slice a list of them."""

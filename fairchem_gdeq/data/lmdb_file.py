@@ -40,7 +40,10 @@ def check(path: Path) -> None:
     try:
         env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
-        raise DamagedFile(f"{path}: not a readable LMDB file ({error})") from error
+        raise DamagedFile(
+            f"{path}: not a readable LMDB file ({error}): expected one of ASE or fairchem. Copy or "
+            "download it again"
+        ) from error
     with env:
         expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if (found := path.stat().st_size) < expected:

@@ -15,9 +15,12 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 TARGET = "pos_relaxed"  # where our own rows keep the relaxed positions
 SMALLEST_VOLUME = 0.1  # Angstrom^3; also what fairchem asks of partly periodic structures
+FARTHEST = 1e4  # Angstrom, from the origin
+SAME_PLACE = 1e-2  # Angstrom
 SAME_CELL = 1e-3  # Angstrom, between the cells of start and target
 LISTED = 50  # bad rows in one message
 
@@ -40,7 +43,10 @@ class BadRows(ValueError):
     def __init__(self, source: str, bad: list[BadRow], total: int, advice: str) -> None:
         super().__init__(source, bad, total, advice)
         self.bad = bad
-        self.text = f"{source}: {len(bad)} of {total} rows cannot be used:\n{listed(bad)}\n{advice}"
+        text = f"{source}: {len(bad)} of {total} rows cannot be used"
+        if len(bad) > 1:
+            text = f"{text}:\n{listed(bad)}\n{text}, the first"
+        self.text = f"{text}: {bad[0]}. {advice}"
 
     def __str__(self) -> str:
         return self.text
@@ -85,7 +91,13 @@ def read_row(source: Source, index: int) -> Atoms:
         raise BadRow(
             source.where(index), f"cannot be read ({type(error).__name__}: {error})"
         ) from error
-    check(atoms, f"{source.where(index)}, structure {atoms.info.get('sid')}", source.target_key)
+    where = f"{source.where(index)}, structure {atoms.info.get('sid')}"
+    try:
+        check(atoms, where, source.target_key)
+    except BadRow:
+        raise
+    except Exception as error:  # what NumPy makes of entries that are no arrays of numbers
+        raise BadRow(where, f"cannot be used ({type(error).__name__}: {error})") from error
     return atoms
 
 
@@ -104,6 +116,11 @@ def check(atoms: Atoms, where: str, target_key: str | None = TARGET) -> None:
         raise BadRow(where, "start positions contain NaN or infinity")
     _check_cell(atoms, where)
     _check_arrays(atoms, where)
+    _check_places(atoms, atoms.positions, "start positions", where)
+    if n == 1:
+        raise BadRow(where, "one atom: expected at least two, since one alone has nowhere to go")
+    if not free_atoms(atoms).any():
+        raise BadRow(where, f"all {n} atoms are fixed: expected some that may move")
     if target_key is None:
         return
     if target_key not in atoms.info:
@@ -113,7 +130,10 @@ def check(atoms: Atoms, where: str, target_key: str | None = TARGET) -> None:
             f"no {target_key!r} among its data (it has: {known}): write the relaxed positions "
             "under that key, or name the right one as target_key",
         )
-    target = np.asarray(atoms.info[target_key], dtype=float)
+    try:
+        target = np.asarray(atoms.info[target_key], dtype=float)
+    except (TypeError, ValueError) as error:
+        raise BadRow(where, f"{target_key}: expected numbers, found none ({error})") from error
     if target.shape != (n, 3):
         raise BadRow(
             where,
@@ -122,6 +142,31 @@ def check(atoms: Atoms, where: str, target_key: str | None = TARGET) -> None:
         )
     if not np.isfinite(target).all():
         raise BadRow(where, f"{target_key} positions contain NaN or infinity")
+    _check_places(atoms, target, target_key, where)
+
+
+def _check_places(atoms: Atoms, positions: NDArray[np.float64], what: str, where: str) -> None:
+    """Refuse positions [n, 3], Angstrom, that single precision cannot tell, and atoms on one another."""
+    farthest = float(np.abs(positions).max())
+    if farthest > FARTHEST:
+        raise BadRow(
+            where, f"{what} reach to {farthest:.3g} Angstrom: expected at most {FARTHEST:g}"
+        )
+    if pair := _on_one_another(atoms, positions):
+        raise BadRow(
+            where,
+            f"{what} have atoms {pair[0]} and {pair[1]} in the same place: expected one atom there",
+        )
+
+
+def _on_one_another(atoms: Atoms, positions: NDArray[np.float64]) -> tuple[int, int] | None:
+    """The first two atoms that are within ``SAME_PLACE``, or less in a skewed cell; images count."""
+    cell = np.asarray(atoms.cell) if atoms.pbc.any() else np.eye(3)
+    scaled = np.linalg.solve(cell.T, positions.T).T
+    for _ in range(2):  # a tiny negative number is 1 after the first
+        scaled[:, atoms.pbc] %= 1.0
+    tree = cKDTree(scaled, boxsize=np.where(atoms.pbc, 1.0, 0.0))
+    return min(tree.query_pairs(SAME_PLACE / np.linalg.norm(cell, ord=2)), default=None)
 
 
 def _check_cell(atoms: Atoms, where: str) -> None:

@@ -135,7 +135,8 @@ class ReferenceFile:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: a frame has no ``sid``, or two have the same and not each a row of its own.
+            ValueError: ASE cannot read it, a frame has no ``sid``, or two have the same and not each a
+                row of its own.
         """
         self.path = Path(path)
         if not self.path.is_file():
@@ -143,7 +144,15 @@ class ReferenceFile:
                 f"reference {path}: no such file (a calculator is named by its _target_)"
             )
         self.frames: dict[str, dict[int | None, ase.Atoms]] = {}
-        for number, atoms in enumerate(ase.io.read(self.path, ":")):
+        try:
+            frames = ase.io.read(self.path, ":")
+        except Exception as error:  # whatever ASE's readers raise on files of other kinds
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"reference {path}: expected structures with forces in a format of ASE, such as .extxyz, "
+                f"found a file that cannot be read ({reason})"
+            ) from error
+        for number, atoms in enumerate(frames):
             if "sid" not in atoms.info:
                 raise ValueError(f"reference {path}: frame {number} has no sid in its info")
             sid = _canonical(atoms.info["sid"])
@@ -158,16 +167,16 @@ class ReferenceFile:
         """The structure of that label, whose atoms must be those with the atomic ``numbers``.
 
         Raises:
-            KeyError: it is not in the file.
-            ValueError: other atoms, or in another order.
+            ValueError: it is not in the file, or has other atoms, or in another order.
         """
         sid, row = label
         known = self.frames.get(_canonical(sid), {})
         found = next(iter(known.values())) if len(known) == 1 else known.get(row)
         if found is None:
-            raise KeyError(
+            raise ValueError(
                 f"reference {self.path}: no structure {sid} (row {row}); it has {len(self.frames)} "
-                f"names, among them {', '.join(list(self.frames)[:5])}"
+                f"names, among them {', '.join(list(self.frames)[:5])}. Expected "
+                "every structure of the split: add it, or score without this reference"
             )
         if list(found.numbers) != list(numbers):
             raise ValueError(

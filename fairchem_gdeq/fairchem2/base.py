@@ -21,6 +21,8 @@ from fairchem_gdeq.fairchem2.conservative import is_conservative
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint, require_model_parts
 from fairchem_gdeq.training.preflight import no_base
 
+LONGEST = 300  # characters of an error of others in ours
+
 
 def load_base(
     path: str,
@@ -105,10 +107,30 @@ def build_model(
     """The model of an opened checkpoint with its averaged weights, built by fairchem.
 
     It takes what was opened, so that nobody can have changed the file in between.
+
+    Raises:
+        ValueError: fairchem cannot build it, or a weight is not finite.
+        ImportError: a package of the model is missing.
     """
-    averaged = load_inference_model(
-        path, overrides, use_ema=True, return_checkpoint=False, preloaded_checkpoint=checkpoint
-    )
+    try:
+        averaged = load_inference_model(
+            path, overrides, use_ema=True, return_checkpoint=False, preloaded_checkpoint=checkpoint
+        )
+    except ImportError:
+        raise
+    except Exception as error:  # whatever models, Hydra and PyTorch raise
+        changed = f", with overrides={dict(overrides)}" if overrides else ""
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
+        raise ValueError(
+            f"{path}: expected weights that fit the model of its model config{changed}, and found that "
+            f"it cannot be built ({reason}). Take another file, or other overrides"
+        ) from error
+    for name, parameter in averaged.module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ValueError(
+                f"{path}: {name} has NaN or infinity: expected finite weights. Take another file, or "
+                "the checkpoint of an earlier epoch"
+            )
     return averaged.module
 
 
@@ -143,8 +165,14 @@ def load_tasks(path: str, dataset: str, hint: str = "", trust_files: bool = Fals
     found = [task for task in tasks if dataset in task.datasets]
     if not any(task.property == "forces" for task in found):
         known = sorted({each for t in tasks if t.property == "forces" for each in t.datasets})
+        if not known:
+            raise ValueError(
+                f"base potential {path}: expected a task of forces, found "
+                f"{', '.join(task.property for task in tasks) or 'no task'}. Take another base with "
+                "base=PATH"
+            )
         raise ValueError(
-            f"base potential {path} predicts forces for the data sets {', '.join(known) or 'none'}, "
+            f"base potential {path} predicts forces for the data sets {', '.join(known)}, "
             f"not for {dataset!r}: choose one of them with dataset=NAME"
         )
     return found

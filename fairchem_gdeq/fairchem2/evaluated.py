@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from fairchem.core.models.base import HydraModel
+from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
 
-from fairchem_gdeq.evaluation.scoring import TUNED, EvaluatedModel
+from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel
 from fairchem_gdeq.fairchem2.base import build_model, open_inference, predicts_displacements
 from fairchem_gdeq.fairchem2.compiling import compile_backbone
 from fairchem_gdeq.fairchem2.task import IS2RS
@@ -21,15 +24,65 @@ def evaluated(name: str, model: HydraModel, is2rs: IS2RS, compiled: bool) -> Eva
     return EvaluatedModel(name, model, is2rs)
 
 
-def open_tuned(path: Path, is2rs: IS2RS, compiled: bool, trust_files: bool) -> EvaluatedModel:
+def chosen_file(checkpoint: str | None, results: Path) -> Path | None:
+    """The file of the tuned model; None: there is none, which is said, or the base alone is asked for.
+
+    Args:
+        checkpoint: a file that is named, or ``base``; None: the run's best epoch.
+        results: the run's folder of results.
+
+    Raises:
+        FileNotFoundError: ``checkpoint`` is given and does not exist.
+    """
+    if checkpoint == BASE:
+        return None
+    path = Path(checkpoint or results / "best" / UNIT_INFERENCE_CHECKPOINT)
+    if path.is_file():
+        return path
+    if checkpoint is not None:
+        raise FileNotFoundError(
+            f"checkpoint {path}: no such file: expected an inference_ckpt.pt. Name one with "
+            "checkpoint=PATH"
+        )
+    logging.warning(
+        f"{path}: no tuned model yet, so only the base is used. Train first with --mode train, or name a "
+        "model with checkpoint=PATH"
+    )
+    return None
+
+
+def no_tuned(results: Path) -> str:
+    """What to say where structures are to be predicted, and nobody has asked for the base's."""
+    return (
+        f"--mode predict: no tuned model in {results}: expected results/best of a training. Train first "
+        "with --mode train, name a model with checkpoint=PATH, or take the base with checkpoint=base"
+    )
+
+
+def open_tuned(
+    path: Path, is2rs: IS2RS, compiled: bool, trust_files: bool, datasets: Sequence[str]
+) -> EvaluatedModel:
     """The tuned model of an inference checkpoint.
 
     A learnt step is in the trainer's file beside it. A model of displacements is used in one shot.
 
+    Args:
+        path: the file.
+        is2rs, compiled: as the trainer has them.
+        trust_files: as ``base.open_inference``.
+        datasets: of the base's force task, one of which it must have been trained for.
+
     Raises:
-        ValueError: as ``base.open_inference``.
+        ValueError: as ``base.open_inference``, or it is of other data sets.
     """
     checkpoint = open_inference(str(path), trust_files)
+    known = {name for task in checkpoint.tasks_config for name in task["datasets"]}
+    if not known & set(datasets):
+        raise ValueError(
+            f"checkpoint {path} is for the data sets {', '.join(sorted(known)) or 'none'}, not for "
+            f"{', '.join(map(repr, datasets))}: expected a model that this base has become. Name another "
+            "with checkpoint=PATH"
+        )
     if predicts_displacements(checkpoint):
         is2rs = is2rs.of_displacements
     if (state := path.with_name(STATE)).is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from fairchem.core.common.registry import registry
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.datasets.mt_concat_dataset import ConcatDataset, create_concat_dataset
 from fairchem.core.datasets.samplers.max_atom_distributed_sampler import (
@@ -33,6 +34,8 @@ def open_split(dataset_configs: DictConfig, combined_dataset_config: DictConfig)
             raise ValueError(
                 f"{split}_structures={ratio}: expected the part of the split that is used, from 0 to 1"
             )
+    for each in dataset_configs.values():
+        _require_format(each.get("format"))
     dataset = create_concat_dataset(dataset_configs, combined_dataset_config)
     if len(dataset) == 0:
         sources = [split.src for each in dataset_configs.values() for split in each.splits.values()]
@@ -47,6 +50,20 @@ def open_split(dataset_configs: DictConfig, combined_dataset_config: DictConfig)
             each.first_row = first
             first += len(each.source)
     return dataset
+
+
+def _require_format(name: str) -> None:
+    """
+    Raises:
+        ValueError: fairchem knows no data sets of that format.
+    """
+    try:
+        registry.get_dataset_class(name)
+    except Exception as error:  # fairchem's, and what importing a path raises
+        raise ValueError(
+            f"format={name}: expected is2rs, is2rs_lmdb, is2rs_trajectories, or another that is "
+            "registered with fairchem"
+        ) from error
 
 
 class TrainingBatches(MaxAtomDistributedBatchSampler):

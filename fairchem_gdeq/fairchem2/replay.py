@@ -6,6 +6,8 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from glob import glob
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -21,6 +23,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task, compute_loss, mt_colla
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fairchem_gdeq.data import lmdb_file
 from fairchem_gdeq.fairchem2.conservative import energy_gradient, require_second_derivatives
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.loaders import left_out
@@ -28,6 +31,7 @@ from fairchem_gdeq.relax import SignalReport
 from fairchem_gdeq.training.force_errors import Compared, compared
 from fairchem_gdeq.training.frame_checks import given_settings, looked_at
 from fairchem_gdeq.training.replay import ReplaySettings, on_the_way, require_forces
+from fairchem_gdeq.training.run_frames import name_of
 
 
 class Frames(Protocol):
@@ -150,8 +154,8 @@ class FrameBatches:
                 f"frames {self.source}: {len(self.frames)} frames are fewer than {world} batches of "
                 f"max_atoms={settings.max_atoms}, one a rank. Lower forces.max_atoms, or add frames"
             ) from error
-        every = (self.frames[i] for i in looked_at(len(self.frames)))
-        require_forces(((one.sid, getattr(one, "forces", None)) for one in every), folders)
+        every = (self._read(i) for i in looked_at(len(self.frames)))
+        require_forces(((name_of(one), getattr(one, "forces", None)) for one in every), folders)
         if text := left_out(self.sampler):
             logging.warning(f"frames {self.source}: {text}. They are left out; raise max_atoms")
         if not any(self.sampler.all_batches):
@@ -168,6 +172,21 @@ class FrameBatches:
             self.sampler.set_epoch_and_start_iteration(epoch, 0)
             self._epoch, self._order = epoch, list(self.sampler)
         return self.of(self._order[place])
+
+    def _read(self, index: int) -> AtomicData:
+        """A frame.
+
+        Raises:
+            ValueError: fairchem cannot make a data object of it.
+        """
+        try:
+            return self.frames[index]
+        except Exception as error:  # fairchem's assertions, and whatever ASE and NumPy raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"frames {_place(self.frames, index)} cannot be read ({reason}): expected finite "
+                "positions, a cell, and forces of each of its atoms. Mend it, or leave it out"
+            ) from error
 
     def of(self, indices: Sequence[int]) -> AtomicData:
         """Frames of these numbers as a batch."""
@@ -200,7 +219,12 @@ class BaseBatches:
 
 
 def open_frames(folders: Sequence[str], dataset: str) -> ConcatDataset:
-    """Frames of ASE databases as fairchem opens them for force training."""
+    """Frames of ASE databases as fairchem opens them for force training.
+
+    Raises:
+        DamagedFile: a file is no LMDB or cut short.
+        ValueError: fairchem finds no frames, or not how many atoms they have.
+    """
     names = [f"part{i}" for i in range(len(folders))]
     splits = {name: {"src": folder} for name, folder in zip(names, folders, strict=True)}
     frames = {
@@ -209,10 +233,30 @@ def open_frames(folders: Sequence[str], dataset: str) -> ConcatDataset:
         "transforms": {"common_transform": {"dataset_name": dataset}},
     }
     ratios = {f"frames.{name}": 1.0 for name in names}
-    return create_concat_dataset(
-        OmegaConf.create({"frames": frames}),
-        OmegaConf.create({"sampling": {"type": "explicit", "ratios": ratios}}),
-    )
+    for file in (file for folder in folders for file in glob(f"{folder}/*.aselmdb")):
+        lmdb_file.check(Path(file))
+    try:
+        opened = create_concat_dataset(
+            OmegaConf.create({"frames": frames}),
+            OmegaConf.create({"sampling": {"type": "explicit", "ratios": ratios}}),
+        )
+        opened.get_metadata("natoms", list(range(len(opened))))
+    except Exception as error:  # fairchem's, and whatever NumPy makes of a damaged metadata.npz
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"frames {', '.join(folders)}: expected ASE databases (*.aselmdb) with a metadata.npz of "
+            f"their numbers of atoms, found what fairchem cannot open ({reason}). Write them anew"
+        ) from error
+    return opened
+
+
+def _place(frames: Frames, index: int) -> str:
+    """Folder and number there, from 0, of a frame, which fairchem has mixed with the others."""
+    if not isinstance(frames, ConcatDataset):
+        return f"number {index}"
+    which, place = frames._get_dataset_and_sample_index(index)
+    subset = frames.datasets[which]
+    return f"{subset.config['src']}: frame number {subset.indices[place]}"
 
 
 def compared_with(

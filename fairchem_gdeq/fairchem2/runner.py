@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.components.train.train_runner import TrainEvalRunner
 from fairchem.core.datasets.atomic_data import AtomicData
-from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
 from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
@@ -28,19 +26,18 @@ from fairchem_gdeq.evaluation.metric import Scores, add_metrics
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring, Split
+from fairchem_gdeq.fairchem2 import before
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
-from fairchem_gdeq.fairchem2.evaluated import evaluated, open_tuned
+from fairchem_gdeq.fairchem2.evaluated import chosen_file, evaluated, no_tuned, open_tuned
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
-from fairchem_gdeq.fairchem2.frame_checks import check_frames
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.interruption import name_newest
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
-from fairchem_gdeq.fairchem2.replay import FrameBatches
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.page.write import NAME, name_of
 from fairchem_gdeq.training.in_use import in_use
 from fairchem_gdeq.training.ranks import share_cores
-from fairchem_gdeq.training.run_frames import elements_of, structures_of
+from fairchem_gdeq.training.run_frames import elements_of
 from fairchem_gdeq.training.same_run import keep_settings, require_same_run, warn_of_another
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): the same command goes on
@@ -81,7 +78,7 @@ class GDEQRunner(TrainEvalRunner):
             train_eval_unit: the trainer; its untrained model is the base.
             split: ``train``, ``val`` or that of ``test``, for validate and predict.
             test: name of the held-out split; result files carry it.
-            checkpoint: an inference checkpoint to score; by default the run's best epoch.
+            checkpoint: an inference checkpoint to score, or ``base``; by default the run's best epoch.
             baselines: rows of the table besides: ``ase_fire``, ``ase_lbfgs``, on the base.
             reference: where FbT and AFbT come from: an ASE calculator, which is asked at the
                 structures of every row, or a file with forces (``reference.ReferenceFile``), whose
@@ -153,6 +150,7 @@ class GDEQRunner(TrainEvalRunner):
         try:
             with in_use(self.results.parent, purpose):
                 self.results.mkdir(parents=True, exist_ok=True)
+                self._check_structures()
                 getattr(self, self.mode)()
         except SystemExit as stopped:
             # fairchem's handler of signals ends with 0, and what comes after a run would go on.
@@ -179,19 +177,19 @@ class GDEQRunner(TrainEvalRunner):
         super().run()
         self.score(self.test, self.results)
 
+    def _check_structures(self) -> None:
+        """Refuse elements that the base does not know, and a reference that lacks a structure."""
+        for name in before.structures_in(self.mode, self.split, self.loaders):
+            rows: Any = self.loaders[name].dataset
+            before.require_known_elements(self.base.model, f"split {name}", rows)
+        if self.mode in ("train", "validate"):
+            scored: Any = self.loaders[self.test if self.mode == "train" else self.split].dataset
+            before.require_reference(self.reference, scored)
+
     def _check_frames(self) -> None:
         """Refuse frames that the run should not train on, and held-out frames without forces."""
-        unit = self.train_eval_unit
-        held: dict[str, Any] = {
-            f"split {name}": loader.dataset for name, loader in self.loaders.items()
-        }
-        trained = held.pop("split train")
-        if self.held_frames is not None and (frames := self.held_frames.open(unit.force_task)):
-            held["forces.val"] = frames.frames
-        unit.open_forces()
-        if isinstance(unit.replayed, FrameBatches):
-            structures = chain.from_iterable(structures_of(*each) for each in held.items())
-            check_frames(unit.replayed, self.base.model, elements_of(trained), structures)
+        rows = {name: loader.dataset for name, loader in self.loaders.items()}
+        before.check_all_frames(self.train_eval_unit, self.base.model, rows, self.held_frames)
 
     def validate(self) -> None:
         """Score the split; files go to ``results/validate``, those of the training run stay."""
@@ -200,8 +198,15 @@ class GDEQRunner(TrainEvalRunner):
         self.score(self.split, self.results / "validate", name_of(self.split))
 
     def predict(self) -> None:
-        """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (see ``submission``)."""
-        chosen = self.tuned() or self.base
+        """Relax the split and write ``<split>.extxyz`` and ``<split>.npz`` (see ``submission``).
+
+        Raises:
+            ValueError: there is no tuned model, and the base is not asked for.
+        """
+        chosen = self.tuned()
+        if chosen is None and self.checkpoint != BASE:
+            raise ValueError(no_tuned(self.results))
+        chosen = chosen or self.base
         logging.info(f"predicting split {self.split} with the {chosen.name} model")
         self._scoring(self.split).predict(chosen, self.results / "predictions")
 
@@ -245,21 +250,13 @@ class GDEQRunner(TrainEvalRunner):
 
         Raises:
             FileNotFoundError: ``checkpoint`` is given and does not exist.
-            ValueError: as ``base.open_inference``.
+            ValueError: as ``open_tuned``.
         """
-        path = self.results / "best" / UNIT_INFERENCE_CHECKPOINT
-        if self.checkpoint is not None:
-            path = Path(self.checkpoint)
-            if not path.is_file():
-                raise FileNotFoundError(f"checkpoint {path}: no such file (an inference_ckpt.pt)")
-        if not path.is_file():
-            logging.warning(
-                f"{path}: no tuned model yet, so only the base is used. Train first with "
-                "--mode train, or name a model with runner.checkpoint=PATH."
-            )
+        path = chosen_file(self.checkpoint, self.results)
+        if path is None:
             return None
-        unit = self.train_eval_unit
-        return open_tuned(path, unit.is2rs, unit.compiled, self.trust_files)
+        unit, datasets = self.train_eval_unit, self.train_eval_unit.force_task.datasets
+        return open_tuned(path, unit.is2rs, unit.compiled, self.trust_files, datasets)
 
     def score(self, split: str, folder: Path, page: str = NAME) -> dict[str, Scores]:
         """Score a split, a row for each model and baseline; table, JSON, plots and page."""

@@ -29,6 +29,7 @@ from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_si
 from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.relax.signals import Direct
 from fairchem_gdeq.training import steps
+from fairchem_gdeq.training.history import require_some_end
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.proximal import Proximal
 from fairchem_gdeq.training.ranks import gather
@@ -134,6 +135,7 @@ class GDEQTrainer(RelaxingUnit):
         super().on_train_start(state)
         if not self.history.knows_base and self.score_base is not None:
             records = self.score_base()
+            require_some_end(records, self.is2rs.alpha)
             self.history.set_base(summarise(records, self.is2rs.basin), records)
         self.model.eval()
 

@@ -14,13 +14,14 @@ import pickle
 import re
 import sys
 import typing
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path, PosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import omegaconf
@@ -29,6 +30,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 PACKAGES = ("fairchem", "fairchem_gdeq")  # may be imported because a file names them
+AGAIN = "Name another file, or copy or download this one again"
 TASKS = "fairchem.core.units.mlip_unit.mlip_unit."
 # What stored configs name beside modules of models, losses and normalizers.
 PLAIN_TARGETS = {
@@ -87,15 +89,49 @@ def open_checkpoint(path: str | Path, trust: bool = False) -> Any:
 
     Raises:
         UntrustedFile: it asks for more; says what, and that nothing of it was run.
+        ValueError: it is no file of ``torch.save``, or damaged.
     """
     with open(path, "rb") as file:  # opened once: what was checked is what is read
+        if other := _no_checkpoint(file):
+            raise ValueError(
+                f"{path}: expected a checkpoint (of torch.save), found {other}. {AGAIN}"
+            )
         try:
-            with _only(allowed()):
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            refuse(path, _asked_for(str(error)), trust, error)
-        file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=False)
+            try:
+                with _only(allowed()):
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                refuse(path, _asked_for(str(error)), trust, error)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=False)
+        except UntrustedFile:
+            raise
+        except Exception as error:  # whatever damaged bytes make of PyTorch's reader
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"{path}: expected a checkpoint (of torch.save), found one that cannot be read "
+                f"({reason}). {AGAIN}"
+            ) from error
+
+
+def _no_checkpoint(file: BinaryIO) -> str | None:
+    """What a file is by its first bytes and list of contents, where ``torch.save`` has not written it."""
+    head = file.read(4)
+    file.seek(0)
+    if not head:
+        return "an empty file"
+    if not head.startswith((b"PK", b"\x80")):
+        return f"a file that begins with {head!r}"
+    if head.startswith(b"PK"):
+        try:
+            names = zipfile.ZipFile(file).namelist()
+        except zipfile.BadZipFile:
+            return "one that is cut short or damaged"
+        finally:
+            file.seek(0)
+        if not any(name.endswith("data.pkl") for name in names):
+            return f"a zip file of {', '.join(names[:3]) or 'nothing'}"
+    return None
 
 
 def _asked_for(message: str) -> str:

@@ -143,32 +143,63 @@ RULES: dict[str, Rule] = {
     f"{_UNIT}.signal.adjoint.damping": NOT_NEGATIVE,
 }
 WITHOUT_STEPS = ("direct", "ft_static", "implicit")  # signals without a rollout
+SECTIONS = ("paths", "forces", "relaxer", "diagnose", "audit", "audit.nve", "job", "job.scheduler")
 _ABSENT = object()
 
 
 def broken_rules(config: DictConfig) -> Iterator[str]:
     """What a composed config cannot mean, a sentence each: key, what was found, what is expected."""
     for key, rule in RULES.items():
-        try:
-            value = OmegaConf.select(config, key, default=_ABSENT)
-        except OmegaConfBaseException:  # of what is missing, Hydra itself says where
-            continue
+        value = _select(config, key)
         if value is not _ABSENT and not rule.accepts(value):
             yield f"{key}={_said(value)}: expected {rule.expected}"
+    yield from _words_for_sections(config)
+    yield from _unsuited_splits(config)
     yield from _unsuited_forces(config)
-    if width := OmegaConf.select(config, "alpha_decoder"):
-        if OmegaConf.select(config, "alpha_lr") == 0:
+    width = _select(config, "alpha_decoder")
+    if width not in (_ABSENT, None, 0):
+        if _select(config, "alpha_lr") == 0:
             yield "alpha_lr=0: expected a number above 0 for alpha_decoder, which learns by it"
-        if (signal := OmegaConf.select(config, "signal")) in WITHOUT_STEPS:
+        if (signal := _select(config, "signal")) in WITHOUT_STEPS:
             yield f"alpha_decoder={_said(width)}: expected 0 for signal={signal}, which trains no steps"
+
+
+def _words_for_sections(config: DictConfig) -> Iterator[str]:
+    """A word or a number where a section of keys stands."""
+    for key in SECTIONS:
+        value = _select(config, key)
+        if value is not _ABSENT and not isinstance(value, DictConfig):
+            yield f"{key}={_said(value)}: expected a section of keys. Set a key of it, {key}.KEY=VALUE"
+
+
+def _unsuited_splits(config: DictConfig) -> Iterator[str]:
+    """A held-out split that is another one, or one without targets where it is to be scored."""
+    test, mode = _select(config, "test"), _select(config, "mode")
+    if test in ("train", "val"):
+        yield (
+            f"test={test}: expected a split that is held out. To look at {test}, leave test as it is and "
+            f"take split={test}"
+        )
+    scored = mode == "train" or (mode == "validate" and _select(config, "split") == test)
+    if scored and _select(config, "test_target_key") is None:
+        yield (
+            f"test_target_key=null: expected the key of relaxed positions, by which mode={mode} scores "
+            "the split. Without targets a split can only be predicted, with --mode predict"
+        )
+
+
+def _select(config: DictConfig, key: str) -> Any:
+    """The value of a key; absent also where it cannot be resolved, of which Hydra says where."""
+    try:
+        return OmegaConf.select(config, key, default=_ABSENT)
+    except OmegaConfBaseException:
+        return _ABSENT
 
 
 def _unsuited_forces(config: DictConfig) -> Iterator[str]:
     """Forces that the signal cannot have beside it: ``ft_static`` has them alone, ``direct`` has none."""
-    signal = OmegaConf.select(config, "signal")
-    try:
-        src, held = (OmegaConf.select(config, f"forces.{key}") for key in ("src", "val"))
-    except OmegaConfBaseException:
+    signal, src, held = (_select(config, key) for key in ("signal", "forces.src", "forces.val"))
+    if _ABSENT in (src, held):
         return
     if signal == "ft_static" and src in (None, NO_FORCES, BASE):
         yield f"forces.src={_said(src)}: expected a folder of frames, on which signal=ft_static trains"

@@ -142,6 +142,17 @@ def require_unit(found: Agreement, source: str) -> None:
         )
 
 
+def unknown_element(numbers: Iterable[int], limit: int) -> str | None:
+    """What to say of a structure of these atomic numbers, of which a model knows those below a limit."""
+    worst = max(numbers, default=0)
+    if worst < limit:
+        return None
+    return (
+        f"has {_symbol(worst)} (atomic number {worst}), and the model knows elements up to "
+        f"{limit - 1} ({_symbol(limit - 1)}). Leave such structures out, or take a base that knows it"
+    )
+
+
 class Elements:
     """Which elements the frames have, to be compared with what a model and a run know."""
 
@@ -161,13 +172,8 @@ class Elements:
             ValueError: it has an element that the model does not know; says which.
         """
         numbers = {int(number) for number in np.unique(frame.atoms.numbers)}
-        if self.limit is not None and max(numbers, default=0) >= self.limit:
-            worst = max(numbers)
-            raise ValueError(
-                f"frames {self.source}: {frame.name} has {_symbol(worst)} (atomic number {worst}), and "
-                f"the model knows elements up to {self.limit - 1} ({_symbol(self.limit - 1)}). Leave "
-                "such frames out, or take a base that knows it"
-            )
+        if self.limit is not None and (text := unknown_element(numbers, self.limit)):
+            raise ValueError(f"frames {self.source}: {frame.name} {text}")
         self.found |= numbers
 
     def compare(self, trained: Iterable[int]) -> None:

@@ -168,6 +168,23 @@ class History:
         self._base_ends = [End(*end) for end in ends] if ends else None
 
 
+def require_some_end(records: Sequence[Scored], alpha: float) -> None:
+    """Refuse to train where every validation structure diverges with the base.
+
+    Args:
+        records: of the base.
+        alpha: the operator's step, Angstrom per (eV/Angstrom).
+
+    Raises:
+        ValueError: says how many there are, and what to change.
+    """
+    if records and all(record.diverged for record in records):
+        raise ValueError(
+            f"all {len(records)} validation structures diverged with the base, at alpha={alpha:g}: "
+            "expected some that end, or nothing can be learnt. Lower alpha, or take another base"
+        )
+
+
 def _read(path: Path) -> list[dict[str, float]]:
     """The steps of a file, without lines that a kill has cut short."""
     steps = []

@@ -32,12 +32,27 @@ def sentence(error: BaseException) -> str | None:
     """
     if isinstance(error, ChildFailedError):
         return _of_a_rank(error)
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or not isinstance(error, ValueError | OSError | TypeError | ImportError):
+    found: BaseException | None = error
+    while (
+        found is not None
+    ):  # Hydra, and fairchem where it opens data, raise errors of their own from ours
+        frames = traceback.extract_tb(found.__traceback__)
+        ours = frames and _ours(frames[-1].filename, frames[-1].line or "")
+        if ours and isinstance(found, ValueError | OSError | TypeError | ImportError):
+            return str(found)
+        found = found.__cause__
+    return _not_located(str(error)) if isinstance(error, InstantiationException) else None
+
+
+def _not_located(text: str) -> str | None:
+    """What to say where Hydra found nothing at the path of a ``_target_``."""
+    found = re.search(r"Error locating target '([^']+)'.*?full_key: (\S+)", text, re.DOTALL)
+    if found is None:
         return None
-    return str(error) if _ours(frames[-1].filename, frames[-1].line or "") else None
+    return (
+        f"{found[2]}: expected the path of a class or function in _target_, found {found[1]!r}, where "
+        "nothing is. Mend the name, or install its package"
+    )
 
 
 def _ours(file: str, code: str) -> bool:
@@ -50,12 +65,20 @@ def _of_a_rank(error: ChildFailedError) -> str | None:
     _, failure = error.get_first_failure()
     if not isinstance(failure.message, dict):
         return None
-    first = str(failure.message.get("extraInfo", {}).get("py_callstack", "")).split(CHAINED)[0]
-    frames = list(_FRAME.finditer(first))
-    if not frames or not _ours(frames[-1]["file"], frames[-1]["code"]):
-        return None
-    said = _SAID.search(first, frames[-1].end())
-    return said[1].strip() if said else None
+    stack = str(failure.message.get("extraInfo", {}).get("py_callstack", ""))
+    for each in reversed(stack.split(CHAINED)):
+        frames = list(_FRAME.finditer(each))
+        if frames and _ours(frames[-1]["file"], frames[-1]["code"]):
+            said = _SAID.search(each, frames[-1].end())
+            return said[1].strip() if said else None
+    return None
+
+
+def marked(said: str) -> str:
+    """A sentence as the command says it; of several lines, all but the indented ones are marked."""
+    return "\n".join(
+        line if line.startswith(" ") else f"fairchem: {line}" for line in said.splitlines()
+    )
 
 
 def end_in_one_line() -> None:
@@ -67,6 +90,6 @@ def end_in_one_line() -> None:
         if said is None or os.environ.get(SHOW):
             before(kind, error, trace)
         if said is not None:
-            print(f"fairchem: {said}", file=sys.stderr)
+            print(marked(said), file=sys.stderr)
 
     sys.excepthook = hook

@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.replay import BASE
@@ -21,6 +23,11 @@ def no_base(path: str, hint: str) -> str | None:
     """What to say where there is no base potential at ``path``; None where there is."""
     if Path(path).is_file():
         return None
+    if Path(path).is_dir():
+        return (
+            f"base potential {path}: expected a file (inference_ckpt.pt), found a folder. Name the file "
+            "in it with base=PATH"
+        )
     return f"base potential {path}: no such file (working folder {Path.cwd()}). {hint}"
 
 
@@ -56,6 +63,56 @@ def unwritable(folder: str) -> str | None:
     )
 
 
+def unresolved(config: DictConfig) -> str | None:
+    """What to say of a config with keys that have no value, or refer to what is not there."""
+    try:
+        OmegaConf.to_container(config.runner, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue:
+        keys = sorted(
+            key for key in OmegaConf.missing_keys(config) if not key.startswith("runner.")
+        )
+        return f"{', '.join(keys)}: expected a value, found none (???). Give one, {keys[0]}=VALUE"
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        return f"{error.full_key}: expected a value that can be made out, found that {first}"
+    return None
+
+
+def shared(config: DictConfig) -> str | None:
+    """What to say where two splits of a training have a file in common; folds of one set may."""
+    seen: dict[Path, str] = {}
+    for loader in LOADERS:
+        for each in config.runner[loader].dataset.dataset_configs.values():
+            for name, split in each.splits.items():
+                for source in _flat(() if split.get("fold") else split.src):
+                    for file in _files(source):
+                        other = seen.setdefault(file, name)
+                        if other != name:
+                            return (
+                                f"data set {source} is of the splits {other} and {name}: expected other "
+                                "structures in each, or scores are of what was trained on or chosen by. "
+                                f"Name another folder with paths.{name}=FOLDER"
+                            )
+    return None
+
+
+def _files(source: str) -> Iterator[Path]:
+    """The files of a data set, by their true places."""
+    for found in map(Path, glob(source)):
+        for file in found.iterdir() if found.is_dir() else [found]:
+            if file.name != "metadata.npz":
+                yield file.resolve()
+
+
+def _flat(source: Any) -> Iterator[str]:
+    """The paths of a path, or of a list of paths and of such lists."""
+    if isinstance(source, str):
+        yield source
+        return
+    for each in source:
+        yield from _flat(each)
+
+
 def missing(config: DictConfig) -> str | None:
     """The first file or device that the config names and that is not there; None if all are.
 
@@ -67,7 +124,7 @@ def missing(config: DictConfig) -> str | None:
     for loader in LOADERS:
         for each in runner[loader].dataset.dataset_configs.values():
             for split in each.splits.values():
-                for source in [split.src] if isinstance(split.src, str) else split.src:
+                for source in _flat(split.src):
                     if not glob(source):
                         return f"data set {source}: no such file or folder {here}. {each.hint}"
     for key, folder in _frames(runner):

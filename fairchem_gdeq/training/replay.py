@@ -6,6 +6,7 @@ the same step keep it.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -25,6 +26,7 @@ from fairchem_gdeq.training.steplog import describe
 from fairchem_gdeq.training.steps import Beside, Update
 
 BASE = "base"
+LARGEST = 1e4  # eV/Angstrom; a component beyond that is an accident
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,11 @@ def optimize(
             forces = partial(replay.differentiate, step, alone, batch, report, losses)
             beside = Beside(forces, replay.settings.longest)
         done = update(len(batch.natoms), beside)
+        if bool(report.diverged.all()):
+            logging.warning(
+                f"all {len(batch.natoms)} structures of step {step} diverged, so that it learns nothing "
+                "from them: expected some that end. Lower alpha, or take another base"
+            )
         log = describe(report, operator)
         if replay is not None:
             log["train/signal_share"] = done.share
@@ -220,6 +227,11 @@ def require_forces(frames: Iterable[tuple[object, Any]], folders: Sequence[str])
         count += 1
         if forces is None or not bool(torch.isfinite(torch.as_tensor(forces)).all()):
             bad.append(name)
+        elif (largest := float(torch.as_tensor(forces).abs().max())) > LARGEST:
+            raise ValueError(
+                f"frames {', '.join(folders)}: {name} has a force of {largest:.3g} eV/Angstrom: expected "
+                f"at most {LARGEST:g}. Mend its unit, or leave it out"
+            )
     if bad:
         raise ValueError(
             f"frames {', '.join(folders)}: {len(bad)} of {count} have no forces, or some that are "

@@ -53,7 +53,7 @@ def check_frames(
     frames = []
     for index in looked_at(len(rows)):
         row = rows[index]
-        frames.append(Named(_name(row), *to_ase(row, row.pos)))
+        frames.append(Named(name_of(row), *to_ase(row, row.pos)))
         elements.add(frames[-1])
     elements.compare(trained)
     require_no_overlap(frames, held, source)
@@ -69,7 +69,7 @@ def structures_of(split: str, rows: Rows) -> Iterator[Named]:
     """Start and target of each structure of a split, or frames, as messages call them."""
     for index in looked_at(len(rows)):
         row = rows[index]
-        name = f"{_name(row)} in {split}"
+        name = f"{name_of(row)} in {split}"
         if "pos_relaxed" not in row:
             yield Named(name, *to_ase(row, row.pos))
             continue
@@ -77,5 +77,6 @@ def structures_of(split: str, rows: Rows) -> Iterator[Named]:
         yield Named(f"X_gt of {name}", *to_ase(row, row.pos_relaxed))
 
 
-def _name(row: Batch) -> str:
+def name_of(row: Batch) -> str:
+    """The name of a batch of one structure."""
     return str(row.sid if isinstance(row.sid, str) else row.sid[0])

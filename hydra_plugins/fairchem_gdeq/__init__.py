@@ -6,17 +6,19 @@ Hydra imports this module in every Hydra program, so it must stay light and do n
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 MODES = ("train", "validate", "predict", "diagnose", "audit")
 FAIRCHEM_CLI = "fairchem.core._cli"
@@ -63,17 +65,26 @@ def check(config: Any) -> None:
         return
     from fairchem_gdeq.training.config_rules import broken_rules
     from fairchem_gdeq.training.one_line import end_in_one_line
-    from fairchem_gdeq.training.preflight import missing, no_slurm, unwritable
+    from fairchem_gdeq.training.preflight import (
+        missing,
+        no_slurm,
+        shared,
+        unresolved,
+        unwritable,
+    )
     from fairchem_gdeq.training.same_run import settings_of
 
     if broken := list(broken_rules(config)):
         raise SystemExit("\n".join(f"fairchem: {line}" for line in broken))
     local = str(config.job.scheduler.mode).upper() == "LOCAL"  # else other machines have the inputs
-    text = unwritable(config.job.run_dir) or (missing(config) if local else no_slurm())
+    text = unresolved(config) or unwritable(config.job.run_dir)
+    text = text or (missing(config) if local else no_slurm())
+    if local and config.mode == "train":
+        text = text or shared(config)
     if text:
         raise SystemExit(f"fairchem: {text}")
     end_in_one_line()
-    with suppress(OmegaConfBaseException), open_dict(runner):  # fairchem says what is missing
+    with open_dict(runner):
         runner.settings = settings_of(config)
 
 
@@ -89,7 +100,17 @@ def _wrap(compose: Any) -> Any:
             return compose(*args, **kwargs)
         if kwargs.get("overrides"):
             kwargs["overrides"] = translate(list(kwargs["overrides"]))
-        config = compose(*args, **kwargs)
+        try:
+            config = compose(*args, **kwargs)
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            if os.environ.get("GDEQ_TRACEBACK"):
+                raise
+            raise SystemExit(f"fairchem: {' '.join(str(error).split())}") from error
+        if config.get("runner") is None:
+            raise SystemExit(
+                "fairchem: the config has no section runner: expected one that says what runs. Begin "
+                "with configs/own/gdeq.yml, or with one of ours: `defaults: [/si/base@_global_, _self_]`"
+            )
         check(config)
         return config
 

@@ -116,7 +116,7 @@ def test_file_gives_structures_back_by_name(tmp_path, sid):
     free[0] = False
     assert file.force(found, free) == pytest.approx(1)
     assert file.force(file.frame(Label("failed", 1), failed.numbers), free) == np.inf
-    with pytest.raises(KeyError, match=r"no structure other.*failed"):
+    with pytest.raises(ValueError, match=r"no structure other.*failed"):
         file.frame(Label("other", 0), atoms.numbers)
     with pytest.raises(ValueError, match="other atoms"):
         file.frame(Label(sid, 0), [*atoms.numbers[:-1], 1])
@@ -135,7 +135,7 @@ def test_rows_of_one_name_have_frames_of_their_own(tmp_path):
     for label, atoms in zip(labels, (frames[0], frames[2], frames[1]), strict=True):
         found = file.frame(label, atoms.numbers)
         np.testing.assert_allclose(found.positions, atoms.positions, atol=1e-7)
-    with pytest.raises(KeyError, match=r"no structure a \(row 9\)"):
+    with pytest.raises(ValueError, match=r"no structure a \(row 9\)"):
         file.frame(Label("a", 9), frames[0].numbers)
 
     ase.io.write(tmp_path / "one.extxyz", frames[1:])

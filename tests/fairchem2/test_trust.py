@@ -25,7 +25,7 @@ def tuned(checkpoint, trust_files=False):
         results=Path("none"),
         checkpoint=str(checkpoint),
         trust_files=trust_files,
-        train_eval_unit=SimpleNamespace(compiled=False, is2rs=IS2RS()),
+        train_eval_unit=SimpleNamespace(compiled=False, is2rs=IS2RS(), force_task=small.tasks()[0]),
     )
     return GDEQRunner.tuned(runner)
 

@@ -172,7 +172,8 @@ def test_prediction(device, runner_on, tmp_path):
     files = []
     for where in (CPU, device):
         folder = tmp_path / where.type
-        runner_on(where, folder, "mode=predict", "split=test", "eval_max_atoms=9").run()
+        options = ("mode=predict", "checkpoint=base", "split=test", "eval_max_atoms=9")
+        runner_on(where, folder, *options).run()
         files.append(np.load(folder / "gdeq" / "results" / "predictions" / "test.npz"))
     assert files[0]["ids"].tolist() == files[1]["ids"].tolist() == ["row0", "row1"]
     np.testing.assert_allclose(files[1]["pos"], files[0]["pos"], atol=1e-4)

@@ -1,0 +1,206 @@
+"""Malformed files, data, checkpoints and commands: each ends the real command with one sentence.
+
+Together with the numbers and words of ``test_config_rules``, more than 120 inputs.
+"""
+
+import shutil
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from fairchem_gdeq.data.is2rs import IS2RSDataset
+from fairchem_gdeq.data.lmdb_file import DamagedFile
+from fairchem_gdeq.data.rows import BadRow, read_row
+from fairchem_gdeq.testing.fairchem2 import small
+from fairchem_gdeq.training.config_rules import RULES, broken_rules
+from tests import commands
+from tests.fairchem2.malformed import CASES, CONFIGS, cut
+from tests.fairchem2.running import fairchem
+from tests.fairchem2.test_config_rules import CASES as OF_CONFIGS
+from tests.fairchem2.test_config_rules import composed
+
+# One of each kind, for the suite that runs always.
+CHEAP = (
+    "base_missing",
+    "data_tested_on_val",
+    "key_unknown",
+    "base_truncated",
+    "row_with_nan_start",
+)
+EARLIER = ("test.json", "validate/test.json", "predictions/test.extxyz")
+
+
+def slow_but(names, cheap=()):
+    return [pytest.param(n, marks=[] if n in cheap else pytest.mark.slow) for n in names]
+
+
+def last_line(done):
+    """The last line of stderr, without what torch puts before the lines of a rank."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1].removeprefix("[rank0]: ") if lines else ""
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A run's folder with results of an earlier run."""
+    results = tmp_path / "run" / "gdeq" / "results"
+    for name in EARLIER:
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("of an earlier run")
+    return results
+
+
+def assert_refused(done, results, words):
+    assert done.returncode != 0, done.stdout[-2000:]
+    last = last_line(done)
+    assert last.startswith("fairchem: "), done.stderr[-3000:]
+    assert [word for word in words if word not in last] == [], last
+    assert all((results / name).read_text() == "of an earlier run" for name in EARLIER)
+    assert not (results / "best").exists()
+
+
+@pytest.mark.parametrize("name", slow_but(CASES, CHEAP))
+def test_an_input_is_refused_in_one_sentence(name, inputs, tmp_path, earlier):
+    case, place = CASES[name], tmp_path / "inputs"
+    shutil.copytree(inputs, place)
+    typed = case.spoil(place)
+    done = fairchem(place, tmp_path / "run", "--mode", case.mode, *typed)
+    assert_refused(done, earlier, [word.replace("PLACE", str(place)) for word in case.words])
+
+
+@pytest.mark.parametrize("name", slow_but(CONFIGS, ("config_empty",)))
+def test_a_config_file_is_refused_in_one_sentence(name, tmp_path, earlier):
+    content, words = CONFIGS[name]
+    (tmp_path / "mine.yml").write_text(content)
+    typed = ("--mode", "train", f"job.run_dir={tmp_path / 'run'}")
+    typed = typed if "runner" in content or "defaults" in content else typed[:2]
+    done = commands.fairchem("-c", tmp_path / "mine.yml", *typed, cwd=tmp_path)
+    assert_refused(done, earlier, words)
+
+
+def test_there_are_many_of_them():
+    assert len(CASES) + len(CONFIGS) + len(OF_CONFIGS) >= 120 and len(CASES) + len(CONFIGS) >= 60
+
+
+# ---- a run's folder -----------------------------------------------------------------------------
+
+TRUNCATED = ("gdeq_state.pt", "inference_ckpt.pt", ".metadata", "__0_0.distcp", "train_state.pt")
+
+
+@pytest.mark.slow
+def test_a_run_s_folder_with_a_truncated_checkpoint(inputs, trained, tmp_path):
+    """Of each file in turn: it is said, or what is whole is gone on from; no result is overwritten."""
+    kept = [p for p in (trained[0] / "gdeq/checkpoints/final").rglob("*") if p.is_file()]
+    assert len(kept) >= 3
+    for number, file in enumerate(kept):
+        run = tmp_path / str(number)
+        shutil.copytree(trained[0] / "gdeq", run / "gdeq", symlinks=True)
+        before = (run / "gdeq/results/test.json").read_bytes()
+        cut(run / "gdeq" / file.relative_to(trained[0] / "gdeq"))
+        done = fairchem(inputs, run, "--mode", "train", "epochs=3")
+        if done.returncode == 0:
+            continue
+        assert last_line(done).startswith("fairchem: "), (file.name, done.stderr[-3000:])
+        assert (
+            "checkpoint" in last_line(done)
+            and (run / "gdeq/results/test.json").read_bytes() == before
+        )
+
+
+# ---- anything at all ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The bytes of a small database."""
+    folder = tmp_path_factory.mktemp("whole")
+    small.write_is2rs(folder, small.silicon(4))
+    return (folder / "data.aselmdb").read_bytes()
+
+
+def said_of(folder):
+    """What is said of a data set; None where all of it can be read. Other errors are not expected."""
+    try:
+        rows = IS2RSDataset({"src": str(folder), "a2g_args": {"task_name": "si"}})
+        for index in range(len(rows)):
+            rows[index]
+    except (ValueError, DamagedFile) as error:
+        return str(error)
+    return None
+
+
+@settings(max_examples=40)
+@given(place=st.floats(0, 1), byte=st.integers(0, 255), length=st.none() | st.floats(0, 1))
+def test_a_damaged_database_opens_or_is_named(whole, tmp_path_factory, place, byte, length):
+    """A byte that is another one anywhere, and an end that comes too early."""
+    folder = tmp_path_factory.mktemp("damaged")
+    damaged = bytearray(whole)
+    damaged[min(int(place * len(damaged)), len(damaged) - 1)] = byte
+    if length is not None:
+        del damaged[int(length * len(damaged)) :]
+    (folder / "data.aselmdb").write_bytes(damaged)
+    said = said_of(folder)
+    assert said is None or str(folder) in said
+
+
+NUMBERS = st.floats() | st.integers(-(10**6), 10**6) | st.booleans()
+SIMPLE = st.none() | NUMBERS | st.text("abc .-1é", max_size=5)
+ANYTHING = (
+    SIMPLE | st.lists(SIMPLE, max_size=7) | st.dictionaries(st.text("ab"), SIMPLE, max_size=2)
+)
+
+
+class OneRow:
+    """A source of one row."""
+
+    target_key = "pos_relaxed"
+
+    def __init__(self, atoms):
+        self.atoms = atoms
+
+    def where(self, index):
+        return "rows.aselmdb, row 1"
+
+    def read(self, index):
+        return self.atoms
+
+
+@given(
+    key=st.sampled_from(["pos_relaxed", "masses", "free", "positions", "numbers", "cell", "pbc"]),
+    value=ANYTHING,
+    place=st.integers(0, 5),
+)
+def test_a_row_with_anything_in_it_is_used_or_named(key, value, place):
+    """A whole entry that is something else, or where it is an array of numbers, one of them."""
+    (atoms,) = small.silicon(1)
+    atoms.info["pos_relaxed"] = atoms.positions + 0.1
+    if key in ("pos_relaxed", "masses", "free"):
+        atoms.info[key] = value
+    elif isinstance(value, float | int):
+        with suppress(ValueError, OverflowError):  # NumPy does not take it
+            array = atoms.cell.array if key == "cell" else getattr(atoms, key)
+            array.flat[place % array.size] = value
+    try:
+        read_row(OneRow(atoms), 0)
+    except BadRow as error:
+        said = str(error)
+    else:
+        said = "rows.aselmdb, row 1"
+    assert said.startswith("rows.aselmdb, row 1")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return composed("si/gdeq.yml")
+
+
+@given(key=st.sampled_from(sorted(RULES)), value=ANYTHING)
+def test_a_config_with_any_value_passes_or_names_its_key(config, key, value):
+    changed = config.copy()
+    OmegaConf.update(changed, key, value, merge=False, force_add=True)
+    lines = list(broken_rules(changed))
+    named = [line for line in lines if line.startswith(f"{key}=") and ": expected " in line]
+    assert bool(named) != RULES[key].accepts(OmegaConf.select(changed, key))
