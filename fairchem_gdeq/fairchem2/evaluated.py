@@ -6,12 +6,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.models.base import HydraModel
-from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
+from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT, Task
+from hydra.utils import instantiate
+from torch import nn
 
 from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel
 from fairchem_gdeq.fairchem2.base import build_model, open_inference, predicts_displacements
 from fairchem_gdeq.fairchem2.compiling import compile_backbone
+from fairchem_gdeq.fairchem2.fields import force_task
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
@@ -62,7 +66,7 @@ def no_tuned(results: Path) -> str:
 def open_tuned(
     path: Path, is2rs: IS2RS, compiled: bool, trust_files: bool, datasets: Sequence[str]
 ) -> EvaluatedModel:
-    """The tuned model of an inference checkpoint.
+    """The tuned model of an inference checkpoint, with the checkpoint's own tasks.
 
     A learnt step is in the trainer's file beside it. A model of displacements is used in one shot.
 
@@ -83,8 +87,22 @@ def open_tuned(
             f"{', '.join(map(repr, datasets))}: expected a model that this base has become. Name another "
             "with checkpoint=PATH"
         )
+    model = build_model(str(path), checkpoint)
     if predicts_displacements(checkpoint):
         is2rs = is2rs.of_displacements
+    else:
+        wanted = [t for t in checkpoint.tasks_config if set(t["datasets"]) & set(datasets)]
+        model.own_tasks = [instantiate(task) for task in wanted]
+        force_task(model.own_tasks).normalizer.to(get_device_for_local_rank())
     if (state := path.with_name(STATE)).is_file():
         is2rs = is2rs.with_learnt(open_checkpoint(state))
-    return evaluated(TUNED, build_model(str(path), checkpoint), is2rs, compiled)
+    return evaluated(TUNED, model, is2rs, compiled)
+
+
+def tasks_of(model: nn.Module, of_run: list[Task]) -> list[Task]:
+    """What a model's heads predict, by its checkpoint; else by the run's.
+
+    A checkpoint that is not the run's may have been trained with other units or means.
+    """
+    found: list[Task] = getattr(model, "own_tasks", of_run)
+    return found

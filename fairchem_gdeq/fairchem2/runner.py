@@ -28,8 +28,14 @@ from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring, Split
 from fairchem_gdeq.fairchem2 import before
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
-from fairchem_gdeq.fairchem2.evaluated import chosen_file, evaluated, no_tuned, open_tuned
-from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
+from fairchem_gdeq.fairchem2.evaluated import (
+    chosen_file,
+    evaluated,
+    no_tuned,
+    open_tuned,
+    tasks_of,
+)
+from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task, hydra_model
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.interruption import name_newest
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
@@ -238,7 +244,10 @@ class GDEQRunner(TrainEvalRunner):
             raise ValueError("--mode audit compares a tuned model with its base: checkpoint=PATH")
         device, dataset = torch.device(get_device_for_local_rank()), self.audited.dataset
         rows: dict[str, Any] = {name: loader.dataset for name, loader in self.loaders.items()}
-        models = [potential_of(each, unit.tasks, dataset, device) for each in (self.base, tuned)]
+        models = [
+            potential_of(each, tasks_of(each.model, unit.tasks), dataset, device)
+            for each in (self.base, tuned)
+        ]
         known, budget = elements_of(rows["train"]), atom_budget(self.loaders[self.split])
         auditor = Auditor(models, self.audited, self.reference, rows[self.split], known, budget)
         audit(auditor, self.split, self.results)
@@ -265,9 +274,10 @@ class GDEQRunner(TrainEvalRunner):
         compared = scoring.compare(self.base, tuned, self.baselines, self.reference)
         errors: dict[str, Scores] = {}
         if self.held_frames is not None:
-            models = {each.name: each.model for each in (self.base, tuned) if each is not None}
             device = torch.device(get_device_for_local_rank())
-            errors = self.held_frames.scores(unit.force_task, models, device)
+            for each in filter(None, (self.base, tuned)):
+                task = force_task(tasks_of(each.model, unit.tasks))
+                errors |= self.held_frames.scores(task, {each.name: each.model}, device)
         basin = unit.is2rs.basin
         return report(split, folder, unit.signal_name, basin, *compared, unit.history, errors, page)
 
@@ -283,7 +293,8 @@ class GDEQRunner(TrainEvalRunner):
         )
 
         def field_of(model: nn.Module, batch: AtomicData) -> HydraForceField:
-            return HydraForceField.unfrozen(model, unit.tasks, batch).on(rows.device)
+            tasks = tasks_of(model, unit.tasks)
+            return HydraForceField.unfrozen(model, tasks, batch).on(rows.device)
 
         return Scoring(rows, field_of)
 

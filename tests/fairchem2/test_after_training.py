@@ -49,6 +49,29 @@ def test_a_learnt_step_is_scored_with(inputs, trained, tmp_path):
         assert abs(other["delta_q"] - start["delta_q"]) > 1e-4
 
 
+@pytest.mark.slow
+def test_a_checkpoint_is_scored_with_its_own_normalizer(inputs, tmp_path):
+    """Its forces are twice those that the base's normalizer would make of its outputs."""
+    checkpoint = torch.load(inputs / "esen.pt", weights_only=False)
+    (forces,) = [task for task in checkpoint.tasks_config if task["property"] == "forces"]
+    forces["normalizer"]["rmsd"] = 2.0
+    torch.save(checkpoint, tmp_path / "twice.pt")
+    shutil.copytree(inputs, tmp_path / "inputs")
+    shutil.copy(tmp_path / "twice.pt", tmp_path / "inputs" / "twice.pt")
+    found = {}
+    for base, other in (("esen", tmp_path / "twice.pt"), ("twice", inputs / "esen.pt")):
+        run = tmp_path / base
+        options = ("--mode", "validate", f"checkpoint={other}")
+        code, _, err = fairchem(tmp_path / "inputs", run, *options, base=base)
+        assert code == 0, err[-3000:]
+        stored = json.loads((run / "gdeq/results/validate/test.json").read_text())
+        found[base] = stored["scores"]["base"]
+        found[base, "as checkpoint"] = stored["scores"]["tuned"]
+    assert found["esen", "as checkpoint"] == pytest.approx(found["twice"], rel=1e-4)
+    assert found["twice", "as checkpoint"] == pytest.approx(found["esen"], rel=1e-4)
+    assert found["esen"]["force_mae"] != pytest.approx(found["twice"]["force_mae"], rel=1e-2)
+
+
 def test_structures_larger_than_a_batch_are_not_left_out_in_silence(inputs, trained):
     code, _, err = fairchem(inputs, trained[0], "--mode", "validate", "eval_max_atoms=7")
     assert code != 0
