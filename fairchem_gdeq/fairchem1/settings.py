@@ -37,6 +37,7 @@ class Settings:
         settings: of the signal, but its horizon; those that another signal has are left out.
         relaxer: of ``task.Relaxer``; its horizon is K where it has none.
         basin: of ``metrics.Basin``.
+        most_diverged: share of the latest structures that may diverge before the run is ended.
         warm_start: begin a structure's adjoint solve from its last answer, where there is more than
             one epoch: no structure is seen again in a single one.
         keep: which epoch is kept, one of ``history.KEEP``.
@@ -64,6 +65,7 @@ class Settings:
     relaxer: Relaxer = field(default_factory=Relaxer)
     basin: Basin = field(default_factory=Basin)
     warm_start: bool = False
+    most_diverged: float = 0.5
     keep: str = "better"
     forces: ForceSettings = field(default_factory=ForceSettings)
     split: str = "test"

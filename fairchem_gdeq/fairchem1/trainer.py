@@ -19,6 +19,7 @@ from fairchem_gdeq.fairchem1.frame_checks import check_forces
 from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.training import steps
+from fairchem_gdeq.training.failing import Diverging
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.replay import Replay, for_signal, optimize
@@ -37,12 +38,14 @@ class GDEQTrainer(EvaluatingTrainer):
     """
 
     replay: Replay | None = None  # forces beside the signal, once training starts
+    diverging: Diverging  # likewise
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
         """As fairchem's; what is done goes to the history beside the checkpoints."""
         if (forces := for_signal(self.signal, self.settings.forces.replay)) is not None:
             self.replay = forces.open(self, partial(self.field_of, self.base.model))
         check_forces(self, self.replay and self.replay.batches)
+        self.diverging = Diverging(self.settings.most_diverged)
         if self.step == 0 and self._writes:
             self.history.open(self._folder, 0)
         if not self.history.knows_base and self.val_loader is not None:
@@ -90,6 +93,7 @@ class GDEQTrainer(EvaluatingTrainer):
         signal = partial(self.differentiate, batch)
         with full_precision(self.device):
             log = optimize(self.step - 1, total, batch, signal, self._update, self.replay)
+        self.diverging.add(len(batch.natoms), log.get("train/diverged", 0.0))
         log["train/seconds"] = time.perf_counter() - started
         log["train/peak_memory_mb"] = max(gather([peak_mb()]))
         self._log = log

@@ -29,6 +29,7 @@ from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_si
 from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.relax.signals import Direct
 from fairchem_gdeq.training import steps
+from fairchem_gdeq.training.failing import Diverging
 from fairchem_gdeq.training.history import require_some_end
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.proximal import Proximal
@@ -62,6 +63,7 @@ class GDEQTrainer(RelaxingUnit):
         keep: str = "better",
         forces: ForceReplay | None = None,
         compiled: bool = False,
+        most_diverged: float = 1.0,
         print_every: int = 10,
         clip_grad_norm: float | None = 1.0,
         ema_decay: float | None = 0.99,
@@ -84,6 +86,7 @@ class GDEQTrainer(RelaxingUnit):
                 better than the base, or else the base.
             forces: what is trained on beside the signal.
             compiled: whether to compile the backbone, of the base and the tuned model as well.
+            most_diverged: share of the latest structures that may diverge before the run is ended.
             print_every, clip_grad_norm, ema_decay, tf32: as ``MLIPTrainEvalUnit``.
 
         Raises:
@@ -114,6 +117,7 @@ class GDEQTrainer(RelaxingUnit):
         self.displaces = isinstance(signal, Direct)
         self.force_task.normalizer.to(get_device_for_local_rank())
         self.warm_start = warm_start
+        self.diverging = Diverging(most_diverged)
         # Now: a resumed state is loaded later, and these are the base's weights.
         self.proximal = None
         if proximal:
@@ -157,7 +161,11 @@ class GDEQTrainer(RelaxingUnit):
         return report, operator
 
     def train_step(self, state: State, data: AtomicData) -> dict[str, float]:
-        """One optimizer step; a gradient that is not finite is counted and thrown away."""
+        """One optimizer step; a gradient that is not finite is counted and thrown away.
+
+        Raises:
+            TooManyDiverged: too many structures of the latest steps have diverged.
+        """
         reset_peak()
         started = time.perf_counter()
         batch = data.to(get_device_for_local_rank())
@@ -191,6 +199,7 @@ class GDEQTrainer(RelaxingUnit):
         differentiate = partial(self.differentiate, batch)
         log = optimize(step, total, batch, differentiate, self._update, self._replay)
         self.last_grad_norm = log["train/grad_norm"]
+        self.diverging.add(len(batch.natoms), log.get("train/diverged", 0.0))
         return log
 
     @property

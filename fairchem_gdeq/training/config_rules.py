@@ -104,6 +104,7 @@ RULES: dict[str, Rule] = {
     "spare": NOT_NEGATIVE,
     "checkpoint_minutes": NOT_NEGATIVE,
     "keep": one_of(*KEEP),
+    "most_diverged": number(0, 1),
     "warm_start": TRUTH,
     "compile": TRUTH,
     "trust_files": TRUTH,

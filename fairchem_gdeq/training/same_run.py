@@ -26,7 +26,7 @@ FREE = (
     *("runner.trust_files", "runner.callbacks*", "runner.test_dataloader*"),
     *("runner.train_eval_unit.job_config*", "runner.train_eval_unit.print_every"),
     *("runner.train_eval_unit.compiled", "*.guidance_memory", "*.hint", "*.trust_files"),
-    *("*num_workers", "runner.eval_dataloader*max_atoms"),
+    *("*num_workers", "*.most_diverged", "runner.eval_dataloader*max_atoms"),
 )
 # What is told and goes on: a run is made longer, or has other ranks.
 EPOCHS, RANKS = "runner.max_epochs", "job.ranks"

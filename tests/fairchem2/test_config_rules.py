@@ -58,6 +58,7 @@ BAD = {
     "horizon": (*NOT_WHOLE, "-1", "null"),
     "ema_decay": (*NOT_FINITE, "1.0", "-0.1", "2"),
     "max_atoms": (*NOT_WHOLE, "1", "0", "-5"),
+    "most_diverged": ("-0.1", "1.1", "nan", "abc"),
     "num_workers": ("-1", "1.5", "abc"),
     "eval_max_atoms": ("1", "0.5", "abc"),
     "train_structures": ("0", "-0.5", "1.5", "64", "nan", "abc", "null"),
