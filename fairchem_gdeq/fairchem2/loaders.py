@@ -72,9 +72,16 @@ class TrainingBatches(MaxAtomDistributedBatchSampler):
     def _prepare_batches(self) -> list[list[int]]:
         """
         Raises:
-            ValueError: there are fewer batches than processes.
+            ValueError: no structure is within ``max_atoms``, or there are fewer batches than processes.
         """
-        batches = super()._prepare_batches()
+        batches = [
+            batch for batch in super()._prepare_batches() if batch
+        ]  # fairchem may give an empty one
+        if not batches:
+            raise ValueError(
+                f"max_atoms={self.max_atoms}: none of {len(self.dataset)} training structures has so few "
+                "atoms: expected at least as many as one has. Raise max_atoms"
+            )
         if len(batches) < self.num_replicas:
             raise ValueError(
                 f"{len(self.dataset)} training structures make {len(batches)} batches of "

@@ -19,6 +19,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import (
 )
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
@@ -168,6 +169,23 @@ class RelaxingUnit(MLIPTrainEvalUnit):
             export_tasks(exported, hydra_model(self.model), self.displaces and trained)
 
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it is damaged; says where, and how to go on from another.
+        """
+        try:
+            self._load(checkpoint_location)
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
+            reason = str(error).strip().rpartition("\n")[2] or type(error).__name__
+            raise ValueError(
+                f"checkpoint {checkpoint_location}: expected one that is whole, found what cannot be "
+                f"read ({reason}). Remove that folder: the same command goes on from the checkpoint "
+                "before it, or begins anew where there is none"
+            ) from error
+
+    def _load(self, checkpoint_location: str | None) -> None:
+        """What fairchem's unit and ours have kept there."""
         schedule = [dict(vars(each)) for each in self._schedule]
         super()._execute_load_state(checkpoint_location)
         self._reschedule(schedule)

@@ -33,9 +33,7 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, ChildFailedError):
         return _of_a_rank(error)
     found: BaseException | None = error
-    while (
-        found is not None
-    ):  # Hydra, and fairchem where it opens data, raise errors of their own from ours
+    while found is not None:  # Hydra, and fairchem's data sets, raise their own from ours
         frames = traceback.extract_tb(found.__traceback__)
         ours = frames and _ours(frames[-1].filename, frames[-1].line or "")
         if ours and isinstance(found, ValueError | OSError | TypeError | ImportError):
@@ -46,12 +44,13 @@ def sentence(error: BaseException) -> str | None:
 
 def _not_located(text: str) -> str | None:
     """What to say where Hydra found nothing at the path of a ``_target_``."""
-    found = re.search(r"Error locating target '([^']+)'.*?full_key: (\S+)", text, re.DOTALL)
+    found = re.search(r"Error locating target '([^']+)'", text)
+    key = re.search(r"full_key: (\S+)", text)
     if found is None:
         return None
     return (
-        f"{found[2]}: expected the path of a class or function in _target_, found {found[1]!r}, where "
-        "nothing is. Mend the name, or install its package"
+        f"{key[1] if key else 'runner'}: expected the path of a class or function in _target_, found "
+        f"{found[1]!r}, where nothing is. Mend the name, or install its package"
     )
 
 

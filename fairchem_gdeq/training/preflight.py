@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.replay import BASE
@@ -67,12 +71,13 @@ def unresolved(config: DictConfig) -> str | None:
     """What to say of a config with keys that have no value, or refer to what is not there."""
     try:
         OmegaConf.to_container(config.runner, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue:
-        keys = sorted(
-            key for key in OmegaConf.missing_keys(config) if not key.startswith("runner.")
-        )
-        return f"{', '.join(keys)}: expected a value, found none (???). Give one, {keys[0]}=VALUE"
     except OmegaConfBaseException as error:
+        without = sorted(OmegaConf.missing_keys(config))
+        keys = [key for key in without if not key.startswith("runner.")] or without
+        if keys and isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
+            return (
+                f"{', '.join(keys)}: expected a value, found none (???). Give one, {keys[0]}=VALUE"
+            )
         first = str(error).splitlines()[0]
         return f"{error.full_key}: expected a value that can be made out, found that {first}"
     return None

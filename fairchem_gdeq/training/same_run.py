@@ -111,11 +111,21 @@ def differences(settings: str, checkpoints: Path) -> dict[str, tuple[Any, Any]]:
     """What differs from the settings of the checkpoints: what it was and what it is, by its key.
 
     Nothing where none are kept beside them. A key that only one of them has is of another version.
+
+    Raises:
+        ValueError: what is kept cannot be read.
     """
     kept = checkpoints / KEPT
     if not kept.is_file():
         return {}
-    before, now = json.loads(kept.read_text()), json.loads(settings)
+    try:
+        before, now = json.loads(kept.read_text()), json.loads(settings)
+    except ValueError as error:
+        raise ValueError(
+            f"{kept}: expected the settings of the run's checkpoints as JSON, found what cannot be read "
+            f"({error}). Remove it if this is the same run; else choose another folder with "
+            "job.timestamp_id=NAME"
+        ) from error
     keys = sorted(key for key in before.keys() & now.keys() if before[key] != now[key])
     return {key: (before[key], now[key]) for key in keys}
 
