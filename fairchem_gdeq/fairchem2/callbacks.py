@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from fairchem.core.common import distutils
+from fairchem.core.common.utils import get_subdirectories_sorted_by_time
 from fairchem.core.components.callbacks import TrainCheckpointCallback
 from torchtnt.framework import State
 from torchtnt.framework.callback import Callback
@@ -14,7 +16,7 @@ from tqdm import tqdm
 
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.ranks import from_the_first
-from fairchem_gdeq.training.swap import replacing
+from fairchem_gdeq.training.swap import remove, replacing
 
 
 class Progress(Callback):
@@ -95,7 +97,7 @@ class Checkpoints(TrainCheckpointCallback):
         """
         if minutes < 0:
             raise ValueError(f"checkpoint_minutes={minutes}: expected a time >= 0")
-        super().__init__(1, max_saved_checkpoints)  # 1: whenever it is asked
+        super().__init__(1, max_saved_checkpoints)
         self.seconds = 60 * minutes
         self._saved = time.monotonic()
 
@@ -105,9 +107,16 @@ class Checkpoints(TrainCheckpointCallback):
 
     def on_train_step_start(self, state: State, unit: GDEQTrainer) -> None:
         """Save if it is time, by the clock of the first rank: a checkpoint needs all of them."""
-        if from_the_first(lambda: time.monotonic() - self._saved >= self.seconds):
-            super().on_train_step_start(state, unit)
-            self._saved = time.monotonic()
+        if not from_the_first(lambda: time.monotonic() - self._saved >= self.seconds):
+            return
+        save, folder = self._checkpoint_hooks()
+        save(os.path.join(folder, f"step_{unit.train_progress.num_steps_completed}"))
+        if distutils.is_master():
+            by_time = get_subdirectories_sorted_by_time(folder)
+            for path, _ in by_time[: -self.max_saved_checkpoints]:
+                if not os.path.islink(path):
+                    remove(Path(path))
+        self._saved = time.monotonic()
 
 
 class KeepBest(Callback):

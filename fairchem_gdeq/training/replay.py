@@ -182,12 +182,12 @@ def optimize(
             forces = partial(replay.differentiate, step, alone, batch, report, losses)
             beside = Beside(forces, replay.settings.longest)
         done = update(len(batch.natoms), beside)
-        if bool(report.diverged.all()):
-            logging.warning(
-                f"all {len(batch.natoms)} structures of step {step} diverged, so that it learns nothing "
-                "from them: expected some that end. Lower alpha, or take another base"
-            )
         log = describe(report, operator)
+        if log.get("train/diverged") == 1.0:
+            logging.warning(
+                f"all structures of step {step} diverged, so that it learns nothing from them: expected "
+                "some that end. Lower alpha, or take another base"
+            )
         if replay is not None:
             log["train/signal_share"] = done.share
     if losses:

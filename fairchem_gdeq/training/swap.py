@@ -14,6 +14,16 @@ from fairchem_gdeq.training.in_use import cannot_write
 from fairchem_gdeq.training.ranks import rank, synchronize
 
 
+def remove(folder: Path) -> None:
+    """Delete a checkpoint, or nothing where there is none.
+
+    fairchem goes on from the folder with a ``.metadata`` that was changed last, and deleting a file in a
+    folder changes it. So that one goes first: what a kill leaves behind is then taken for no checkpoint.
+    """
+    (folder / ".metadata").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of ``folder`` at the end.
@@ -27,7 +37,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     if rank() == 0:
         if partial.exists():  # a run may have gone on from it, and it may be all that there is
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
             os.replace(partial, old)
         partial.mkdir(parents=True)
     synchronize()
@@ -41,8 +51,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     synchronize()
     if rank() == 0:
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
             os.replace(folder, old)
         os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     synchronize()

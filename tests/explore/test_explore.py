@@ -322,7 +322,7 @@ def test_unreadable_starts_and_references(explore, tmp_path):
         (
             "nan.extxyz",
             (),
-            "1 of 2 rows cannot be used:\n.*frame 0, structure nan-0: start positions",
+            "1 of 2 rows cannot be used: .*frame 0, structure nan-0: start positions",
         ),
         ("nan.extxyz", ("--only", "wrong"), "have no targets, which --only wrong compares with"),
     ):

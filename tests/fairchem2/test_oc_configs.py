@@ -58,8 +58,8 @@ def slabs(tmp_path_factory):
         (folder / "lmdb" / split).mkdir(parents=True)
         pyg.write(folder / "lmdb" / split / "data.lmdb", rows)
         assert convert.main([str(folder / "lmdb" / split), str(folder / split)]) == 0
-    for split in ("val", "test"):
-        (folder / split).symlink_to(folder / "val_id")
+    for split, other in (("val", "val_id"), ("test", "val_ood_both")):
+        (folder / split).symlink_to(folder / other)
     return folder
 
 

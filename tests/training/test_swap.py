@@ -1,11 +1,12 @@
 """A folder that is written again is whole at any moment."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from fairchem_gdeq.training.swap import replacing
+from fairchem_gdeq.training.swap import remove, replacing
 
 
 def write(folder, text):
@@ -67,3 +68,22 @@ def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):
     with pytest.raises(OSError, match=said), replacing(folder):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
     assert held(folder) == {"a": "old", "b": "old"}
+
+
+def test_a_kill_while_one_is_deleted_leaves_no_checkpoint(tmp_path, monkeypatch):
+    folder = tmp_path / "step_2"
+    folder.mkdir()
+    for name in (".metadata", "__0_0.distcp"):
+        (folder / name).touch()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove(folder)
+    assert not (folder / ".metadata").exists()
+    monkeypatch.undo()
+    remove(folder)
+    remove(folder)
+    assert not folder.exists()
