@@ -181,7 +181,7 @@ class ReferenceFile:
         if list(found.numbers) != list(numbers):
             raise ValueError(
                 f"reference {self.path}: {sid} has other atoms than the data set, or in another "
-                "order (some DFT programs sort them by element)"
+                "order (some DFT programs sort them by element: sort them back)"
             )
         return found
 

@@ -70,7 +70,7 @@ def _of_a_rank(error: ChildFailedError) -> str | None:
         if frames and _ours(frames[-1]["file"], frames[-1]["code"]):
             said = _SAID.search(each, frames[-1].end())
             return said[1].strip() if said else None
-    return None
+    return _not_located(stack)
 
 
 def marked(said: str) -> str:

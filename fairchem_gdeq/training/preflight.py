@@ -72,15 +72,23 @@ def unresolved(config: DictConfig) -> str | None:
     try:
         OmegaConf.to_container(config.runner, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        without = sorted(OmegaConf.missing_keys(config))
-        keys = [key for key in without if not key.startswith("runner.")] or without
+        unset = list(_unset(OmegaConf.to_container(config), ""))
+        keys = [key for key in unset if not key.startswith("runner.")] or unset
         if keys and isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
-            return (
-                f"{', '.join(keys)}: expected a value, found none (???). Give one, {keys[0]}=VALUE"
-            )
+            said = f"{', '.join(keys)}: expected a value, found none (???)"
+            return f"{said}. Give one, {keys[0]}=VALUE"
         first = str(error).splitlines()[0]
         return f"{error.full_key}: expected a value that can be made out, found that {first}"
     return None
+
+
+def _unset(stored: Any, key: str) -> Iterator[str]:
+    """The keys of a config whose value is still to be given."""
+    if stored == "???":
+        yield key
+    elif isinstance(stored, dict):
+        for name, value in stored.items():
+            yield from _unset(value, f"{key}.{name}" if key else str(name))
 
 
 def shared(config: DictConfig) -> str | None:

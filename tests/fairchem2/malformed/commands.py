@@ -74,7 +74,7 @@ def run_folder_is_a_file(place):
 OURS = "defaults: [/si/base@_global_, _self_]\n"
 CONFIGS = {
     "config_empty": ("", ("no section runner", "defaults")),
-    "config_of_text": ("Dear reader, this is no config.\n", ("mine.yaml",)),
+    "config_of_text": ("Dear reader, this is no config.\n", ("no section runner", "defaults")),
     "config_of_a_list": ("- lr: 1.0e-3\n- epochs: 2\n", ("mine.yaml",)),
     "config_with_tabs": ("lr: 1.0e-3\njob:\n\tseed: 1\n", ("mine.yaml", "line 3", "\\t")),
     "config_cut_short": ("defaults: [/si/base@_global_, _se", ("mine.yaml", "line 1")),
@@ -83,7 +83,7 @@ CONFIGS = {
     "config_of_unknown_defaults": ("defaults: [/si/bas@_global_, _self_]\n", ("si/bas",)),
     "config_without_values": (
         "defaults: [/shared/finetune@_global_, _self_]\njob: {run_dir: runs, run_name: a}\n",
-        ("base", "epochs", "expected a value", "base=VALUE"),
+        ("base", "epochs", "expected a value", "=VALUE"),
     ),
     "config_that_refers_to_nothing": (OURS + "lr: ${rate}\n", ("lr", "'rate' not found")),
     "config_with_a_word_for_a_number": (OURS + "lr: fast\n", ("lr=fast: expected a number",)),

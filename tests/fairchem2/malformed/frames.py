@@ -139,7 +139,7 @@ def reference_incomplete_when_validating(place):
     return reference_frames(place, 2)
 
 
-@case("dft.extxyz", "row0 has other atoms")
+@case("dft.extxyz", "has other atoms", "sort them back")
 def reference_of_other_atoms(place):
     return reference_frames(place, 3, lambda atoms: atoms.symbols.__setitem__(0, "C"))
 
