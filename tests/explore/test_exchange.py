@@ -129,9 +129,7 @@ def test_images_that_are_not_the_frames_are_named(written, tmp_path):
         with pytest.raises(ValueError, match=f"1 of 20 rows cannot be used: .*{what}"):
             read_labels(tmp_path / "bad.traj", Folder(folder))
     write(tmp_path / "twice.extxyz", [*images, images[first]])
-    with pytest.raises(
-        ValueError, match=r"frame 20: row1_step0 is there twice.*nothing was taken"
-    ):
+    with pytest.raises(ValueError, match=r"frame 20: row1_step0 is there twice.*nothing was taken"):
         read_labels(tmp_path / "twice.extxyz", Folder(folder))
     assert not any(record.labelled.any() for _, record in Folder(folder).records())
     (tmp_path / "notes.extxyz").write_text("none\n")

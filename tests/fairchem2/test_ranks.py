@@ -56,8 +56,9 @@ def test_training_validation_and_prediction(inputs, alone, tmp_path, ranks):
         np.testing.assert_allclose(a.positions, b.positions, atol=1e-4)
 
 
-def test_more_processes_than_structures_are_told_what_to_set(inputs, tmp_path):
-    code, _, err = ranks_of(2, inputs, tmp_path, "--mode", "train", "max_atoms=64")
+def test_more_processes_than_batches_are_told_what_to_set(inputs, tmp_path):
+    typed = list(arguments(inputs, tmp_path, 1))  # all structures in one batch
+    code, _, err = ranks_of(2, *typed)
     assert code != 0
     said = [line for line in err.splitlines() if "processes want one each" in line][-1]
     assert "lower max_atoms or job.scheduler.ranks_per_node" in said
