@@ -9,6 +9,8 @@ from tests.fairchem2.running import assert_equal_up_to_rounding, comparable, ran
 
 pytestmark = pytest.mark.slow
 STRUCTURES, ATOMS = 8, 8  # of training, all of them in each step
+# An adjoint of a random potential, solved loosely, magnifies the last digits of single precision.
+MAGNIFIED = ("train/grad_norm", "train/adjoint_residual")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,9 @@ def test_training_validation_and_prediction(inputs, alone, tmp_path, ranks):
     assert code == 0, err[-3000:]
     many, one = (comparable(run / "gdeq") for run in (tmp_path, alone))
     assert len(one["history"]["steps"]) == 3
+    for mine, theirs in zip(many["history"]["steps"], one["history"]["steps"], strict=True):
+        for key in MAGNIFIED:
+            assert mine.pop(key) == pytest.approx(theirs.pop(key), rel=5e-3)
     assert_equal_up_to_rounding(many["history"], one["history"])
     assert_equal_up_to_rounding(many["records"], one["records"])
     ends = []
