@@ -58,7 +58,7 @@ def test_training_validation_and_prediction(inputs, alone, tmp_path, ranks):
         ends.append(ase.io.read(run / "gdeq/results/predictions/test.extxyz", ":"))
     assert [a.info["row"] for a in ends[1]] == [a.info["row"] for a in ends[0]] == [0, 1, 2, 3, 4]
     for a, b in zip(*ends, strict=True):
-        np.testing.assert_allclose(a.positions, b.positions, atol=1e-4)
+        np.testing.assert_allclose(a.positions, b.positions, atol=1e-3)
 
 
 def test_more_processes_than_batches_are_told_what_to_set(inputs, tmp_path):
