@@ -140,9 +140,9 @@ def _end_of(relaxed: Relaxed) -> End:
     code = Code.MAX_STEPS
     if not outcome.fitted:
         code = Code.OUT_OF_MEMORY
-    elif outcome.diverged:
+    elif record.diverged:
         code = Code.DIVERGED
-    elif outcome.converged:
+    elif record.converged:
         code = Code.CONVERGED
     # A copy: the outcome's tensor may be a part of the whole pack's.
     positions = np.array(outcome.positions.to(torch.float64))

@@ -45,6 +45,7 @@ class Relaxed:
             "row": self.record.row,
             "converged": self.record.converged,
             "diverged": self.record.diverged,
+            "cause": self.record.cause,
             "failed": not self.outcome.fitted,
             "evaluations": self.record.evaluations,
             "max_force": self.record.residual,
@@ -56,7 +57,7 @@ def score(is2rs: RelaxationTask, row: Batch, request: Request, outcome: Outcome)
     """The record of one row; all of it is on the host. One that did not fit counts as diverged."""
     how = {
         "converged": outcome.converged,
-        "diverged": outcome.diverged or not outcome.fitted,
+        "cause": outcome.cause,
         "evaluations": outcome.evaluations,
         "residual": outcome.residual,
     }

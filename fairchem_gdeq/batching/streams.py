@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.causes import Cause
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.packs import Ended, Evaluation, Pack
 from fairchem_gdeq.relax.settings import Relaxer
@@ -31,8 +32,7 @@ class Outcome:
         positions: [n, 3] X*, Angstrom, on the host; the best finite ones if it diverged. From another
             device they are there when the host has next waited for it.
         converged: max|F_free| < fmax, and it did not diverge on the way.
-        diverged: forces or positions left the finite world.
-        fitted: False if memory did not suffice for this structure alone: it is not relaxed.
+        cause: why it did not converge.
         steps: displacements by the solver.
         evaluations: force evaluations.
         residual: max|F_free| at ``positions``, eV/Angstrom; infinite where never known.
@@ -41,11 +41,20 @@ class Outcome:
     key: int
     positions: Tensor
     converged: bool
-    diverged: bool
-    fitted: bool
+    cause: Cause
     steps: int
     evaluations: int
     residual: float
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it is nowhere."""
+        return self.cause >= Cause.COLLAPSED
+
+    @property
+    def fitted(self) -> bool:
+        """False if memory did not suffice for this structure alone: it is not relaxed."""
+        return self.cause != Cause.OUT_OF_MEMORY
 
 
 @dataclass(frozen=True)
@@ -194,7 +203,7 @@ def _outcomes(ended: Ended | None) -> list[Outcome]:
         return []
     columns = (
         ended.converged.tolist(),
-        ended.diverged.tolist(),
+        ended.cause.tolist(),
         ended.steps.tolist(),
         ended.evaluations.tolist(),
         ended.residual.tolist(),
@@ -204,13 +213,12 @@ def _outcomes(ended: Ended | None) -> list[Outcome]:
             key=key,
             positions=positions.to("cpu", non_blocking=True),
             converged=converged,
-            diverged=diverged,
-            fitted=True,
+            cause=Cause(cause),
             steps=steps,
             evaluations=evaluations,
             residual=residual,
         )
-        for key, positions, converged, diverged, steps, evaluations, residual in zip(
+        for key, positions, converged, cause, steps, evaluations, residual in zip(
             ended.keys, ended.positions.split(ended.sizes), *columns, strict=True
         )
     ]
@@ -223,8 +231,7 @@ def _unfitted(pack: Pack) -> Outcome:
         key=pack.keys[0],
         positions=place.to("cpu", non_blocking=True),
         converged=False,
-        diverged=bool(pack.guidance_diverged),
-        fitted=False,
+        cause=Cause.OUT_OF_MEMORY,
         steps=int(pack.steps),
         evaluations=int(pack.evaluations),
         residual=float(pack.residual),

@@ -15,6 +15,7 @@ from fairchem_gdeq.evaluation.measures import measure
 from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.task import Batch, RelaxationTask, labels_of
 from fairchem_gdeq.relax import ForceField
+from fairchem_gdeq.relax.causes import Cause
 from fairchem_gdeq.relax.packs import MAX_FORCE, MAX_TRAVEL
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"ase_fire": FIRE, "ase_lbfgs": LBFGS}
@@ -87,7 +88,7 @@ def relax_with_ase(
     operator = is2rs.operator_of(field, batch)
     s, budget = operator.structures, is2rs.relaxer
     positions = batch.pos.clone()
-    ends: list[tuple[bool, bool, int, float]] = []
+    ends: list[tuple[bool, int, int, float]] = []
     for index in range(s.count):
         one = torch.arange(s.count, device=s.batch.device) == index
         rows = s.atoms_of(one)
@@ -100,16 +101,17 @@ def relax_with_ase(
             calculator=calculator,
             constraint=FixAtoms(mask=(~s.free[rows]).cpu().numpy()),
         )
-        diverged, converged, residual = False, False, np.inf
+        cause, residual = Cause.NONE, np.inf
         try:
             optimizer = OPTIMIZERS[name](atoms, logfile=None)
-            converged = bool(optimizer.run(budget.fmax, budget.horizon + budget.max_steps))
+            if not optimizer.run(budget.fmax, budget.horizon + budget.max_steps):
+                cause = Cause.OUT_OF_STEPS
             residual = float(np.linalg.norm(atoms.get_forces(), axis=1).max(initial=0.0))
         except Diverged:
-            diverged = True
-        ends.append((converged, diverged, calculator.evaluations, residual))
+            cause = Cause.EXPLODED
+        ends.append((cause == Cause.NONE, int(cause), calculator.evaluations, residual))
         positions[rows] = torch.as_tensor(calculator.good).to(positions)
-    converged_, diverged_, evaluations, residuals = (
+    converged, causes, evaluations, residuals = (
         torch.tensor(column) for column in zip(*ends, strict=True)
     )
     records = measure(
@@ -118,8 +120,8 @@ def relax_with_ase(
         batch.pos_relaxed,
         s,
         operator.pin,
-        converged=converged_,
-        diverged=diverged_,
+        converged=converged,
+        cause=causes,
         evaluations=evaluations,
         residual=residuals,
         start=batch.pos,

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.evaluation.failures import name_of
 from fairchem_gdeq.evaluation.leaderboard import position_errors
 from fairchem_gdeq.evaluation.metric import RelaxedBatch, measured_metrics
 from fairchem_gdeq.evaluation.records import Label, Record
+from fairchem_gdeq.relax.causes import Cause, has_diverged, or_collapsed
 from fairchem_gdeq.relax.loss import free_displacement, rigid_shift
 from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum, to_host
 from fairchem_gdeq.relax.structures import Structures
@@ -22,7 +24,7 @@ def measure(
     structures: Structures,
     pin: Tensor,
     converged: Tensor,
-    diverged: Tensor,
+    cause: Tensor,
     evaluations: Tensor,
     residual: Tensor,
     start: Tensor | None = None,
@@ -36,13 +38,14 @@ def measure(
         labels: [s] what tells structures apart.
         positions, target: [n, 3] where they ended and should have, Angstrom.
         structures, pin: as the operator has them.
-        converged, diverged, evaluations, residual: [s] how they were relaxed.
+        converged, cause, evaluations, residual: [s] how they were relaxed; ``cause`` by its number.
         start: [n, 3] where they began, Angstrom; None: they were not relaxed.
     """
     s = structures
+    cause = or_collapsed(cause.to(positions.device), s.shortest_distances(positions))
     if start is not None:
         worse = _distance(start, target, s, pin) > _distance(positions, target, s, pin)
-        back = (diverged.to(worse.device) & worse)[s.batch]
+        back = (has_diverged(cause) & worse)[s.batch]
         positions = torch.where(back[:, None], start, positions)
     ends, exact = (positions.double(), target.double()), s.double()
     move = free_displacement(*ends, exact, pin)
@@ -62,8 +65,9 @@ def measure(
     others = {name: measured(batch) for name, measured in measured_metrics().items()}
     host = to_host(*columns.values(), *others.values()).tolist()
     own = dict(zip(columns, host[: len(columns)], strict=True)) | {
-        "converged": converged.tolist(),
-        "diverged": diverged.tolist(),
+        "converged": (converged.to(cause.device) & ~has_diverged(cause)).tolist(),
+        "diverged": has_diverged(cause).tolist(),
+        "cause": [name_of(Cause(number)) for number in cause.tolist()],
         "evaluations": evaluations.tolist(),
         "residual": residual.tolist(),
         "free_atoms": errors.atoms.tolist(),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairchem_gdeq.evaluation.basin import PAPER_DELTA_Q, Basin
+from fairchem_gdeq.evaluation.failures import CAUSES, name_of
 from fairchem_gdeq.evaluation.leaderboard import (
     ADWT_THRESHOLDS,
     AFBT_THRESHOLDS,
@@ -28,6 +29,7 @@ from fairchem_gdeq.evaluation.metric import (
     register_metric,
 )
 from fairchem_gdeq.evaluation.records import Record
+from fairchem_gdeq.relax.causes import Cause
 
 # Configs say fairchem_gdeq.evaluation.metrics.Basin.
 __all__ = ["METRICS", "Basin", "Column", "Metric", "register_metric", "summarise"]
@@ -59,6 +61,11 @@ def summarise(records: list[Record], basin: Basin) -> Scores:
 def mean_of(key: str) -> Summary:
     """The mean over structures of a measure."""
     return lambda columns, basin: float(columns[key].mean())
+
+
+def share_of(cause: Cause) -> Summary:
+    """The share of structures whose relaxation ended for that cause."""
+    return lambda columns, basin: float((columns["cause"] == name_of(cause)).mean())
 
 
 def captured(columns: Columns, key: str, below: float) -> float:
@@ -183,6 +190,7 @@ BUILT_IN = (
         Column("force\nevals", "{:.1f}"),
         about="relaxation",
     ),
+    *(Metric(name_of(cause), "", share_of(cause), about="relaxation") for cause in CAUSES),
     # Only where every structure has a reference force.
     Metric("fbt", "", forces_below(FBT_THRESHOLD), Column("FbT", "{:.1%}")),
     Metric("afbt", "", forces_below(AFBT_THRESHOLDS), Column("AFbT", "{:.1%}")),

@@ -29,6 +29,7 @@ class Record:
         mae: mean absolute error of a free coordinate, Angstrom.
         converged, diverged: how the relaxation ended; one for which memory did not suffice counts as
             diverged.
+        cause: the name of the ``relax.Cause`` why it did not converge; ``none`` if it did, or was not to.
         evaluations: force evaluations.
         residual: largest force on a free atom at the end, eV/Angstrom.
         free_atoms: number of free atoms.
@@ -57,6 +58,7 @@ class Record:
     leaderboard_distance: float
     leaderboard_mae: float
     leaderboard_mse: float
+    cause: str = "none"
     reference_force: float | None = None
     reference_energy: float | None = None
     others: dict[str, float] = field(default_factory=dict, hash=False)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.comparison import Comparison
+from fairchem_gdeq.evaluation.failures import of_scores, of_steps
 from fairchem_gdeq.evaluation.metric import Scores, table_columns
 from fairchem_gdeq.training.history import History
 
@@ -55,6 +56,7 @@ def explanations(scores: Mapping[str, Scores], history: History) -> list[str]:
             "Delta Q is measured after removing each structure's rigid shift, in the mean (Angstrom): "
             + ", ".join(taken)
         )
+    said += filter(None, (of_scores(name, row) for name, row in scores.items()))
     if steps := history.steps:
         seconds = np.array([s["train/seconds"] for s in steps])
         memory = np.array([s["train/peak_memory_mb"] for s in steps])
@@ -62,6 +64,7 @@ def explanations(scores: Mapping[str, Scores], history: History) -> list[str]:
             f"training: {len(seconds)} steps, median {np.median(seconds):.1f} s and "
             f"{np.median(memory):.0f} MB (peak {memory.max():.0f} MB) per step"
         )
+        said += filter(None, [of_steps(steps)])
     return said
 
 

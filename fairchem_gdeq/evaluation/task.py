@@ -149,12 +149,13 @@ class RelaxationTask:
         operator = self.operator_of(field, batch, alpha)
         path = rollout(operator, batch.pos, self.relaxer.horizon, self.relaxer.fmax)
         how, positions, evaluations = self.relaxer, path.positions, path.evaluations
-        converged, diverged = torch.zeros_like(path.diverged), path.diverged
-        residual = torch.full_like(diverged, torch.inf, dtype=positions.dtype)
+        converged, cause = torch.zeros_like(path.diverged), path.cause
+        residual = torch.full_like(cause, torch.inf, dtype=positions.dtype)
         if not how.one_shot:
             end = solve(operator, positions, how.solver, how.fmax, how.max_steps)
             positions, residual = end.positions, end.residual
-            converged, diverged = end.converged & ~diverged, end.diverged | diverged
+            converged = end.converged & ~path.diverged
+            cause = torch.where(path.diverged, cause, end.cause)
             evaluations = end.evaluations + evaluations
         records = measure(
             labels_of(batch),
@@ -163,7 +164,7 @@ class RelaxationTask:
             operator.structures,
             operator.pin,
             converged=converged,
-            diverged=diverged,
+            cause=cause,
             evaluations=evaluations,
             residual=residual,
             start=batch.pos,
@@ -188,7 +189,7 @@ class RelaxationTask:
             operator.structures,
             operator.pin,
             converged=none,
-            diverged=none,
+            cause=none.to(torch.int8),
             evaluations=none.long(),
             residual=torch.full((count,), torch.nan, device=device),
         )

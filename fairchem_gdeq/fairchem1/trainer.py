@@ -93,7 +93,8 @@ class GDEQTrainer(EvaluatingTrainer):
         signal = partial(self.differentiate, batch)
         with full_precision(self.device):
             log = optimize(self.step - 1, total, batch, signal, self._update, self.replay)
-        self.diverging.add(len(batch.natoms), log.get("train/diverged", 0.0))
+        if "train/structures" in log:  # not where the step was of forces alone
+            self.diverging.add(log)
         log["train/seconds"] = time.perf_counter() - started
         log["train/peak_memory_mb"] = max(gather([peak_mb()]))
         self._log = log

@@ -199,7 +199,8 @@ class GDEQTrainer(RelaxingUnit):
         differentiate = partial(self.differentiate, batch)
         log = optimize(step, total, batch, differentiate, self._update, self._replay)
         self.last_grad_norm = log["train/grad_norm"]
-        self.diverging.add(len(batch.natoms), log.get("train/diverged", 0.0))
+        if "train/structures" in log:  # not where the step was of forces alone
+            self.diverging.add(log)
         return log
 
     @property

@@ -17,6 +17,7 @@ from fairchem_gdeq.relax.adjoints import (
     Identity,
     Neumann,
 )
+from fairchem_gdeq.relax.causes import Cause
 from fairchem_gdeq.relax.descent import Descent
 from fairchem_gdeq.relax.equilibrium import Solution, solve
 from fairchem_gdeq.relax.loss import (
@@ -66,6 +67,7 @@ __all__ = [
     "Adjoint",
     "AdjointSolution",
     "Anderson",
+    "Cause",
     "DeltaQ",
     "Descent",
     "ForceField",

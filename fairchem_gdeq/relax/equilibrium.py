@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.causes import Cause, has_diverged, or_collapsed
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.packs import Pack
 from fairchem_gdeq.relax.segments import to_device
 from fairchem_gdeq.relax.settings import Relaxer
 from fairchem_gdeq.relax.solvers import Solver
+from fairchem_gdeq.relax.structures import Structures
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Solution:
         positions: [n, 3] X*, Angstrom. A diverged structure holds its best finite positions.
         forces: [n, 3] F at those positions, eV/Angstrom, drift removed where pinned.
         converged: [s] bool, max|F_free| < fmax.
-        diverged: [s] bool, forces or positions left the finite world.
+        cause: [s] int8, the ``Cause`` where it has not converged.
         steps: [s] displacements made.
         residual: [s] max|F_free| at ``positions``, eV/Angstrom.
         evaluations: [s] force evaluations spent on each structure.
@@ -35,11 +37,16 @@ class Solution:
     positions: Tensor
     forces: Tensor
     converged: Tensor
-    diverged: Tensor
+    cause: Tensor
     steps: Tensor
     residual: Tensor
     evaluations: Tensor
     removed: Tensor
+
+    @property
+    def diverged(self) -> Tensor:
+        """[s] bool, forces or positions left the finite world, or it has collapsed."""
+        return has_diverged(self.cause)
 
 
 @torch.no_grad()
@@ -68,7 +75,8 @@ def solve(
     relaxer = Relaxer(horizon=0, solver=solver, fmax=fmax, max_steps=max_steps)
     positions, forces = start.detach().clone(), torch.zeros_like(start)
     removed = start.new_zeros(s.count)
-    converged, diverged = torch.zeros(2, s.count, dtype=torch.bool)  # these on the host
+    converged = torch.zeros(s.count, dtype=torch.bool)  # this and what follows on the host
+    cause = torch.zeros(s.count, dtype=torch.int8)
     steps, evaluations = torch.zeros(2, s.count, dtype=torch.long)
     residual = torch.full((s.count,), torch.inf, dtype=torch.float64)
     pack: Pack | None = None
@@ -82,7 +90,7 @@ def solve(
             atoms = _atoms(operator, rows)
             positions[atoms], forces[atoms] = ended.positions, ended.forces
             removed[to_device(rows, device)] = ended.removed
-            converged[rows], diverged[rows] = ended.converged, ended.diverged
+            converged[rows], cause[rows] = ended.converged, ended.cause
             steps[rows], evaluations[rows] = ended.steps, ended.evaluations
             residual[rows] = ended.residual
         step += 1
@@ -93,12 +101,21 @@ def solve(
         positions=positions,
         forces=forces,
         converged=to_device(converged, device),
-        diverged=to_device(diverged, device),
+        cause=to_device(cause, device),
         steps=to_device(steps, device),
         residual=to_device(residual.to(start.dtype), device),
         evaluations=to_device(evaluations, device),
         removed=removed,
     )
+
+
+def without_collapsed(found: Solution, structures: Structures) -> Solution:
+    """The same, where a structure in which two atoms fell into one has diverged.
+
+    A potential that was never shown such atoms may have small forces there.
+    """
+    cause = or_collapsed(found.cause, structures.shortest_distances(found.positions))
+    return replace(found, cause=cause, converged=found.converged & (cause == Cause.NONE))
 
 
 def _atoms(operator: Operator, rows: Tensor) -> Tensor:

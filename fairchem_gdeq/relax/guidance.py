@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.application import Application
+from fairchem_gdeq.relax.causes import cause_of_length, has_diverged
 from fairchem_gdeq.relax.kept import Window
 from fairchem_gdeq.relax.loss import weighted_mean
 from fairchem_gdeq.relax.operator import Operator
@@ -25,17 +26,22 @@ class Rollout:
         steps: the plain steps, in order.
         positions: [n, 3] X_K, Angstrom; a diverged structure stays at its last good positions.
         settled: [s] bool, structures masked because their forces fell below the threshold.
-        diverged: [s] bool, structures that left the finite world and were taken out.
+        cause: [s] int8, the ``Cause`` why structures were taken out.
         evaluations: [s] force evaluations spent on each structure.
-        gone: the same as ``diverged``, on the host: structures that are not differentiated.
+        gone: [s] bool on the host, those that were: they are not differentiated.
     """
 
     steps: list[Application]
     positions: Tensor
     settled: Tensor
-    diverged: Tensor
+    cause: Tensor
     evaluations: Tensor
     gone: Tensor
+
+    @property
+    def diverged(self) -> Tensor:
+        """[s] bool, ``gone`` on the device."""
+        return has_diverged(self.cause)
 
 
 def out_of_bounds(longest: Tensor) -> Tensor:
@@ -65,7 +71,8 @@ def _roll(
 ) -> tuple[Rollout, Tensor]:
     """The rollout; with ``graph`` the second value is X_K with its stored autograd graph."""
     s = operator.structures
-    settled, diverged = torch.zeros(2, s.count, dtype=torch.bool)  # these and the like on the host
+    settled = torch.zeros(s.count, dtype=torch.bool)  # this and the like on the host
+    cause = torch.zeros(s.count, dtype=torch.int8)
     evaluations = torch.zeros(s.count, dtype=torch.long)
     moving = torch.arange(s.count)
     active, atoms = operator, torch.arange(len(start), device=start.device)
@@ -93,7 +100,7 @@ def _roll(
             )
             bad = out_of_bounds(longest)
             if bool(bad.any()):
-                diverged[moving[bad]] = True
+                cause[moving[bad]] = cause_of_length(longest[bad])
                 moving, force = moving[~bad], force[~bad]
                 if len(moving) == 0:
                     break
@@ -120,9 +127,9 @@ def _roll(
         steps=steps,
         positions=x.detach(),
         settled=to_device(settled, start.device),
-        diverged=to_device(diverged, start.device),
+        cause=to_device(cause, start.device),
         evaluations=to_device(evaluations, start.device),
-        gone=diverged,
+        gone=has_diverged(cause),
     )
     return path, x
 

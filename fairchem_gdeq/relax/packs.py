@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.causes import Cause, cause_of_length, cause_of_steps, has_diverged
 from fairchem_gdeq.relax.guidance import out_of_bounds
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import segment_max_norm, to_device, to_host
@@ -22,7 +23,10 @@ from fairchem_gdeq.relax.solvers import SolverState
 MAX_FORCE = 1e3  # eV/Angstrom: a structure with a larger force has diverged
 MAX_TRAVEL = 10.0  # Angstrom: so has one with an atom further from where the solver began
 ATOM = ("positions", "origin", "before", "before_forces", "before_raw", "velocity")  # on the device
-STRUCTURE = ("guiding", "guidance_diverged", "steps", "evaluations", "residual")  # on the host
+STRUCTURE = (  # on the host
+    *("guiding", "guidance_cause", "steps", "evaluations", "residual"),
+    *("lowest", "lowest_at"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Ended:
         removed: [k] largest force on an atom that the projection took out there, eV/Angstrom.
         converged: [k] bool, max|F_free| < fmax, and not diverged on the way; this and what follows on
             the host.
-        diverged: [k] bool, forces or positions left the finite world.
+        cause: [k] int8, the ``Cause`` where it has not converged.
         steps: [k] displacements by the solver.
         evaluations: [k] force evaluations.
         residual: [k] max|F_free| at ``positions``, eV/Angstrom; infinite where never known.
@@ -57,7 +61,7 @@ class Ended:
     forces: Tensor
     removed: Tensor
     converged: Tensor
-    diverged: Tensor
+    cause: Tensor
     steps: Tensor
     evaluations: Tensor
     residual: Tensor
@@ -77,9 +81,10 @@ class Pack:
         before_forces, before_raw: [n, 3] what it gave; zero where there was none.
         velocity: [n, 3] of the last plain step, eV/Angstrom; None for a descent without momentum.
         guiding: [s] guidance steps still to go; this and what follows on the host.
-        guidance_diverged: [s] bool, diverged in its guidance: the solver began at the last sound
-            positions.
+        guidance_cause: [s] int8, not ``NONE`` where it diverged in its guidance: the solver began at the
+            last sound positions.
         steps, evaluations, residual: [s] as in ``Ended``.
+        lowest, lowest_at: [s] the lowest residual of the solver, and after how many of its steps.
     """
 
     keys: list[int]
@@ -92,16 +97,19 @@ class Pack:
     before_raw: Tensor
     velocity: Tensor | None
     guiding: Tensor
-    guidance_diverged: Tensor
+    guidance_cause: Tensor
     steps: Tensor
     evaluations: Tensor
     residual: Tensor
+    lowest: Tensor
+    lowest_at: Tensor
 
     @classmethod
     def begin(cls, keys: list[int], operator: Operator, start: Tensor, relaxer: Relaxer) -> Pack:
         """Structures at their start [n, 3]."""
         start, zero = start.detach(), torch.zeros(len(keys), dtype=torch.long)
         none = torch.zeros_like(start)
+        unknown = torch.full((len(keys),), torch.inf, dtype=torch.float64)
         return cls(
             keys=keys,
             operator=operator,
@@ -113,10 +121,12 @@ class Pack:
             before_raw=none,
             velocity=operator.descent.rest(start),
             guiding=zero + relaxer.horizon,
-            guidance_diverged=zero.bool(),
+            guidance_cause=zero.to(torch.int8),
             steps=zero,
             evaluations=zero,
-            residual=torch.full((len(keys),), torch.inf, dtype=torch.float64),
+            residual=unknown,
+            lowest=unknown,
+            lowest_at=zero,
         )
 
     @property
@@ -173,6 +183,7 @@ class Pack:
             segment_max_norm(self.positions - self.origin, s.batch, s.count),
         ]
         plain, velocity, astray = None, self.velocity, torch.zeros_like(guiding)
+        astray_for = self.guidance_cause
         if bool(guiding.any()):
             made = relaxer.horizon - self.guiding
             at = self.positions
@@ -181,23 +192,33 @@ class Pack:
         force, travel, *longest = to_host(*asked)
         if longest:
             astray = guiding & out_of_bounds(longest[0])
+            astray_for = torch.where(astray, cause_of_length(longest[0]), astray_for)
         bad = ~guiding & (~(force < MAX_FORCE) | ~(travel < MAX_TRAVEL))
         done = ~guiding & (force < relaxer.fmax) & ~bad
         ended = done | bad | (~guiding & (self.steps >= relaxer.max_steps))
         # A structure whose forces are below fmax needs no more guidance than this step.
         left = torch.where(astray | (force < relaxer.fmax), 0, (self.guiding - 1).clamp_min(0))
+        lower = ~guiding & (force < self.lowest)
         here = replace(
             self,
             velocity=velocity,
+            guidance_cause=astray_for,
+            lowest=torch.where(lower, force, self.lowest),
+            lowest_at=torch.where(lower, self.steps, self.lowest_at),
             evaluations=self.evaluations + 1,
             residual=torch.where(guiding | bad, self.residual, force),
         )
         if relaxer.one_shot:
             shot, nothing = here._move(now, plain, astray, left, relaxer), torch.zeros_like(astray)
-            return shot._ended(now, nothing, nothing, ~nothing), None
+            return shot._ended(now, nothing, nothing, ~nothing, shot.guidance_cause), None
         if not bool(ended.any()):
             return None, here._move(now, plain, astray, left, relaxer)
-        leaving = here._ended(now, done, bad, ended)
+        cause = here.guidance_cause
+        if not bool(done.all()):
+            late = torch.where(done, int(Cause.NONE), cause_of_steps(here.steps, here.lowest_at))
+            wrong = torch.where(bad, cause_of_length(torch.maximum(force, travel)), late)
+            cause = torch.where(cause != Cause.NONE, cause, wrong)
+        leaving = here._ended(now, done, bad, ended, cause)
         if bool(ended.all()):
             return leaving, None
         going, atoms = ~ended, s.atoms_of(~ended)
@@ -205,8 +226,13 @@ class Pack:
         plain = None if plain is None else plain[atoms]
         return leaving, here._move(now, plain, astray[going], left[going], relaxer)
 
-    def _ended(self, now: Evaluation, done: Tensor, bad: Tensor, ended: Tensor) -> Ended:
-        """Where the mask ``ended`` [s] holds; where ``bad`` [s] holds the evaluation before counts."""
+    def _ended(
+        self, now: Evaluation, done: Tensor, bad: Tensor, ended: Tensor, cause: Tensor
+    ) -> Ended:
+        """Where the mask ``ended`` [s] holds; where ``bad`` [s] holds the evaluation before counts.
+
+        ``cause`` [s] is why it is not ``done``.
+        """
         s = self.operator.structures
         atoms, rows = s.atoms_of(ended), ended.nonzero().squeeze(-1)
         batch, kept = s.batch[atoms], to_device(rows, atoms.device)
@@ -219,15 +245,14 @@ class Pack:
             ]
         positions, forces, raw = state
         taken = torch.where(s.free[atoms, None], raw - forces, 0.0)
-        diverged = bad | self.guidance_diverged
         return Ended(
             keys=[self.keys[k] for k in rows.tolist()],
             sizes=tuple(self.sizes[k] for k in rows.tolist()),
             positions=positions,
             forces=forces,
             removed=segment_max_norm(taken, batch, s.count)[kept],
-            converged=(done & ~diverged)[ended],
-            diverged=diverged[ended],
+            converged=(done & ~has_diverged(cause))[ended],
+            cause=cause[ended],
             steps=self.steps[ended],
             evaluations=self.evaluations[ended],
             residual=self.residual[ended],
@@ -262,7 +287,6 @@ class Pack:
             before_forces=now.forces,
             before_raw=now.raw,
             guiding=left,
-            guidance_diverged=self.guidance_diverged | astray,
             steps=self.steps + (~guiding).long(),
         )
         return moved._hand_over(guiding & (left == 0), relaxer)

@@ -18,6 +18,8 @@ from fairchem_gdeq.relax.segments import (
     transformed,
 )
 
+PAIRS = 2_000_000  # of atoms, whose distances are held at a time
+
 
 @dataclass(frozen=True)
 class Known:
@@ -177,3 +179,21 @@ class Structures:
             best = (displacement[:, None, :] + images).norm(dim=-1).argmin(dim=1)
             shift = images[torch.arange(len(best), device=best.device), best]
         return displacement + shift
+
+    def shortest_distances(self, positions: Tensor) -> Tensor:
+        """Between two atoms of each structure [s], with periodic images, Angstrom; infinite for one atom.
+
+        Exact below half of the least height of a cell. An atom and its own images are no pair.
+        """
+        cells, inverses = (each.to(positions.dtype) for each in self._lattice)
+        found = []
+        for own, cell, inverse in zip(positions.split(self.sizes), cells, inverses, strict=True):
+            shortest = positions.new_full((), torch.inf)
+            for first in range(0, len(own), rows := max(1, PAIRS // len(own))):
+                apart = own[first : first + rows, None] - own
+                apart = apart - (apart @ inverse).round() @ cell
+                squares = apart.square().sum(-1)
+                squares.diagonal(first).fill_(torch.inf)
+                shortest = torch.minimum(shortest, squares.min().sqrt())
+            found.append(shortest)
+        return torch.stack(found)

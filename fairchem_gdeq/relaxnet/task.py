@@ -14,6 +14,7 @@ from fairchem_gdeq.evaluation.measures import measure
 from fairchem_gdeq.evaluation.records import Record
 from fairchem_gdeq.evaluation.task import labels_of
 from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.relax.causes import Cause
 from fairchem_gdeq.relax.rigid import pinned_motions
 from fairchem_gdeq.relax.segments import segment_max_norm, segment_sum, to_device
 from fairchem_gdeq.relaxnet.dynamics import FARTHEST, Evolution, Path
@@ -47,7 +48,7 @@ class RelaxNetIS2RS(IS2RS):
             structures,
             to_device(torch.tensor(pin), lost.device),
             converged=(residual < self.fmax) & ~lost,
-            diverged=lost,
+            cause=torch.where(lost, int(Cause.EXPLODED), int(Cause.NONE)),
             evaluations=torch.full_like(lost, path.evaluations, dtype=torch.long),
             residual=residual,
         )

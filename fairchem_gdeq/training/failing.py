@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+
+from fairchem_gdeq.evaluation.failures import LOST, name_of, of_counts
 
 LOOKED_AT = 100  # structures at least, before anything is said
 
@@ -20,22 +23,29 @@ class Diverging:
             most: share of the latest structures that may diverge, in [0, 1]; 1 allows all.
         """
         self.most = most
-        self._steps: deque[tuple[int, float]] = deque()
+        self._steps: deque[Mapping[str, float]] = deque()
 
-    def add(self, structures: int, share: float) -> None:
-        """A step, and the share of its structures that diverged.
+    def add(self, log: Mapping[str, float]) -> None:
+        """The log of a step on structures, with the share of each cause.
 
         Raises:
             TooManyDiverged: among the latest structures there are too many; says what to do.
         """
-        self._steps.append((structures, share * structures))
-        total = sum(count for count, _ in self._steps)
-        while total - self._steps[0][0] >= LOOKED_AT:
-            total -= self._steps.popleft()[0]
-        failed = sum(failed for _, failed in self._steps)
+        self._steps.append(log)
+        total = sum(step["train/structures"] for step in self._steps)
+        while total - self._steps[0]["train/structures"] >= LOOKED_AT:
+            total -= self._steps.popleft()["train/structures"]
+        counts = {
+            cause.words: sum(
+                step["train/structures"] * step[f"train/{name_of(cause)}"] for step in self._steps
+            )
+            for cause in LOST
+        }
+        failed = sum(counts.values())
         if total >= LOOKED_AT and failed > self.most * total:
             raise TooManyDiverged(
-                f"{failed:.0f} of the latest {total} structures diverged: expected at most "
-                f"{self.most:.0%} (most_diverged). Lower lr or alpha, look at the structures with --mode "
-                "diagnose, or allow more with most_diverged. The checkpoints so far are kept"
+                f"{failed:.0f} of the latest {total:.0f} structures diverged ({of_counts(counts)}): "
+                f"expected at most {self.most:.0%} (most_diverged). Lower lr or alpha, look at the "
+                "structures with --mode diagnose, or allow more with most_diverged. The checkpoints so "
+                "far are kept"
             )

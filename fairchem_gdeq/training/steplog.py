@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fairchem_gdeq.evaluation.failures import CAUSES, name_of
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.relax.segments import segment_max_norm, to_host
 from fairchem_gdeq.training.ranks import gather
@@ -37,11 +38,14 @@ def describe(report: SignalReport, operator: Operator) -> dict[str, float]:
         "train/loss": torch.full_like(report.guided, report.loss, dtype=torch.float64),
         "train/delta_q_guided": report.guided,
         "train/delta_q_relaxed": report.relaxed,
+        "train/structures": torch.ones_like(report.guided),
         "train/diverged": report.diverged,
+        **{f"train/{name_of(cause)}": report.cause == cause for cause in CAUSES},
         "train/converged": report.converged,
         "train/equilibrium_used": report.contributing,
         "train/spared": report.spared,
         "train/adjoint_unbounded": report.unbounded,
+        "train/adjoint_unsolved": report.unsolved,
         "train/force_removed": report.removed,
         "train/shift_removed": report.shift,
         "train/adjoint_residual": report.adjoint_residual,
@@ -65,4 +69,6 @@ def _pooled(key: str, values: NDArray[np.float64]) -> float:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return float("nan")
+    if key == "train/structures":
+        return float(finite.sum())
     return float(finite.max() if key.endswith("_max") else finite.mean())

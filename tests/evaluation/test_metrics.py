@@ -15,7 +15,7 @@ from fairchem_gdeq.evaluation.measures import measure
 from fairchem_gdeq.evaluation.metrics import summarise
 from fairchem_gdeq.evaluation.records import Label, Record, each_once
 from fairchem_gdeq.evaluation.table import print_table
-from fairchem_gdeq.relax import Structures
+from fairchem_gdeq.relax import Cause, Structures
 from fairchem_gdeq.training.history import History
 from tests.records import RECORD
 
@@ -43,7 +43,7 @@ def test_measure_is_the_plain_formula():
         structures,
         pin=torch.zeros(2, dtype=torch.bool),
         converged=flags,
-        diverged=~flags,
+        cause=torch.tensor([Cause.NONE, Cause.EXPLODED]),
         evaluations=torch.tensor([3, 4]),
         residual=torch.tensor([0.1, 0.2], dtype=torch.float64),
     )
@@ -62,6 +62,7 @@ def test_measure_is_the_plain_formula():
     assert [(r.sid, r.row) for r in records] == [("p", 4), ("q", 2)]
     assert [r.converged for r in records] == [True, False]
     assert [r.diverged for r in records] == [False, True]
+    assert [r.cause for r in records] == ["none", "exploded"]
     assert [r.evaluations for r in records] == [3, 4]
     assert [r.residual for r in records] == [0.1, 0.2]
     assert [r.free_atoms for r in records] == [2, 4]
@@ -110,8 +111,9 @@ def test_one_that_diverged_is_no_nearer_than_it_began(diverged, start, end):
     )
     target = torch.zeros(1, 3)
     along = torch.tensor([[1.0, 0.0, 0.0]])
-    flag, never = torch.tensor([diverged]), torch.tensor([False])
-    how = {"converged": never, "diverged": flag, "evaluations": never, "residual": never}
+    cause, never = Cause.NOT_FINITE if diverged else Cause.OUT_OF_STEPS, torch.tensor([False])
+    how = {"converged": never, "evaluations": never, "residual": never}
+    how["cause"] = torch.tensor([cause])
     pin = torch.tensor([False])
     label = [Label("p", 0)]
     (found,) = measure(label, end * along, target, s, pin, **how, start=start * along)
@@ -120,11 +122,44 @@ def test_one_that_diverged_is_no_nearer_than_it_began(diverged, start, end):
     assert found.max_displacement == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("apart", [0.4, 0.6])
+def test_atoms_that_fell_into_one_are_no_structure(apart):
+    """However small the forces there are, and however near the target is."""
+    s = Structures(
+        batch=torch.tensor([0, 0, 1]),
+        free=torch.ones(3, dtype=torch.bool),
+        masses=torch.ones(3),
+        cell=torch.eye(3).expand(2, 3, 3) * 5.0,
+        pbc=torch.ones(2, 3, dtype=torch.bool),
+    )
+    target = torch.tensor([[0.2, 0.0, 0.0], [4.2, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    end = target.clone()
+    end[1, 0] = 5.2 - apart  # through the wall of the cell
+    yes = torch.tensor([True, True])
+    how = {"converged": yes, "cause": torch.zeros(2, dtype=torch.int8)}
+    how |= {"evaluations": yes.long(), "residual": yes.double()}
+    labels = [Label("p", 0), Label("q", 1)]
+    first, second = measure(labels, end, target, s, ~yes, **how, start=target)
+    fell = apart < 0.5
+    assert (first.cause, first.diverged, first.converged) == (
+        ("collapsed", True, False) if fell else ("none", False, True)
+    )
+    assert second.converged and second.cause == "none"
+
+
 def test_summary():
     rows = [
         RECORD,
         replace(RECORD, sid="b", delta_q=2.5, max_displacement=0.4, mean_distance=0.3),
-        replace(RECORD, sid="c", delta_q=9.0, mean_distance=0.6, converged=False, diverged=True),
+        replace(
+            RECORD,
+            sid="c",
+            delta_q=9.0,
+            mean_distance=0.6,
+            converged=False,
+            diverged=True,
+            cause="exploded",
+        ),
     ]
     s = summarise(rows, Basin(delta_q=2.0, displacement=0.3))
     assert s["delta_q_mean"] == pytest.approx(12.5 / 3)
@@ -136,6 +171,7 @@ def test_summary():
     gone = summarise([near], Basin())
     assert [gone[key] for key in ("basins", "basins_displacement", "basins_paper")] == [0, 0, 0]
     assert s["converged"] == pytest.approx(2 / 3) and s["diverged"] == pytest.approx(1 / 3)
+    assert s["exploded"] == pytest.approx(1 / 3) and s["not_finite"] == s["out_of_steps"] == 0
     # ADwT: the share of (structure, threshold) pairs with the mean distance below the threshold.
     above = [(d < ADWT_THRESHOLDS).sum() for d in (0.1, 0.3, 0.6)]
     assert s["adwt"] == pytest.approx(sum(above) / (3 * len(ADWT_THRESHOLDS)))

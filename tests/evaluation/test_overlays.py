@@ -76,7 +76,7 @@ def test_the_farthest_atom_is_as_far_as_the_record_says(fixed):
         row.pos_relaxed,
         operator.structures,
         operator.pin,
-        **dict.fromkeys(("converged", "diverged"), never),
+        **dict.fromkeys(("converged", "cause"), never),
         evaluations=never.long(),
         residual=never.double(),
     )

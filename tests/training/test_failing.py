@@ -2,14 +2,21 @@
 
 import pytest
 
+from fairchem_gdeq.evaluation.failures import CAUSES, name_of
 from fairchem_gdeq.training.failing import LOOKED_AT, Diverging, TooManyDiverged
+
+
+def log_of(structures, **shares):
+    """As ``steplog.describe`` makes it."""
+    causes = {f"train/{name_of(cause)}": shares.get(name_of(cause), 0.0) for cause in CAUSES}
+    return {"train/structures": float(structures), **causes}
 
 
 def steps_until_it_ends(most, shares, structures=10):
     counted = Diverging(most)
     for step, share in enumerate(shares, start=1):
         try:
-            counted.add(structures, share)
+            counted.add(log_of(structures, exploded=share))
         except TooManyDiverged as error:
             return step, str(error)
     return None, ""
@@ -35,3 +42,12 @@ def test_the_latest_count_however_well_it_began():
 def test_batches_of_any_size(structures):
     step, _ = steps_until_it_ends(0.2, [0.3] * 500, structures)
     assert step == -(-LOOKED_AT // structures)
+
+
+def test_the_causes_are_counted():
+    counted = Diverging(0.5)
+    counted.add(log_of(60, exploded=0.5, not_finite=0.25, out_of_steps=0.25))
+    with pytest.raises(TooManyDiverged) as error:
+        counted.add(log_of(40, collapsed=1.0))
+    said = "85 of the latest 100 structures diverged (40 collapsed, 30 exploded, 15 not finite)"
+    assert said in str(error.value)

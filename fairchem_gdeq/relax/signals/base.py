@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fairchem_gdeq.relax.causes import has_diverged
 from fairchem_gdeq.relax.loss import delta_q, rigid_shift
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.registry import Registry
@@ -21,7 +22,7 @@ class SignalReport:
         loss: value of eq. 5 over the structures that contributed.
         guided: [s] Delta Q at X_K (at X_0 where K = 0).
         relaxed: [s] Delta Q at X*; NaN where not solved.
-        diverged: [s] bool, in the rollout or the solve; contributes nothing.
+        cause: [s] int8, the ``Cause`` of the rollout or the solve.
         converged: [s] bool, the equilibrium solve reached fmax.
         contributing: [s] bool, the equilibrium gradient was used: converged and adjoint solved.
         spared: [s] bool, it ended right, and was not differentiated for that.
@@ -41,7 +42,7 @@ class SignalReport:
     loss: float
     guided: Tensor
     relaxed: Tensor
-    diverged: Tensor
+    cause: Tensor
     converged: Tensor
     contributing: Tensor
     spared: Tensor
@@ -56,6 +57,16 @@ class SignalReport:
     removed: Tensor
     shift: Tensor
 
+    @property
+    def diverged(self) -> Tensor:
+        """[s] bool, it is nowhere, and contributes nothing."""
+        return has_diverged(self.cause)
+
+    @property
+    def unsolved(self) -> Tensor:
+        """[s] bool, the adjoint was asked for, and was not solved to its tolerance."""
+        return self.converged & ~(self.spared | self.contributing | self.unbounded)
+
 
 def unsolved(operator: Operator, positions: Tensor, target: Tensor) -> SignalReport:
     """The report of structures at positions X_K [n, 3] from which no equilibrium is sought."""
@@ -66,7 +77,7 @@ def unsolved(operator: Operator, positions: Tensor, target: Tensor) -> SignalRep
         loss=0.0,
         guided=distance,
         relaxed=unknown,
-        diverged=none,
+        cause=none.to(torch.int8),
         converged=none,
         contributing=none,
         spared=none,

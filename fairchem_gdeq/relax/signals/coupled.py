@@ -53,7 +53,7 @@ class Coupled(GDEQ):
         own, found = self.loss_of(operator, target), settled.solution
         ahead = torch.zeros_like(path.positions)
         ahead = ahead.index_copy(0, settled.atoms, found.positions - path.positions[settled.atoms])
-        reached = torch.zeros_like(report.diverged).index_copy(0, settled.rows, found.converged)
+        reached = torch.zeros_like(report.converged).index_copy(0, settled.rows, found.converged)
 
         def both(x: Tensor) -> Tensor:
             there = torch.where(reached, own(x + ahead), 0.0)

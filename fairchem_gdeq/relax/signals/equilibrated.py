@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax.adjoints import ADJOINTS, GMRES, Adjoint
-from fairchem_gdeq.relax.equilibrium import Solution, solve
+from fairchem_gdeq.relax.equilibrium import Solution, solve, without_collapsed
 from fairchem_gdeq.relax.linearised import Linearised
 from fairchem_gdeq.relax.loss import LOSSES, DeltaQ, Loss, delta_q, rigid_shift, weighted_mean
 from fairchem_gdeq.relax.operator import Operator
@@ -93,6 +93,7 @@ class Equilibrated:
         atoms, sub = operator.structures.atoms_of(alive), operator.select(alive)
         sub = sub.freeze(report.handoff[atoms]) if self.hold_graph else sub.unfreeze()
         found = solve(sub, report.handoff[atoms], self.solver, self.fmax, self.max_steps)
+        found = without_collapsed(found, sub.structures)
         return Equilibrium(sub, rows, atoms, found)
 
     def judge(self, settled: Equilibrium, target: Tensor, report: SignalReport) -> SignalReport:
@@ -115,7 +116,7 @@ class Equilibrated:
     ) -> SignalReport:
         """Phase 3, of structures that have converged and that ``report`` does not say are spared."""
         sub, rows, atoms, found = settled.operator, settled.rows, settled.atoms, settled.solution
-        count, device = len(report.diverged), target.device
+        count, device = len(report.cause), target.device
         wanted = found.converged & ~report.spared[rows]
         with torch.enable_grad():
             x = found.positions.detach().requires_grad_(True)
@@ -143,7 +144,7 @@ class Equilibrated:
         return replace(
             report,
             loss=report.loss + float(value),
-            diverged=report.diverged.index_copy(0, rows, found.diverged),
+            cause=report.cause.index_copy(0, rows, found.cause),
             converged=report.converged.index_copy(0, rows, found.converged),
             contributing=report.contributing.index_copy(0, where, answer.converged),
             unbounded=report.unbounded.index_copy(0, where, answer.unbounded),

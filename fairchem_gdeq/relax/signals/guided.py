@@ -120,4 +120,4 @@ class Guided:
     def after(self, operator: Operator, path: Rollout, target: Tensor) -> SignalReport:
         """The report of a rollout that was not differentiated yet."""
         report = unsolved(operator, path.positions, target)
-        return replace(report, diverged=path.diverged, evaluations=path.evaluations)
+        return replace(report, cause=path.cause, evaluations=path.evaluations)
