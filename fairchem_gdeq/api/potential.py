@@ -20,6 +20,7 @@ from fairchem.core.units.mlip_unit.predict import MLIPPredictUnit
 from hydra.utils import instantiate
 from torch import nn
 
+from fairchem_gdeq.api.runs import FinishedRun
 from fairchem_gdeq.api.structures import as_list, packs, to_row
 from fairchem_gdeq.data.is2rs import collate
 from fairchem_gdeq.fairchem2.base import load_base, open_inference
@@ -208,8 +209,8 @@ def load_potential(
     """A potential that predicts forces.
 
     Args:
-        source: an inference checkpoint of fairchem 2; or a model or predict unit that is open
-            already, which is copied.
+        source: an inference checkpoint of fairchem 2; the folder of a run, whose chosen model then
+            relaxes as the run did; or a model or predict unit that is open already, which is copied.
         dataset: the name by which its tasks know such data, such as ``oc25``; None where they are
             for a single data set.
         device: such as ``cuda``; None: a file goes to the GPU if there is one, a model stays.
@@ -218,12 +219,16 @@ def load_potential(
         trust_files: open a file also if it asks for more than a checkpoint needs, which then runs.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or no chosen model in the folder.
         ValueError: no inference checkpoint, no forces for that data set, or a model that cannot be
             differentiated exactly; says why.
         TypeError: ``source`` is something else.
     """
     config = stored = None
+    task = IS2RS()
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        run = FinishedRun.of(Path(source))
+        source, task, dataset = run.checkpoint, run.task, dataset or run.dataset
     if isinstance(source, str | Path):
         name = Path(source).stem
         model = load_base(str(source), overrides, trust_files=trust_files)
@@ -243,9 +248,9 @@ def load_potential(
     require_exact(model)
     there = next(model.parameters()).device if device is None else torch.device(device)
     model = model.to(there).eval()
-    for task in chosen:
-        task.normalizer.to(there)
-    return Potential(model, chosen, dataset, config=config, tasks_config=stored, name=name)
+    for each in chosen:
+        each.normalizer.to(there)
+    return Potential(model, chosen, dataset, task, config, stored, name)
 
 
 def _opened(source: Any, tasks: Sequence[Task] | None) -> tuple[str, HydraModel, list[Task]]:

@@ -23,7 +23,6 @@ from fairchem_gdeq.evaluation.predictions import fingerprint
 from fairchem_gdeq.explore.records import Folder, Record
 from fairchem_gdeq.explore.starts import Start
 from fairchem_gdeq.explore.workers import over
-from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import LBFGS, Relaxer
 from fairchem_gdeq.relax.packs import MAX_FORCE
 
@@ -75,6 +74,7 @@ class Settings:
             "dataset": potential.dataset,
             "relaxer": repr(self.relaxer),
             "alpha": self.alpha,
+            "descent": repr(potential.task.descent),
             "frames": self.frames,
             "tolerance": self.tolerance,
             "right_below": self.right_below,
@@ -91,7 +91,7 @@ def opened(settings: Settings) -> Potential:
     found = load_potential(
         settings.model, settings.dataset, settings.device, trust_files=settings.trust_files
     )
-    return replace(found, task=IS2RS(alpha=settings.alpha, relaxer=settings.relaxer))
+    return replace(found, task=replace(found.task, alpha=settings.alpha, relaxer=settings.relaxer))
 
 
 class Walker:

@@ -10,8 +10,14 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
+from omegaconf import OmegaConf
 
+from fairchem_gdeq.api import evaluate, load_potential
+from fairchem_gdeq.explore.paths import Settings
+from fairchem_gdeq.explore.paths import opened as explored
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.fairchem2.running import (
@@ -47,6 +53,44 @@ def test_a_learnt_step_is_scored_with(inputs, trained, tmp_path):
     for start, end, other in zip(unrelaxed, tuned, base, strict=True):
         assert end["delta_q"] == pytest.approx(start["delta_q"], rel=1e-5)
         assert abs(other["delta_q"] - start["delta_q"]) > 1e-4
+
+
+def test_a_run_in_python_relaxes_as_it_was_scored(inputs, trained):
+    folder = trained[0] / "gdeq"
+    potential = load_potential(folder, device="cpu")
+    with connect(inputs / "test" / "data.aselmdb", type="aselmdb") as database:
+        rows = [(row.toatoms(), row.data["pos_relaxed"]) for row in database.select()]
+    starts = [atoms for atoms, _ in rows]
+    targets = [Atoms(atoms, positions=there) for atoms, there in rows]
+    found = evaluate({"tuned": potential}, starts, targets, show=False).records["tuned"]
+    stored = json.loads((folder / "results" / "test.json").read_text())["records"]["tuned"]
+    of_run = {record["row"]: record["delta_q"] for record in stored}
+    assert {r.row: r.delta_q for r in found} == pytest.approx(of_run, rel=1e-3)
+
+
+def test_a_run_in_python_has_its_momentum_and_learnt_step(trained, tmp_path):
+    run = tmp_path / "gdeq"
+    shutil.copytree(trained[0] / "gdeq" / "results" / "best", run / "results" / "best")
+    config = OmegaConf.load(trained[0] / "gdeq" / "canonical_config.yaml")
+    config.runner.train_eval_unit.is2rs.descent.momentum = 0.3
+    OmegaConf.save(config, run / "canonical_config.yaml")
+    state = torch.load(run / "results" / "best" / "gdeq_state.pt", weights_only=True)
+    state["alpha"] = torch.tensor(0.07)
+    torch.save(state, run / "results" / "best" / "gdeq_state.pt")
+    potential = load_potential(run)
+    assert potential.task.descent.momentum == 0.3
+    assert potential.task.alpha == pytest.approx(0.07)
+    assert explored(Settings(str(run), alpha=0.02)).task.descent.momentum == 0.3
+
+
+def test_a_folder_that_is_no_run_is_refused(trained, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no canonical_config\.yaml in it: expected the folder"
+    ):
+        load_potential(tmp_path)
+    shutil.copy(trained[0] / "gdeq" / "canonical_config.yaml", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no results/best/inference_ckpt\.pt in it"):
+        load_potential(tmp_path)
 
 
 @pytest.mark.slow
