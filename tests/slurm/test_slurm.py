@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -96,11 +97,18 @@ def test_a_killed_step_fails_and_goes_on_when_it_is_requeued(cluster, inputs, tr
 
 
 def test_a_run_out_of_time_is_put_back_and_goes_on(cluster, inputs, trained, tmp_path):
-    """Slurm tells it 90 seconds before its end."""
+    """Slurm tells it 90 seconds before its end, and looks at the time twice a minute: until then the run
+    is held, as it would be over by itself.
+    """
     job = submit(cluster, inputs, tmp_path)
     reach(tmp_path, 4)
-    cluster.ask("scontrol", "update", f"job={job}", "timelimit=1")
-    cluster.wait(job, "PENDING", 2 * MINUTES)
+    with held(process_of(tmp_path)) as was_told:
+        cluster.ask("scontrol", "update", f"job={job}", "timelimit=1")
+        deadline = time.monotonic() + 2 * MINUTES
+        while not was_told():
+            assert time.monotonic() < deadline, "Slurm has not told the run of its end"
+            time.sleep(0.2)
+    cluster.wait(job, "PENDING", MINUTES)
     assert cluster.field(job, "Restarts") == "1"
     cluster.ask("scontrol", "update", f"job={job}", "timelimit=60")
     cluster.hurry(job)
@@ -111,7 +119,8 @@ def test_a_run_out_of_time_is_put_back_and_goes_on(cluster, inputs, trained, tmp
 def test_an_array_over_seeds(cluster, inputs, tmp_path):
     """The script of docs/cluster.md: one config, a seed and a folder for each job."""
     page = (ROOT / "docs" / "cluster.md").read_text()
-    (script,) = re.findall(r"```bash\n(#!/bin/bash\n[^`]*--array[^`]*)```", page)
+    scripts = re.findall(r"```bash\n(#!/bin/bash\n[^`]*--array[^`]*)```", page)
+    (script,) = [text for text in scripts if "--mode train" in text]
     typed = command(inputs, tmp_path, "epochs=1")[1:]
     shown = "fairchem -c configs/own/gdeq.yml --mode train data=mydata base=mymodel.pt dataset=NAME"
     assert script.count(shown) == 1
@@ -125,6 +134,22 @@ def test_an_array_over_seeds(cluster, inputs, tmp_path):
         comparable(tmp_path / f"seed{k}")["history"]["steps"][0]["train/loss"] for k in range(2)
     ]
     assert losses[0] != losses[1]
+
+
+@contextmanager
+def held(process):
+    """A process that does nothing; yields whether SIGUSR2 waits for it."""
+    os.kill(process, signal.SIGSTOP)
+
+    def was_told():
+        status = Path(f"/proc/{process}/status").read_text()
+        waiting = [int(line.split()[1], 16) for line in status.splitlines() if "Pnd:" in line]
+        return any(mask >> (signal.SIGUSR2 - 1) & 1 for mask in waiting)
+
+    try:
+        yield was_told
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 def process_of(folder):
