@@ -14,7 +14,7 @@ import pytest
 from tests.fairchem2.running import assert_equal_up_to_rounding, command, comparable
 
 pytestmark = pytest.mark.slow
-KILLS = 10  # with one rank, and as many with two
+KILLS = 20  # with one rank, and as many with two
 EVERY_STEP = "checkpoint_minutes=0"  # so that many a kill comes while something is written
 
 
