@@ -57,7 +57,7 @@ def main() -> None:
         wanted = [
             run
             for run in table.runs()
-            if run.arm in (arguments.arms or table.arms)
+            if run.arm in (arguments.arms or table.every)
             and run.point in (arguments.points or table.points)
             and run.seed in (arguments.seeds or table.seeds)
         ]

@@ -73,7 +73,7 @@ def rows_of(table: Table, split: str) -> Iterator[Row]:
     base: Ends | None = None
     for point in table.points:
         first: Ends | None = None
-        for arm in table.arms:
+        for arm in table.every:
             found = kept(table, arm, point)
             if not found:
                 continue

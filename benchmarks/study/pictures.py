@@ -28,12 +28,12 @@ def draw(table: Table, rows: Sequence[Row], path: Path) -> None:
 def curves(axes, table: Table, rows: Sequence[Row]) -> None:
     """The level of each arm over the points, with 95% intervals; points are numbers."""
     axes.axhline(rows[0].level[0], color="black", linestyle=":", label="base")
-    for index, arm in enumerate(table.arms):
+    for index, arm in enumerate(table.every):
         found = [row for row in rows if row.arm == arm]
         if not found:
             continue
         middle, low, high = np.array([row.level for row in found]).T
-        aside = 1.02 ** (index - len(table.arms) / 2)  # so that intervals can be told apart
+        aside = 1.02 ** (index - len(table.every) / 2)  # so that intervals can be told apart
         places = [float(row.point) * aside for row in found]
         axes.errorbar(
             places,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
@@ -43,6 +43,13 @@ class Run:
         return OUTCOMES / self.table / f"{self.name}.json"
 
 
+class Other(TypedDict):
+    """An arm of another config: a file in ``configs``, and its overrides."""
+
+    config: str
+    overrides: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Table:
     """Runs that are compared with each other.
@@ -55,6 +62,7 @@ class Table:
         overrides: of all arms.
         points: overrides of each, for a study of one setting; {point} in any override is its name.
         point: what the points are, for the axis of the picture.
+        others: arms that have a config of their own, and none of ``overrides`` but theirs.
         fairchem: the line that the config is of, 2 or 1.
         patch: a file in ``benchmarks/patches`` with what its runs need and the package has not.
     """
@@ -66,6 +74,7 @@ class Table:
     overrides: Sequence[str] = ()
     points: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"": ()})
     point: str = ""
+    others: Mapping[str, Other] = field(default_factory=dict)
     fairchem: int = 2
     patch: str = ""
 
@@ -74,17 +83,25 @@ class Table:
         """The arm that the others are compared with."""
         return next(iter(self.arms))
 
+    @property
+    def every(self) -> Sequence[str]:
+        """Names of all arms."""
+        return (*self.arms, *self.others)
+
     def run(self, arm: str, point: str, seed: int) -> Run:
         """One of its runs."""
-        overrides = (*self.overrides, *self.points[point], *self.arms[arm])
+        if other := self.others.get(arm):
+            config, overrides = other["config"], (*self.points[point], *other["overrides"])
+        else:
+            config, overrides = self.config, (*self.overrides, *self.points[point], *self.arms[arm])
         named = tuple(each.replace("{point}", point) for each in overrides)
-        return Run(self.name, arm, point, seed, self.config, named, self.fairchem)
+        return Run(self.name, arm, point, seed, config, named, self.fairchem)
 
     def runs(self) -> Iterator[Run]:
         """All of them, seed by seed."""
         for seed in self.seeds:
             for point in self.points:
-                for arm in self.arms:
+                for arm in self.every:
                     yield self.run(arm, point, seed)
 
 

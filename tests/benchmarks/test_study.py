@@ -59,14 +59,26 @@ def test_every_override_is_of_a_key_of_its_config(name):
     if table.patch or table.fairchem == 1:
         pytest.skip("keys of a patch, or of the other line")
     keys = {
-        override.key_or_group
+        (run.config, override.key_or_group)
         for run in table.runs()
         for override in OverridesParser.create().parse_overrides(list(run.overrides))
         if not override.is_add() and not (running.CONFIGS / override.key_or_group).is_dir()
     }
-    config = composed(table.config)
     nowhere = object()
-    assert [k for k in keys if OmegaConf.select(config, k, default=nowhere) is nowhere] == []
+    for config, key in keys:
+        found = OmegaConf.select(composed(config), key, default=nowhere)
+        assert found is not nowhere, (config, key)
+
+
+def test_an_arm_with_a_config_of_its_own_has_none_of_the_overrides_of_the_table():
+    arms, others = (
+        {"gdeq": ("lr=1",)},
+        {"other": {"config": "si/relaxnet.yml", "overrides": ["lr=2"]}},
+    )
+    table = Table("t", "si/gdeq.yml", (0,), arms, ("epochs=3",), others=others)
+    found = {run.arm: (run.config, run.overrides) for run in table.runs()}
+    assert found["gdeq"] == ("si/gdeq.yml", ("epochs=3", "lr=1"))
+    assert found["other"] == ("si/relaxnet.yml", ("lr=2",))
 
 
 def test_the_page_says_what_is_kept():
