@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fairchem_gdeq.api.structures import require_usable
 from fairchem_gdeq.batching.bulk import Bulk, Observe, Relaxed
-from fairchem_gdeq.relax import ForceField
+from fairchem_gdeq.relax import Cause, ForceField
 
 
 class Code(Enum):
@@ -37,7 +37,8 @@ class End:
 
     Attributes:
         code: how its relaxation ended.
-        reason: what is wrong with one of ``BAD_INPUT`` or ``FAILED``, else empty.
+        reason: what is wrong with one of ``BAD_INPUT`` or ``FAILED``, and why another has not converged,
+            such as ``oscillates`` or ``exploded``; empty for one that has.
         positions: [n, 3] Angstrom; None: it was not relaxed.
         evaluations: force evaluations.
         residual: largest force on a free atom, eV/Angstrom.
@@ -146,4 +147,6 @@ def _end_of(relaxed: Relaxed) -> End:
         code = Code.CONVERGED
     # A copy: the outcome's tensor may be a part of the whole pack's.
     positions = np.array(outcome.positions.to(torch.float64))
-    return End(code, "", positions, outcome.evaluations, outcome.residual, record.delta_q)
+    cause = Cause[record.cause.upper()]
+    reason = "" if cause is Cause.NONE else cause.words
+    return End(code, reason, positions, outcome.evaluations, outcome.residual, record.delta_q)

@@ -27,7 +27,8 @@ class Relaxations:
     Attributes:
         atoms: copies; those that could not be relaxed are as they were.
         codes: how each ended.
-        reasons: what is wrong with those of ``BAD_INPUT`` and ``FAILED``, else empty.
+        reasons: what is wrong with those of ``BAD_INPUT`` and ``FAILED``, and why others have not
+            converged, such as ``oscillates`` or ``exploded``; empty for those that have.
         evaluations: force evaluations [s].
         residual: largest force on a free atom at the end [s], eV/Angstrom; NaN if never relaxed.
     """

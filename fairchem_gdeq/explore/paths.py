@@ -137,7 +137,8 @@ class Walker:
         shape = (len(kept), len(start.atoms), 3)
         chosen = [path[steps[k]] for k in kept]
         places = [relaxed_copy(start.atoms, x).positions for x, _ in chosen]
-        reason = end.reason.removeprefix(f"structure {index}: ")
+        failed = end.code in NOT_RELAXED
+        reason = end.reason.removeprefix(f"structure {index}: ") if failed else ""
         if end.code is Code.OUT_OF_MEMORY:
             reason = "memory does not suffice for it alone"
         return Record(

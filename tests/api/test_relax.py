@@ -190,6 +190,24 @@ def test_forces_of_another_library():
     assert found.codes[4] is gdeq.Code.BAD_INPUT and "2 atoms" in found.reasons[4]
 
 
+def test_why_one_has_not_converged_is_said():
+    """Springs that are too stiff for the step, and one of which the force is never a number."""
+    sites = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]], dtype=torch.float64)
+    start = Atoms("Si2", positions=sites.numpy() + 0.01)
+    stiff = gdeq.from_callable(lambda x: -60.0 * (x - sites), atoms=2)
+    found = relax(start, stiff, solver="picard", max_steps=20)
+    assert (found.codes, found.reasons) == ([gdeq.Code.MAX_STEPS], ["oscillates"])
+    slow = gdeq.from_callable(lambda x: -0.1 * (x - sites), atoms=2)
+    found = relax(start, slow, solver="picard", max_steps=20, fmax=1e-4)
+    assert (found.codes, found.reasons) == ([gdeq.Code.MAX_STEPS], ["out of steps"])
+    lost = gdeq.from_callable(lambda x: x * float("nan"), atoms=2)
+    found = relax(start, lost)
+    assert (found.codes, found.reasons) == ([gdeq.Code.DIVERGED], ["not finite"])
+    into_one = gdeq.from_callable(lambda x: -(x - sites[0]), atoms=2)
+    found = relax(start, into_one)
+    assert (found.codes, found.reasons) == ([gdeq.Code.DIVERGED], ["collapsed"])
+
+
 def test_a_function_is_trained_through():
     """Its implicit gradient, in closed form: the minimum is the parameter itself."""
     from fairchem_gdeq.relax import Operator
