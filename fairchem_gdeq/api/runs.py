@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from omegaconf import OmegaConf
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
+from fairchem_gdeq.training.same_run import KEPT
 
-CONFIG = "canonical_config.yaml"  # fairchem's name for the config as it was run
+UNIT = "runner.train_eval_unit"
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,24 @@ class FinishedRun:
             FileNotFoundError: it is not one, or it has no chosen model yet.
             ValueError: it is of another trainer.
         """
-        config, best = folder / CONFIG, folder / "results" / "best"
+        # Not fairchem's canonical_config.yaml: whatever is started in the folder writes that anew.
+        kept, best = folder / "checkpoints" / KEPT, folder / "results" / "best"
         checkpoint = best / UNIT_INFERENCE_CHECKPOINT
-        for path in (config, checkpoint):
+        for path in (kept, checkpoint):
             if not path.is_file():
                 raise FileNotFoundError(
                     f"{folder}: no {path.relative_to(folder)} in it: expected the folder of a run that "
                     "has ended, such as runs/si/gdeq, or a file inference_ckpt.pt"
                 )
-        unit, stored = "runner.train_eval_unit", OmegaConf.load(config)
-        task = instantiate(OmegaConf.select(stored, f"{unit}.is2rs"))
+        settings = OmegaConf.create()
+        for key, value in json.loads(kept.read_text()).items():
+            if key.startswith(f"{UNIT}.is2rs.") or key == f"{UNIT}.tasks.dataset":
+                OmegaConf.update(settings, key, value)
+        task = instantiate(OmegaConf.select(settings, f"{UNIT}.is2rs"))
         if not isinstance(task, IS2RS):
             raise ValueError(
-                f"{config}: no runner.train_eval_unit.is2rs in it: expected a run of this package"
+                f"{kept}: expected {UNIT}.is2rs in it, as a run of this package has it"
             )
         if (state := best / STATE).is_file():
             task = task.with_learnt(open_checkpoint(state))
-        return cls(checkpoint, task, OmegaConf.select(stored, f"{unit}.tasks.dataset"))
+        return cls(checkpoint, task, OmegaConf.select(settings, f"{UNIT}.tasks.dataset"))

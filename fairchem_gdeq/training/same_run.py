@@ -6,10 +6,13 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from fairchem_gdeq.training.contents import contents_of
 
 KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained with
 # What may differ without a word: it says how a run is looked at, where it runs, what is told of it, and
@@ -38,6 +41,9 @@ COMPARED = (
     "runner.train_eval_unit.is2rs.descent.*",
 )
 SHOWN = 12
+PACKAGE = "package"  # the version of this one: another has other keys
+NOTHING = "nothing"  # where there is no such key
+CONTENTS = ", what is in it"  # after the key of a path, where there is something
 
 
 def settings_of(config: DictConfig) -> str:
@@ -54,6 +60,8 @@ def settings_of(config: DictConfig) -> str:
     job = stored.get("job", {})
     found |= {f"job.{key}": job.get(key) for key in ("seed", "deterministic")}
     scheduler = job.get("scheduler", {})
+    found[PACKAGE] = version("fairchem-gdeq")
+    found |= {f"{key}{CONTENTS}": told for key, told in contents_of(found)}
     found[RANKS] = scheduler.get("ranks_per_node", 1) * scheduler.get("num_nodes", 1)
     kept = {k: v for k, v in found.items() if not any(fnmatchcase(k, f) for f in FREE)}
     return json.dumps(kept, indent=1, sort_keys=True)
@@ -110,7 +118,8 @@ def keep_settings(settings: str, checkpoints: Path) -> None:
 def differences(settings: str, checkpoints: Path) -> dict[str, tuple[Any, Any]]:
     """What differs from the settings of the checkpoints: what it was and what it is, by its key.
 
-    Nothing where none are kept beside them. A key that only one of them has is of another version.
+    Nothing where none are kept beside them. Of another version of this package, only keys that both have
+    are compared. One of the same that has a key alone has another part in the place of one, or one more.
 
     Raises:
         ValueError: what is kept cannot be read.
@@ -126,8 +135,14 @@ def differences(settings: str, checkpoints: Path) -> dict[str, tuple[Any, Any]]:
             f"({error}). Remove it if this is the same run; else choose another folder with "
             "job.timestamp_id=NAME"
         ) from error
-    keys = sorted(key for key in before.keys() & now.keys() if before[key] != now[key])
-    return {key: (before[key], now[key]) for key in keys}
+    alike = before.pop(PACKAGE, None) == now.pop(PACKAGE, None)
+    keys = before.keys() | now.keys() if alike else before.keys() & now.keys()
+    pairs = {key: (before.get(key, NOTHING), now.get(key, NOTHING)) for key in sorted(keys)}
+    return {
+        key: pair
+        for key, pair in pairs.items()
+        if pair[0] != pair[1] and not (key.endswith(CONTENTS) and NOTHING in pair)
+    }
 
 
 def _said(found: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """A folder of checkpoints and a config that is started in it."""
 
+import json
 import logging
 
 import pytest
@@ -69,7 +70,6 @@ def test_what_would_be_mixed_is_refused(checkpoints, key, value, said):
         ("runner__train_eval_unit__signal__guidance_memory", "4GB"),
         ("runner__train_eval_unit__compiled", True),
         ("runner__mode", "validate"),
-        ("runner__train_eval_unit__signal__of_a_new_version", 1),
     ],
 )
 def test_what_changes_no_number_may_differ(checkpoints, key, value, caplog):
@@ -95,6 +95,62 @@ def test_many_differences_are_counted(checkpoints):
     keep_settings(settings(**many), checkpoints)
     with pytest.raises(ValueError, match=r"and 8 more"):
         require_same_run(settings(**dict.fromkeys(many, 1)), checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("is2rs__relaxer__solver", "picard"),  # in the place of a section
+        ("signal__adjoint", {"damping": 0.1}),  # in the place of nothing
+        ("overrides__backbone__always_use_pbc", False),
+    ],
+)
+def test_what_only_one_of_them_has_is_a_difference(tmp_path, key, value):
+    key = f"runner__train_eval_unit__{key}"
+    sections = {
+        "runner__train_eval_unit__is2rs__relaxer": {"solver": {"_target_": "x.LBFGS", "m": 5}}
+    }
+    keep_settings(settings(**sections), tmp_path)
+    (tmp_path / "step_1").mkdir()
+    (tmp_path / "step_1" / ".metadata").touch()
+    require_same_run(settings(**sections), tmp_path)
+    with pytest.raises(ValueError, match=rf"{key.replace('__', '.')}.*: 'nothing' there"):
+        require_same_run(settings(**sections, **{key: value}), tmp_path)
+
+
+def test_keys_of_another_version_are_no_difference(checkpoints):
+    kept = checkpoints / KEPT
+    stored = json.loads(kept.read_text())
+    kept.write_text(json.dumps(stored | {"package": "0.0.1", "runner.gone": 1}))
+    require_same_run(settings(), checkpoints)
+    with pytest.raises(ValueError, match=r"job\.seed: 0 there, 3 now"):
+        require_same_run(settings(job__seed=3), checkpoints)
+
+
+def test_another_file_under_the_same_name_is_a_difference(tmp_path):
+    base, data = tmp_path / "base.pt", tmp_path / "train"
+    base.write_bytes(b"weights")
+    data.mkdir()
+    (data / "data.aselmdb").write_bytes(b"rows")
+    (data / "data.aselmdb-lock").write_bytes(b"")
+    named = {
+        "runner__train_eval_unit__model__path": str(base),
+        "runner__train_dataloader__dataset__src": [str(data)],
+    }
+    checkpoints = tmp_path / "checkpoints"
+    keep_settings(settings(**named), checkpoints)
+    (checkpoints / "step_1").mkdir()
+    (checkpoints / "step_1" / ".metadata").touch()
+    (data / "data.aselmdb-lock").write_bytes(b"held")
+    require_same_run(settings(**named), checkpoints)
+    base.write_bytes(b"others.")
+    with pytest.raises(ValueError, match=r"model\.path, what is in it"):
+        require_same_run(settings(**named), checkpoints)
+    base.unlink()  # not to be seen from here
+    require_same_run(settings(**named), checkpoints)
+    (data / "data.aselmdb").write_bytes(b"more rows")
+    with pytest.raises(ValueError, match="src, what is in it: '4 bytes' there, '9 bytes' now"):
+        require_same_run(settings(**named), checkpoints)
 
 
 def test_nothing_was_trained_there_yet(checkpoints):

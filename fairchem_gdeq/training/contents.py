@@ -1,0 +1,36 @@
+"""What is in the files that a run's settings name, so that another one under their name is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+BASES = "runner.train_eval_unit.model.path"
+
+
+def contents_of(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys of files and folders that are there, and what tells their contents from others.
+
+    Of a base twelve digits of its checksum; of data, which may be many gigabytes, the bytes of its files.
+    """
+    for key, value in settings.items():
+        paths = [value] if isinstance(value, str) else value
+        if not isinstance(paths, Sequence) or not all(isinstance(each, str) for each in paths):
+            continue
+        if key == BASES and Path(paths[0]).is_file():
+            with Path(paths[0]).open("rb") as file:
+                yield key, hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        elif key.endswith(".src"):
+            files = [file for path in paths for file in _files(path)]
+            if files:
+                yield key, f"{sum(file.stat().st_size for file in files)} bytes"
+
+
+def _files(path: str) -> Iterator[Path]:
+    """Data files of a folder, a file or a pattern; not the locks that a reader makes."""
+    for found in map(Path, sorted(glob(path))):
+        inside = found.rglob("*") if found.is_dir() else [found]
+        yield from (file for file in inside if file.is_file() and "lock" not in file.suffix)
