@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.relax.causes import Cause
@@ -33,17 +33,29 @@ def of_steps(steps: Sequence[Mapping[str, float]]) -> str | None:
 
     Steps of before ``train/structures`` was logged, and those on forces alone, have none.
     """
-    counted = [step for step in steps if "train/structures" in step]
-    words = {f"train/{name_of(cause)}": cause.words for cause in CAUSES} | ADJOINTS
-    counts = {
-        word: sum(step["train/structures"] * step.get(key, 0.0) for step in counted)
-        for key, word in words.items()
-    }
-    total = round(sum(step["train/structures"] for step in counted))
+    counts = counts_of(steps)
+    total = round(sum(step.get("train/structures", 0.0) for step in steps))
     said = of_counts(counts)
     return (
         said and f"training: {_sum(counts)} of {total} visits gave no equilibrium gradient ({said})"
     )
+
+
+def counts_of(
+    steps: Iterable[Mapping[str, float]], causes: Iterable[Cause] = ()
+) -> dict[str, float]:
+    """Structures in the logs of steps by the words for why they gave no equilibrium gradient.
+
+    ``causes`` leaves out all others, and adjoints.
+    """
+    words = {f"train/{name_of(cause)}": cause.words for cause in causes or CAUSES}
+    if not causes:
+        words |= ADJOINTS
+    logs = list(steps)
+    return {
+        word: sum(step.get("train/structures", 0.0) * step.get(key, 0.0) for step in logs)
+        for key, word in words.items()
+    }
 
 
 def of_counts(counts: Mapping[str, float]) -> str:

@@ -84,8 +84,16 @@ def pooled(key: str) -> Summary:
 
 
 def within(key: str) -> Summary:
-    """Share of pairs of a structure and an ADwT threshold with the structure's measure below."""
-    return lambda columns, basin: share_below(columns[key], ADWT_THRESHOLDS)
+    """Share of pairs of a structure and an ADwT threshold with the structure's measure below.
+
+    One that diverged is nowhere, however near its start is.
+    """
+
+    def share(columns: Columns, basin: Basin) -> float:
+        lost = columns["diverged"].astype(bool)
+        return share_below(np.where(lost, np.inf, columns[key]), ADWT_THRESHOLDS)
+
+    return share
 
 
 def forces_below(thresholds: ArrayLike) -> Summary:

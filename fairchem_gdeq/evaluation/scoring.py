@@ -210,14 +210,22 @@ class Scoring:
         return images
 
     def records_of(self, chosen: EvaluatedModel, images: Iterable[ase.Atoms]) -> list[Record]:
-        """Records of all ranks for structures that ``predict`` with that model has returned."""
+        """Records of all ranks for structures that ``predict`` with that model has returned.
+
+        As in ``measure``, one that diverged is no nearer than it began.
+        """
         known = {atoms.info["row"]: atoms for atoms in images}
 
         def score(field: ForceField, row: Batch) -> tuple[list[Record], Tensor]:
             atoms = known[int(row.row)]
             ends = torch.as_tensor(atoms.positions).to(row.pos)
             (record,) = chosen.is2rs.score_with(field, row, ends)
-            how = {key: atoms.info[key] for key in ("converged", "diverged", "evaluations")}
+            how = {
+                key: atoms.info[key] for key in ("converged", "diverged", "cause", "evaluations")
+            }
+            if how["diverged"]:
+                (began,) = chosen.is2rs.score_with(field, row, row.pos)
+                record = max(record, began, key=lambda each: each.delta_q)
             return [replace(record, residual=atoms.info["max_force"], **how)], ends
 
         return self.scored(score, chosen, chosen.name)

@@ -15,8 +15,12 @@ from torchtnt.framework.callback import Callback
 from tqdm import tqdm
 
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import from_the_first
 from fairchem_gdeq.training.swap import remove, replacing
+
+LEFTOVERS = (".partial", ".old")  # ends of folders that a kill leaves (``swap``)
 
 
 class Progress(Callback):
@@ -112,11 +116,22 @@ class Checkpoints(TrainCheckpointCallback):
         save, folder = self._checkpoint_hooks()
         save(os.path.join(folder, f"step_{unit.train_progress.num_steps_completed}"))
         if distutils.is_master():
-            by_time = get_subdirectories_sorted_by_time(folder)
-            for path, _ in by_time[: -self.max_saved_checkpoints]:
-                if not os.path.islink(path):
-                    remove(Path(path))
+            self._keep_the_latest(Path(folder))
         self._saved = time.monotonic()
+
+    def _keep_the_latest(self, folder: Path) -> None:
+        """Delete other checkpoints, what kills have left, and links to what is gone.
+
+        fairchem's handler of signals cannot make a folder where such a link is.
+        """
+        by_time = [Path(path) for path, _ in get_subdirectories_sorted_by_time(str(folder))]
+        whole = [p for p in by_time if p.suffix not in LEFTOVERS and not p.is_symlink()]
+        for path in by_time:
+            if not path.is_symlink() and path not in whole[-self.max_saved_checkpoints :]:
+                remove(path)
+        for path in folder.iterdir():
+            if path.is_symlink() and not path.exists():
+                path.unlink()
 
 
 class KeepBest(Callback):
@@ -126,15 +141,22 @@ class KeepBest(Callback):
         self.folder: Path | None = None  # set by the runner, which knows the run's folder
 
     def on_train_start(self, state: State, unit: GDEQTrainer) -> None:
-        """The base is what is kept where no epoch is better."""
+        """The base is what is kept where no epoch is better.
+
+        A run that was killed may have kept a later epoch than that which it goes on from. When this one
+        is repeated, last digits and with them the choice may differ: so the kept one competes, too.
+        """
         if unit.train_progress.num_steps_completed == 0:
             self._save(unit)
+        elif self.folder is not None and (self.folder / STATE).is_file():
+            epochs = open_checkpoint(self.folder / STATE)["history"]["epochs"]
+            unit.history.kept = epochs[-1] if epochs else None
 
     def on_eval_epoch_end(self, state: State, unit: GDEQTrainer) -> None:
         """Save the epoch if it is the best."""
-        best = unit.history.best
-        if best is not None and best["epoch"] == unit.history.epochs[-1]["epoch"]:
+        if unit.history.best is unit.history.epochs[-1]:
             self._save(unit)
+            unit.history.kept = unit.history.epochs[-1]
 
     def _save(self, unit: GDEQTrainer) -> None:
         """Write beside the old one and swap, so that a kill leaves a whole checkpoint."""

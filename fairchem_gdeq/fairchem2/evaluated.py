@@ -63,6 +63,21 @@ def no_tuned(results: Path) -> str:
     )
 
 
+def warn_of_another_kind(path: Path, tuned: HydraModel, base: HydraModel) -> None:
+    """Say where a table will be of two architectures: backbones of other classes or sizes."""
+    found, expected = _kind(tuned.backbone), _kind(base.backbone)
+    if found != expected:
+        logging.warning(
+            f"checkpoint {path} is a {found}, and the base a {expected}: the table compares two "
+            "architectures, not a model with what it was"
+        )
+
+
+def _kind(backbone: nn.Module) -> str:
+    count = sum(each.numel() for each in backbone.parameters())
+    return f"{type(backbone).__name__} of {count:,} parameters"
+
+
 def open_tuned(
     path: Path, is2rs: IS2RS, compiled: bool, trust_files: bool, datasets: Sequence[str]
 ) -> EvaluatedModel:

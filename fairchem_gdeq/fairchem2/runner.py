@@ -14,43 +14,35 @@ import torch
 from ase.calculators.calculator import Calculator
 from fairchem.core.common import distutils
 from fairchem.core.common.distutils import get_device_for_local_rank
-from fairchem.core.components.train.train_runner import TrainEvalRunner
-from fairchem.core.datasets.atomic_data import AtomicData
-from torch import nn
 from torch.utils.data import DataLoader
 from torchtnt.framework.callback import Callback
 
 from fairchem_gdeq.audit import Audit, Auditor, audit, potential_of
 from fairchem_gdeq.diagnose import Probe, cost_of_step, diagnose
-from fairchem_gdeq.evaluation.metric import Scores, add_metrics
-from fairchem_gdeq.evaluation.report import report
+from fairchem_gdeq.evaluation.metric import add_metrics
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
-from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring, Split
+from fairchem_gdeq.evaluation.scoring import BASE
 from fairchem_gdeq.fairchem2 import before
 from fairchem_gdeq.fairchem2.callbacks import KeepBest
-from fairchem_gdeq.fairchem2.evaluated import (
-    chosen_file,
-    evaluated,
-    no_tuned,
-    open_tuned,
-    tasks_of,
-)
-from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task, hydra_model
+from fairchem_gdeq.fairchem2.evaluated import evaluated, no_tuned, tasks_of
+from fairchem_gdeq.fairchem2.fields import hydra_model
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
 from fairchem_gdeq.fairchem2.interruption import name_newest
-from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out, row_count, rows_of
+from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out
+from fairchem_gdeq.fairchem2.scoring_runner import ScoringRunner
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
-from fairchem_gdeq.page.write import NAME, name_of
+from fairchem_gdeq.page.write import name_of
 from fairchem_gdeq.training.in_use import in_use
-from fairchem_gdeq.training.ranks import share_cores
+from fairchem_gdeq.training.ranks import from_the_first, share_cores
 from fairchem_gdeq.training.run_frames import elements_of
 from fairchem_gdeq.training.same_run import keep_settings, require_same_run, warn_of_another
+from fairchem_gdeq.training.whole import newest_whole
 
 INTERRUPTED = 75  # exit status (EX_TEMPFAIL): the same command goes on
 MODES = ("train", "validate", "predict", "diagnose", "audit")
 
 
-class GDEQRunner(TrainEvalRunner):
+class GDEQRunner(ScoringRunner):
     """fairchem's training runner with evaluation and prediction beside it."""
 
     def __init__(
@@ -129,16 +121,12 @@ class GDEQRunner(TrainEvalRunner):
         self.held_frames = held_frames
         self.probe, self.audited, self.settings = diagnose or Probe(), audit, settings
         self.reference = open_reference(reference)
+        self._asked: str | None = None
         add_metrics(metrics)
         # The unit loads a resumed state lazily, when training starts: this is the base.
         base = copy.deepcopy(hydra_model(train_eval_unit.model))
         task = train_eval_unit.is2rs.without_decoder
         self.base = evaluated(BASE, base, task, train_eval_unit.compiled)
-
-    @property
-    def results(self) -> Path:
-        """Folder of tables, plots, predictions and the best checkpoint."""
-        return Path(self.job_config.metadata.results_dir)
 
     @property
     def _checkpoints(self) -> Path:
@@ -180,6 +168,9 @@ class GDEQRunner(TrainEvalRunner):
         distutils.synchronize()  # before the settings are written anew, all ranks have read them
         if self.settings is not None and distutils.is_master():
             keep_settings(self.settings, self._checkpoints)
+        going_on = from_the_first(lambda: newest_whole(self._checkpoints, self._asked))
+        if going_on is not None:
+            super().load_state(str(going_on))
         super().run()
         self.score(self.test, self.results)
 
@@ -252,53 +243,11 @@ class GDEQRunner(TrainEvalRunner):
         auditor = Auditor(models, self.audited, self.reference, rows[self.split], known, budget)
         audit(auditor, self.split, self.results)
 
-    # ---- scoring -----------------------------------------------------------------------------
-
-    def tuned(self) -> EvaluatedModel | None:
-        """The model to score, from ``checkpoint`` or the run's best epoch; None if there is none.
-
-        Raises:
-            FileNotFoundError: ``checkpoint`` is given and does not exist.
-            ValueError: as ``open_tuned``.
-        """
-        path = chosen_file(self.checkpoint, self.results)
-        if path is None:
-            return None
-        unit, datasets = self.train_eval_unit, self.train_eval_unit.force_task.datasets
-        return open_tuned(path, unit.is2rs, unit.compiled, self.trust_files, datasets)
-
-    def score(self, split: str, folder: Path, page: str = NAME) -> dict[str, Scores]:
-        """Score a split, a row for each model and baseline; table, JSON, plots and page."""
-        unit, scoring = self.train_eval_unit, self._scoring(split)
-        tuned = self.tuned()
-        compared = scoring.compare(self.base, tuned, self.baselines, self.reference)
-        errors: dict[str, Scores] = {}
-        if self.held_frames is not None:
-            device = torch.device(get_device_for_local_rank())
-            for each in filter(None, (self.base, tuned)):
-                task = force_task(tasks_of(each.model, unit.tasks))
-                errors |= self.held_frames.scores(task, {each.name: each.model}, device)
-        basin = unit.is2rs.basin
-        return report(split, folder, unit.signal_name, basin, *compared, unit.history, errors, page)
-
-    def _scoring(self, split: str) -> Scoring:
-        """A split with the unit's force task."""
-        unit, loader = self.train_eval_unit, self.loaders[split]
-        rows = Split(
-            name=split,
-            rows=partial(rows_of, loader),
-            count=row_count(loader),
-            budget=atom_budget(loader),
-            device=torch.device(get_device_for_local_rank()),
-        )
-
-        def field_of(model: nn.Module, batch: AtomicData) -> HydraForceField:
-            tasks = tasks_of(model, unit.tasks)
-            return HydraForceField.unfrozen(model, tasks, batch).on(rows.device)
-
-        return Scoring(rows, field_of)
-
     # ---- interruption ------------------------------------------------------------------------
+
+    def load_state(self, checkpoint_location: str | None) -> None:
+        """Remember what is asked for: it is opened once no other process is at work in the folder."""
+        self._asked = checkpoint_location
 
     def save_state(self, checkpoint_location: str, is_preemption: bool = False) -> bool:
         """As fairchem's; where a signal asks for it, the newest checkpoint is linked."""

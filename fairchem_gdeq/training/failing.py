@@ -1,13 +1,18 @@
-"""A run in which too many structures diverge ends with advice, and does not go on for days."""
+"""A run in which too many structures diverge ends with advice, and does not go on for days.
+
+One in which most give no equilibrium gradient is warned of: it still learns from the guidance.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 
-from fairchem_gdeq.evaluation.failures import LOST, name_of, of_counts
+from fairchem_gdeq.evaluation.failures import LOST, counts_of, of_counts
 
 LOOKED_AT = 100  # structures at least, before anything is said
+SHARE_WITHOUT = 0.5  # without an equilibrium gradient, of which is warned
 
 
 class TooManyDiverged(ValueError):
@@ -22,7 +27,7 @@ class Diverging:
         Args:
             most: share of the latest structures that may diverge, in [0, 1]; 1 allows all.
         """
-        self.most = most
+        self.most, self._warned = most, False
         self._steps: deque[Mapping[str, float]] = deque()
 
     def add(self, log: Mapping[str, float]) -> None:
@@ -35,17 +40,23 @@ class Diverging:
         total = sum(step["train/structures"] for step in self._steps)
         while total - self._steps[0]["train/structures"] >= LOOKED_AT:
             total -= self._steps.popleft()["train/structures"]
-        counts = {
-            cause.words: sum(
-                step["train/structures"] * step[f"train/{name_of(cause)}"] for step in self._steps
-            )
-            for cause in LOST
-        }
+        if total < LOOKED_AT:
+            return
+        counts = counts_of(self._steps, LOST)
         failed = sum(counts.values())
-        if total >= LOOKED_AT and failed > self.most * total:
+        if failed > self.most * total:
             raise TooManyDiverged(
                 f"{failed:.0f} of the latest {total:.0f} structures diverged ({of_counts(counts)}): "
                 f"expected at most {self.most:.0%} (most_diverged). Lower lr or alpha, look at the "
                 "structures with --mode diagnose, or allow more with most_diverged. The checkpoints so "
                 "far are kept"
+            )
+        without = counts_of(self._steps)
+        if not self._warned and sum(without.values()) > SHARE_WITHOUT * total:
+            self._warned = True
+            logging.warning(
+                f"{sum(without.values()):.0f} of the latest {total:.0f} structures gave no equilibrium "
+                f"gradient ({of_counts(without)}). Where relaxations do not end, raise max_steps or "
+                "fmax, or train the potential on forces first; where adjoints are not solved, raise "
+                "adjoint.max_vjps or adjoint.damping"
             )

@@ -32,6 +32,8 @@ class History:
             ``comparison.Comparison`` says.
         base: validation scores of the base, once they have been measured.
         keep: one of ``KEEP``.
+        kept: the entry of ``epochs`` that the saved model is of, None: it is the base. It stands for its
+            epoch also where that was repeated.
     """
 
     def __init__(self, keep: str = "better") -> None:
@@ -46,6 +48,7 @@ class History:
         self.last: dict[str, float] | None = None
         self.epochs: list[dict[str, Any]] = []
         self.base: dict[str, float] | None = None
+        self.kept: dict[str, Any] | None = None
         self._base_ends: list[End] | None = None
         self._path: Path | None = None
 
@@ -130,7 +133,11 @@ class History:
         """The epoch that ``keep`` asks for, the earliest of equals; None: the base is kept."""
         if self.keep == "last":
             return self.epochs[-1] if self.epochs else None
-        compared = [e for e in self.epochs if "against_base" in e and not self._diverges(e)]
+        epochs = self.epochs
+        if self.kept is not None:
+            others = [e for e in epochs if e["epoch"] != self.kept["epoch"]]
+            epochs = [*others, self.kept]
+        compared = [e for e in epochs if "against_base" in e and not self._diverges(e)]
         if self.keep == "better":
             good = [e for e in compared if e["against_base"]["verdict"] == "better"]
         else:

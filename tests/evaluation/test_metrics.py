@@ -169,6 +169,7 @@ def test_summary():
     assert s["basins_paper"] == pytest.approx(2 / 3)
     near = replace(RECORD, diverged=True, converged=False)
     gone = summarise([near], Basin())
+    assert gone["adwt"] == gone["average_distance_within_threshold"] == 0
     assert [gone[key] for key in ("basins", "basins_displacement", "basins_paper")] == [0, 0, 0]
     assert s["converged"] == pytest.approx(2 / 3) and s["diverged"] == pytest.approx(1 / 3)
     assert s["exploded"] == pytest.approx(1 / 3) and s["not_finite"] == s["out_of_steps"] == 0

@@ -13,13 +13,13 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
-from omegaconf import OmegaConf
 
 from fairchem_gdeq.api import evaluate, load_potential
 from fairchem_gdeq.explore.paths import Settings
 from fairchem_gdeq.explore.paths import opened as explored
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem2 import small
+from fairchem_gdeq.training.same_run import KEPT
 from tests.fairchem2.running import (
     assert_equal_up_to_rounding,
     comparable,
@@ -71,9 +71,10 @@ def test_a_run_in_python_relaxes_as_it_was_scored(inputs, trained):
 def test_a_run_in_python_has_its_momentum_and_learnt_step(trained, tmp_path):
     run = tmp_path / "gdeq"
     shutil.copytree(trained[0] / "gdeq" / "results" / "best", run / "results" / "best")
-    config = OmegaConf.load(trained[0] / "gdeq" / "canonical_config.yaml")
-    config.runner.train_eval_unit.is2rs.descent.momentum = 0.3
-    OmegaConf.save(config, run / "canonical_config.yaml")
+    settings = json.loads((trained[0] / "gdeq" / "checkpoints" / KEPT).read_text())
+    settings["runner.train_eval_unit.is2rs.descent.momentum"] = 0.3
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / KEPT).write_text(json.dumps(settings))
     state = torch.load(run / "results" / "best" / "gdeq_state.pt", weights_only=True)
     state["alpha"] = torch.tensor(0.07)
     torch.save(state, run / "results" / "best" / "gdeq_state.pt")
@@ -84,11 +85,11 @@ def test_a_run_in_python_has_its_momentum_and_learnt_step(trained, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(trained, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"no canonical_config\.yaml in it: expected the folder"
-    ):
+    kept = f"checkpoints/{KEPT}"
+    with pytest.raises(FileNotFoundError, match=f"no {kept} in it: expected the folder"):
         load_potential(tmp_path)
-    shutil.copy(trained[0] / "gdeq" / "canonical_config.yaml", tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(trained[0] / "gdeq" / kept, tmp_path / kept)
     with pytest.raises(FileNotFoundError, match=r"no results/best/inference_ckpt\.pt in it"):
         load_potential(tmp_path)
 
@@ -114,6 +115,13 @@ def test_a_checkpoint_is_scored_with_its_own_normalizer(inputs, tmp_path):
     assert found["esen", "as checkpoint"] == pytest.approx(found["twice"], rel=1e-4)
     assert found["twice", "as checkpoint"] == pytest.approx(found["esen"], rel=1e-4)
     assert found["esen"]["delta_q_mean"] != pytest.approx(found["twice"]["delta_q_mean"], rel=0.1)
+
+
+def test_a_checkpoint_of_another_architecture_is_named(inputs, trained, tmp_path):
+    options = (f"checkpoint={inputs / 'adapt.pt'}", "job.scheduler.ranks_per_node=1")
+    code, _, err = fairchem(inputs, tmp_path, "--mode", "validate", *options)
+    assert code == 0, err[-3000:]
+    assert "is a ADAPTBackbone of" in err and "the table compares two architectures" in err
 
 
 def test_structures_larger_than_a_batch_are_not_left_out_in_silence(inputs, trained):

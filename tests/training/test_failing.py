@@ -44,6 +44,16 @@ def test_batches_of_any_size(structures):
     assert step == -(-LOOKED_AT // structures)
 
 
+def test_most_without_an_equilibrium_gradient_are_warned_of_once(caplog):
+    """And the run goes on: guidance does not need one."""
+    counted = Diverging(0.5)
+    for _ in range(30):
+        counted.add(log_of(10, out_of_steps=0.3, oscillates=0.3))
+    (said,) = caplog.messages
+    assert "60 of the latest 100 structures gave no equilibrium gradient" in said
+    assert "(30 out of steps, 30 oscillates)" in said and "max_steps" in said
+
+
 def test_the_causes_are_counted():
     counted = Diverging(0.5)
     counted.add(log_of(60, exploded=0.5, not_finite=0.25, out_of_steps=0.25))

@@ -1,0 +1,65 @@
+"""The checkpoint that a run goes on from: the newest that is whole."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from fairchem.core.common.utils import get_subdirectories_sorted_by_time
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.history import STATE
+
+METADATA = ".metadata"  # torch writes it last
+
+
+def newest_whole(folder: Path, asked: str | None) -> Path | None:
+    """Where a run goes on from; None: there is nothing, so it begins. What is damaged is named.
+
+    Args:
+        folder: of the run's checkpoints.
+        asked: a checkpoint that is asked for. One of another folder is taken as it is.
+
+    Raises:
+        ValueError: there are checkpoints, and none of them is whole.
+    """
+    first = [] if asked is None else [Path(asked).resolve()]
+    if first and folder.resolve() not in first[0].parents:
+        return first[0]
+    found = [Path(path) for path, _ in get_subdirectories_sorted_by_time(str(folder))]
+    newest = [path for path in reversed(found) if not path.is_symlink()]
+    damaged = []
+    for path in dict.fromkeys([*first, *newest]):
+        if not (path / METADATA).is_file():
+            if path.name.endswith(".partial"):
+                logging.info(
+                    f"{path}: left by a run that was killed while it wrote; it is not used"
+                )
+            continue
+        if (reason := damage(path)) is None:
+            return path
+        damaged.append(f"{path} ({reason})")
+        logging.warning(f"checkpoint {damaged[-1]} is damaged: looking for one before it")
+    if damaged:
+        raise ValueError(
+            f"no checkpoint of {folder} is whole: {'; '.join(damaged)}. Remove that folder to begin "
+            "anew, or choose another with job.timestamp_id=NAME"
+        )
+    return None
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None where all that it should hold is there."""
+    try:
+        parts = FileSystemReader(checkpoint).read_metadata().storage_data or {}
+        for part in parts.values():
+            file, expected = checkpoint / part.relative_path, part.offset + part.length
+            size = file.stat().st_size
+            if size < expected:
+                return f"{file.name} has {size} bytes, expected at least {expected}"
+        open_checkpoint(checkpoint / STATE)
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
+        return str(error).strip().rpartition("\n")[2] or type(error).__name__
+    return None

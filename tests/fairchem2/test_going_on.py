@@ -1,0 +1,105 @@
+"""From which checkpoint a run goes on, what is left of older ones, and which model is the best one."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.fairchem2.callbacks import Checkpoints
+from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.whole import newest_whole
+from tests.fairchem2.running import fairchem
+from tests.records import RECORD
+
+
+@pytest.fixture
+def checkpoints(trained, tmp_path):
+    """A run with two checkpoints, step_2 the older."""
+    shutil.copytree(trained[0] / "gdeq", tmp_path / "gdeq", symlinks=True)
+    folder = tmp_path / "gdeq" / "checkpoints"
+    for old in folder.glob("step_*"):
+        shutil.rmtree(old)
+    shutil.copytree(folder / "final", folder / "step_2")
+    os.replace(folder / "final", folder / "step_4")
+    for name, when in (("step_2", 1000), ("step_4", 2000)):
+        os.utime(folder / name, (when, when))
+    return folder
+
+
+def cut(file):
+    """Half of it; the time of its folder stays."""
+    folder = file.parent.stat()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    os.utime(file.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["gdeq_state.pt", ".metadata", "__0_0.distcp"])
+def test_a_damaged_one_is_named_and_the_one_before_it_is_taken(checkpoints, name, caplog):
+    assert newest_whole(checkpoints, None) == checkpoints / "step_4"
+    cut(checkpoints / "step_4" / name)
+    with caplog.at_level(logging.WARNING):
+        assert newest_whole(checkpoints, None) == checkpoints / "step_2"
+    assert f"checkpoint {checkpoints / 'step_4'}" in caplog.text and "is damaged" in caplog.text
+    (checkpoints / "preemption_state").symlink_to(checkpoints / "step_4")
+    asked = str(checkpoints / "preemption_state")
+    assert newest_whole(checkpoints, asked) == checkpoints / "step_2", "as Slurm asks for it"
+    cut(checkpoints / "step_2" / name)
+    with pytest.raises(ValueError, match=r"no checkpoint of .* is whole: .*step_4 .*step_2"):
+        newest_whole(checkpoints, None)
+
+
+def test_one_that_is_not_finished_is_passed_over(checkpoints, caplog):
+    os.replace(checkpoints / "step_4", checkpoints / "step_4.partial")
+    (checkpoints / "step_4.partial" / ".metadata").unlink()
+    with caplog.at_level(logging.INFO):
+        assert newest_whole(checkpoints, None) == checkpoints / "step_2"
+    assert "step_4.partial: left by a run that was killed" in caplog.text
+    for path in checkpoints.glob("step_*"):
+        shutil.rmtree(path)
+    assert newest_whole(checkpoints, None) is None
+
+
+def test_a_run_goes_on_from_the_one_before(checkpoints, inputs):
+    """Through the command: it ends well, and says which checkpoint is damaged."""
+    cut(checkpoints / "step_4" / "gdeq_state.pt")
+    run_dir = checkpoints.parents[1]
+    code, _, err = fairchem(inputs, run_dir, "--mode", "train", "epochs=3")
+    assert code == 0, err[-3000:]
+    assert "step_4" in err and "is damaged: looking for one before it" in err
+    stored = json.loads((run_dir / "gdeq" / "results" / "test.json").read_text())
+    assert len(stored["history"]["epochs"]) == 3
+
+
+def test_the_latest_whole_ones_are_kept(tmp_path):
+    """What a kill has left, and a link of an interruption, are none of them."""
+    names = ("step_1", "step_2", "step_3.partial", "step_4", "step_5.old")
+    for when, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (when, when))
+    (tmp_path / "preemption_state").symlink_to(tmp_path / "step_1")
+    Checkpoints(0.0)._keep_the_latest(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_2", "step_4"]
+    os.makedirs(tmp_path / "preemption_state", exist_ok=True)  # fairchem, at the next interruption
+
+
+def test_the_kept_epoch_competes_when_it_is_repeated():
+    """The model of a killed run's epoch 2 is in results/best; repeated, the epoch is no better."""
+    history = History("lowest")
+    base = [replace(RECORD, row=k, delta_q=4.0) for k in range(20)]
+    history.set_base({}, base)
+    ends = {1: 4.5, 2: 3.0}
+    for epoch, far in ends.items():
+        history.add_epoch(
+            epoch, {}, [replace(RECORD, row=k, delta_q=far) for k in range(20)], Basin()
+        )
+    kept = history.best
+    assert kept["epoch"] == 2
+    history.kept = dict(kept)
+    history.add_epoch(2, {}, [replace(RECORD, row=k, delta_q=4.1) for k in range(20)], Basin())
+    assert history.best == kept and history.best is not history.epochs[-1]
+    history.kept = None
+    assert history.best is None
