@@ -25,7 +25,7 @@ from fairchem.core.trainers.base_trainer import BaseTrainer
 from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.report import report
 from fairchem_gdeq.evaluation.rows import open_reference
-from fairchem_gdeq.evaluation.scoring import TUNED, EvaluatedModel
+from fairchem_gdeq.evaluation.scoring import BASE, TUNED, EvaluatedModel
 from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint
 from fairchem_gdeq.fairchem1.evaluating import BEST
@@ -78,7 +78,7 @@ def compare(
 
 
 class _Evaluation(BaseTask):
-    """Works with the run's best model, where ``--checkpoint`` names no other."""
+    """Works with the run's best model, where ``--checkpoint`` names no other, or ``base``."""
 
     def setup(self, trainer: BaseTrainer) -> None:
         """As fairchem's for its own trainers; ours opens no training state."""
@@ -87,7 +87,8 @@ class _Evaluation(BaseTask):
             return
         self.trainer = trainer
         self.chkpt_path = os.path.join(trainer.config["cmd"]["checkpoint_dir"], "checkpoint.pt")
-        self.tuned = tuned(trainer, self.config["checkpoint"])
+        asked = self.config["checkpoint"]
+        self.tuned = None if asked == BASE else tuned(trainer, asked)
 
     @property
     def chosen(self) -> EvaluatedModel:
@@ -136,6 +137,12 @@ class Predict(_Evaluation, PredictTask):
         if not isinstance(trainer, GDEQTrainer):
             super().run()
             return
+        if self.tuned is None and self.config["checkpoint"] != BASE:
+            raise ValueError(
+                f"--mode predict: no {BEST} in {trainer.config['cmd']['checkpoint_dir']}: expected that of a "
+                "training. Train first with --mode train, name a model with --checkpoint PATH, or take the "
+                "base with --checkpoint base"
+            )
         logging.info(f"predicting with the {self.chosen.name} model")
         with in_use(results(trainer), "predict"):
             trainer.scoring("test").predict(self.chosen, results(trainer) / "predictions")

@@ -20,6 +20,7 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.failing import Diverging
+from fairchem_gdeq.training.history import require_some_end
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.replay import Replay, for_signal, optimize
@@ -50,6 +51,7 @@ class GDEQTrainer(EvaluatingTrainer):
             self.history.open(self._folder, 0)
         if not self.history.knows_base and self.val_loader is not None:
             records = self.scoring("val").relaxed(self.base)
+            require_some_end(records, self.is2rs.alpha)
             self.history.set_base(summarise(records, self.is2rs.basin), records)
         if self.step == 0:  # what is kept where no epoch is better
             self.save({}, checkpoint_file=BEST, training_state=False)

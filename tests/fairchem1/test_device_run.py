@@ -101,7 +101,7 @@ def test_training_resuming_and_scoring(device, fairchem, tmp_path, kind):  # noq
 def test_prediction(device, fairchem, tmp_path):  # noqa: F811
     files = []
     for where in (CPU, device):
-        fairchem("gemnet_oc", where, tmp_path / where.type, "predict")
+        fairchem("gemnet_oc", where, tmp_path / where.type, "predict", "--checkpoint", "base")
         files.append(np.load(next((tmp_path / where.type).rglob("test.npz"))))
     assert files[0]["ids"].tolist() == files[1]["ids"].tolist() and len(files[0]["ids"]) == 2
     np.testing.assert_allclose(files[1]["pos"], files[0]["pos"], atol=1e-3)

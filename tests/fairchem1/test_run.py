@@ -130,6 +130,14 @@ def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path, capsys
     assert sum(torch.equal(a, b) for a, b in zip(kept.values(), base, strict=False)) == len(kept)
 
 
+def test_the_base_is_predicted_with_only_where_it_is_asked_for(inputs, tmp_path):
+    with pytest.raises(ValueError, match=r"no best_checkpoint\.pt in .*--checkpoint base"):
+        fairchem(inputs, tmp_path, "predict")
+    assert not list(tmp_path.rglob("test.npz"))
+    fairchem(inputs, tmp_path, "predict", "--checkpoint", "base")
+    assert list(tmp_path.rglob("predictions/test.npz"))
+
+
 def test_the_other_modes_use_the_best_epoch(inputs, trained):
     for mode in ("validate", "predict", "run-relaxations"):
         fairchem(inputs, trained, mode)

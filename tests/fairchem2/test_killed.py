@@ -2,10 +2,12 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -41,8 +43,13 @@ def test_killed_at_random_moments(ranks, inputs, tmp_path):
                 break
             except subprocess.TimeoutExpired:
                 assert kills < KILLS, f"it does not end: {said(run)}"
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                workers = ranks_of(process.pid)
+                if ranks > 1 and kills % 2 and workers:  # one of them: the others are told to end
+                    os.kill(moments.choice(workers), signal.SIGKILL)
+                    assert process.wait(120) != 0
+                else:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
                 kills += 1
         assert_equal_up_to_rounding(comparable(run / "gdeq"), expected)
 
@@ -56,6 +63,19 @@ def start(typed):
         return subprocess.Popen(
             typed, env=environment, stdout=out, stderr=out, start_new_session=True
         )
+
+
+def ranks_of(leader):
+    """Processes that torch has started as ranks of a run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            (parent,) = re.findall(r"PPid:\s(\d+)", (path / "status").read_text())
+            if int(parent) == leader and b"spawn_main" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+    return found
 
 
 def said(run):

@@ -25,6 +25,7 @@ def tuned(checkpoint, trust_files=False):
         results=Path("none"),
         checkpoint=str(checkpoint),
         trust_files=trust_files,
+        base=SimpleNamespace(model=small.model("esen")),
         train_eval_unit=SimpleNamespace(compiled=False, is2rs=IS2RS(), force_task=small.tasks()[0]),
     )
     return GDEQRunner.tuned(runner)
