@@ -138,10 +138,11 @@ class Predict(_Evaluation, PredictTask):
             super().run()
             return
         if self.tuned is None and self.config["checkpoint"] != BASE:
+            folder = trainer.config["cmd"]["checkpoint_dir"]
             raise ValueError(
-                f"--mode predict: no {BEST} in {trainer.config['cmd']['checkpoint_dir']}: expected that of a "
-                "training. Train first with --mode train, name a model with --checkpoint PATH, or take the "
-                "base with --checkpoint base"
+                f"--mode predict: no {BEST} in {folder}: expected that of a training. Train first with "
+                "--mode train, name a model with --checkpoint PATH, or take the base with --checkpoint "
+                "base"
             )
         logging.info(f"predicting with the {self.chosen.name} model")
         with in_use(results(trainer), "predict"):
