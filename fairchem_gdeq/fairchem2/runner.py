@@ -170,6 +170,7 @@ class GDEQRunner(ScoringRunner):
             keep_settings(self.settings, self._checkpoints)
         going_on = from_the_first(lambda: newest_whole(self._checkpoints, self._asked))
         if going_on is not None:
+            logging.info(f"going on from the checkpoint {going_on}")
             super().load_state(str(going_on))
         super().run()
         self.score(self.test, self.results)

@@ -133,6 +133,7 @@ def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path, capsys
 def test_the_base_is_predicted_with_only_where_it_is_asked_for(inputs, tmp_path):
     with pytest.raises(ValueError, match=r"no best_checkpoint\.pt in .*--checkpoint base"):
         fairchem(inputs, tmp_path, "predict")
+    distutils.cleanup()
     assert not list(tmp_path.rglob("test.npz"))
     fairchem(inputs, tmp_path, "predict", "--checkpoint", "base")
     assert list(tmp_path.rglob("predictions/test.npz"))

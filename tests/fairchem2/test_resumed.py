@@ -124,7 +124,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_pat
     assert not (tmp_path / "gdeq" / "results" / "test.json").exists()
     code, _, err = fairchem(inputs, tmp_path, *arguments)
     assert code == 0, err[-3000:]
-    assert "starting from here" in err
+    assert "going on from the checkpoint" in err
     assert_equal_up_to_rounding(comparable(tmp_path / "gdeq"), comparable(trained[0] / "gdeq"))
     ends = [
         run / "gdeq" / "checkpoints" / "final" / "adjoints.0of1.pt"
