@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fairchem_gdeq.training.in_use import naming
+
 KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained with
 # What may differ without a word: it says how a run is looked at, where it runs, what is told of it, and
 # how much memory it takes for the same gradient.
@@ -103,7 +105,8 @@ def keep_settings(settings: str, checkpoints: Path) -> None:
     """Keep what checkpoints are of beside them; one process alone may do so."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     part = checkpoints / f"{KEPT}.part"
-    part.write_text(settings)
+    with naming(part):
+        part.write_text(settings)
     part.replace(checkpoints / KEPT)
 
 
