@@ -43,4 +43,4 @@ class Program(SlurmSPMDProgram):
 
 def submit_ours() -> None:
     """From now on, this process submits ``Program``."""
-    slurm_launch.SlurmSPMDProgram = Program  # type: ignore[misc]
+    slurm_launch.SlurmSPMDProgram = Program
