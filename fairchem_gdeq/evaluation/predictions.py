@@ -19,6 +19,7 @@ from tqdm import tqdm
 from fairchem_gdeq.batching.bulk import Bulk
 from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.evaluation.task import Batch, labels_of
+from fairchem_gdeq.training.in_use import naming
 
 # Charge and spin are fairchem 2's.
 STATED = ("atomic_numbers", "pos", "cell", "pbc", "fixed", "charge", "spin")
@@ -71,7 +72,7 @@ class Journal:
     def append(self, start: str, atoms: Atoms) -> Atoms:
         """Write a structure through to the disk; returns it as it will be read."""
         line = encode({"start": start, "atoms": atoms.todict()})
-        with self.path.open("ab+") as file:
+        with naming(self.path), self.path.open("ab+") as file:
             if file.tell() and not self._ends_with_newline():
                 file.write(b"\n")  # after a line cut short
             file.write(line.encode() + b"\n")
@@ -125,6 +126,7 @@ def write(folder: Path, split: str, images: list[Atoms]) -> None:
     Files appear complete or not at all.
     """
     part = folder / f"{split}.part"
-    ase.io.write(part, images, format="extxyz")
+    with naming(part):
+        ase.io.write(part, images, format="extxyz")
     part.replace(folder / f"{split}.extxyz")
     write_positions(folder / f"{split}.npz", images)

@@ -9,6 +9,8 @@ from pathlib import Path
 import ase
 import numpy as np
 
+from fairchem_gdeq.training.in_use import naming
+
 
 def write_positions(path: Path, images: list[ase.Atoms]) -> None:
     """Write relaxed structures as fairchem-core 1.10's ``relaxed_positions.npz``, all at once.
@@ -37,7 +39,7 @@ def write_positions(path: Path, images: list[ase.Atoms]) -> None:
         return
     ids = sorted(named)
     part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
+    with naming(part), part.open("wb") as file:
         np.savez_compressed(
             file,
             ids=np.array(ids),

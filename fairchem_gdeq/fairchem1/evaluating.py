@@ -26,7 +26,7 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE, History
-from fairchem_gdeq.training.in_use import cannot_write
+from fairchem_gdeq.training.in_use import cannot_write, unwritten
 from fairchem_gdeq.training.ranks import share_cores
 
 PRIMARY = "delta_q_mean"
@@ -186,7 +186,9 @@ class EvaluatingTrainer(OCPTrainer):
                 if not self.is_debug:
                     self.adjoints.save(self._folder)
                 self._save_history()
-        except (OSError, RuntimeError) as error:  # torch says the second of a full disk
+        except (OSError, RuntimeError) as error:
+            if not unwritten(error):
+                raise
             raise OSError(cannot_write(wanted, error)) from error
         if written is None:
             return None

@@ -6,12 +6,37 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fairchem_gdeq.training.ranks import rank
 
+INTERRUPTED = 75  # exit status (EX_TEMPFAIL): the same command goes on
 PATIENCE = 5.0  # seconds that other ranks give the first
+
+
+@contextmanager
+def ending(stopped: Callable[[], bool]) -> Iterator[None]:
+    """What a signal makes of the code inside ends as an interruption.
+
+    Args:
+        stopped: whether fairchem's handler of a local run's signals has run.
+
+    Raises:
+        SystemExit: it has, or submitit's has.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        # fairchem's handler of signals ends with 0, and what comes after a run would go on.
+        raise SystemExit(stop.code or INTERRUPTED) from stop
+    except Exception as error:
+        # It also takes the ranks apart. Where torch was writing a checkpoint, it holds the exit back,
+        # misses the other ranks, and says only that.
+        if not stopped():
+            raise
+        raise SystemExit(INTERRUPTED) from error
 
 
 def name_newest(folder: Path, link: Callable[[], bool], local: bool) -> bool:

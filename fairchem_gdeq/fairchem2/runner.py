@@ -27,7 +27,7 @@ from fairchem_gdeq.fairchem2.callbacks import KeepBest
 from fairchem_gdeq.fairchem2.evaluated import evaluated, no_tuned, tasks_of
 from fairchem_gdeq.fairchem2.fields import hydra_model
 from fairchem_gdeq.fairchem2.held_frames import HeldFrames
-from fairchem_gdeq.fairchem2.interruption import name_newest
+from fairchem_gdeq.fairchem2.interruption import ending, name_newest
 from fairchem_gdeq.fairchem2.loaders import atom_budget, left_out
 from fairchem_gdeq.fairchem2.scoring_runner import ScoringRunner
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
@@ -38,12 +38,13 @@ from fairchem_gdeq.training.run_frames import elements_of
 from fairchem_gdeq.training.same_run import keep_settings, require_same_run, warn_of_another
 from fairchem_gdeq.training.whole import newest_whole
 
-INTERRUPTED = 75  # exit status (EX_TEMPFAIL): the same command goes on
 MODES = ("train", "validate", "predict", "diagnose", "audit")
 
 
 class GDEQRunner(ScoringRunner):
     """fairchem's training runner with evaluation and prediction beside it."""
+
+    _stopped = False  # by a signal of a local run
 
     def __init__(
         self,
@@ -141,14 +142,10 @@ class GDEQRunner(ScoringRunner):
             ValueError, OSError: as ``in_use``.
         """
         purpose = self.mode if self.mode == "train" else f"{self.mode}_{self.split}"
-        try:
-            with in_use(self.results.parent, purpose):
-                self.results.mkdir(parents=True, exist_ok=True)
-                self._check_structures()
-                getattr(self, self.mode)()
-        except SystemExit as stopped:
-            # fairchem's handler of signals ends with 0, and what comes after a run would go on.
-            raise SystemExit(stopped.code or INTERRUPTED) from stopped
+        with ending(lambda: self._stopped), in_use(self.results.parent, purpose):
+            self.results.mkdir(parents=True, exist_ok=True)
+            self._check_structures()
+            getattr(self, self.mode)()
 
     # ---- modes -------------------------------------------------------------------------------
 
@@ -255,5 +252,5 @@ class GDEQRunner(ScoringRunner):
         save = partial(super().save_state, checkpoint_location, is_preemption)
         if not is_preemption:
             return save()
-        local = str(self.job_config.scheduler.mode).upper().endswith("LOCAL")
-        return name_newest(Path(checkpoint_location), save, local)
+        self._stopped = str(self.job_config.scheduler.mode).upper().endswith("LOCAL")
+        return name_newest(Path(checkpoint_location), save, self._stopped)

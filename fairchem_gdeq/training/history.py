@@ -10,6 +10,7 @@ from typing import Any
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.comparison import End, Scored, compare, warn_of_few
+from fairchem_gdeq.training.in_use import naming
 
 STEPS = "history.jsonl"
 STATE = "gdeq_state.pt"  # beside a checkpoint: what fairchem's own has no place for
@@ -80,7 +81,8 @@ class History:
     def _write(self, path: Path, steps: list[dict[str, float]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
-        part.write_text("".join(json.dumps(step) + "\n" for step in steps))
+        with naming(part):
+            part.write_text("".join(json.dumps(step) + "\n" for step in steps))
         part.replace(path)
         self._path, self.last = path, steps[-1] if steps else None
 
@@ -88,7 +90,7 @@ class History:
         """The log of an optimizer step."""
         self.last = log
         if self._path is not None:
-            with self._path.open("a") as file:
+            with naming(self._path), self._path.open("a") as file:
                 file.write(json.dumps(log) + "\n")
 
     @property

@@ -15,12 +15,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fairchem_gdeq.training.ranks import from_the_first, rank
+from fairchem_gdeq.training.ranks import from_the_first
 
 # How long a process waits for one that it cannot see: data workers outlive a killed process for seconds,
 # and file systems of a network give up what a dead node held when they notice.
 WAIT = 60.0  # seconds
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # nothing but writing ends so
+DENIED = {errno.EACCES, errno.EPERM}  # reading as well
+OF_TORCH = (
+    "inline_container.cc",
+    "cannot be opened",
+)  # in what it says of a full disk, or no folder
 
 
 @contextmanager
@@ -37,28 +42,64 @@ def in_use(folder: Path, purpose: str) -> Iterator[None]:
     """
     lock = FileLock(folder / f".{purpose}.lock")
     holder = folder / f".{purpose}.holder.json"
-    if text := from_the_first(lambda: _taken(lock, holder)):
-        raise ValueError(text)
+    try:
+        if text := from_the_first(lambda: _taken(lock, holder)):
+            raise ValueError(text)
+        yield
+    except OSError as error:
+        if (said := _said_of(error, folder)) is None:
+            raise
+        raise OSError(said) from error
+    finally:
+        if lock.is_locked:  # on rank 0, and where nobody else has it
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def _said_of(error: OSError, folder: Path) -> str | None:
+    """What to say of an error while a run has its folder; None where it is not of what may be opened."""
+    name = error.filename
+    place = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else folder
+    within = Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder))
+    if error.errno in FULL or (error.errno in DENIED and within):
+        return cannot_write(place, error)
+    if error.errno in DENIED:
+        return (
+            f"{place}: expected a file that may be opened, found that it may not "
+            f"({error.strerror}). Have its owner allow it, or name another"
+        )
+    return None
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Errors inside name the file: Python names it where one is opened, and not where it is written."""
     try:
         yield
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise OSError(cannot_write(Path(error.filename or folder), error)) from error
-    finally:
-        if rank() == 0:
-            holder.unlink(missing_ok=True)
-            lock.release()
+        if error.filename is None:
+            error.filename = str(file)
+        raise
+
+
+def unwritten(error: BaseException) -> bool:
+    """Whether something could not be written, which torch's own file format says in a RuntimeError."""
+    text = str(error)
+    return isinstance(error, OSError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in OF_TORCH)
+    )
 
 
 def cannot_write(place: Path, error: BaseException) -> str:
     """What to say of a file or folder that could not be written."""
     folder = next(each for each in (place, *place.absolute().parents) if each.is_dir())
-    reason = str(error).strip().splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     free = shutil.disk_usage(folder).free / 1e6
+    closed = isinstance(error, OSError) and error.errno in {*DENIED, errno.EROFS}
     return (
         f"{place} could not be written ({reason}); {free:.0f} MB are free there. What was saved before "
-        "is whole: make room, and start the same command again to go on from it"
+        f"is whole: {'allow writing there' if closed else 'make room'}, and start the same command "
+        "again to go on from it"
     )
 
 
@@ -89,7 +130,8 @@ def _taken(lock: FileLock, holder: Path) -> str | None:
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-    holder.write_text(json.dumps(mine))
+    with naming(holder):
+        holder.write_text(json.dumps(mine))
     return None
 
 

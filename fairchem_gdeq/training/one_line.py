@@ -6,6 +6,7 @@ is found there, and the last line of the traceback would name a key of the confi
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
 import sys
@@ -21,7 +22,15 @@ HERE = str(Path(__file__).parents[1])
 CHAINED = "The above exception was the direct cause of the following exception:"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line \d+, in [^\n]*\n +(?P<code>[^\n]*)\n')
 
-_SAID = re.compile(r"^[\w.]*(?:Error|BadRows?): (.*)", re.MULTILINE | re.DOTALL)
+_SAID = re.compile(r"^(?P<name>[\w.<>]+): (?P<text>.*)", re.MULTILINE | re.DOTALL)
+PACKAGE = "fairchem_gdeq."
+TOLD = (
+    ValueError,
+    OSError,
+    TypeError,
+    ImportError,
+    RuntimeError,
+)  # Python's own, raised with words
 
 
 def sentence(error: BaseException) -> str | None:
@@ -36,7 +45,7 @@ def sentence(error: BaseException) -> str | None:
     while found is not None:  # Hydra, and fairchem's data sets, raise their own from ours
         frames = traceback.extract_tb(found.__traceback__)
         ours = frames and _ours(frames[-1].filename, frames[-1].line or "")
-        if ours and isinstance(found, ValueError | OSError | TypeError | ImportError):
+        if ours and (isinstance(found, TOLD) or type(found).__module__.startswith(PACKAGE)):
             return str(found)
         found = found.__cause__
     return _not_located(str(error)) if isinstance(error, InstantiationException) else None
@@ -59,6 +68,15 @@ def _ours(file: str, code: str) -> bool:
     return file.startswith(HERE) and code.lstrip().startswith("raise ")
 
 
+def _told(name: str) -> bool:
+    """Whether an exception says what is wrong, by the name that a traceback gives it.
+
+    That name begins with the module, so that one that is added to this package is known here.
+    """
+    kind = getattr(builtins, name, None)
+    return name.startswith(PACKAGE) or (isinstance(kind, type) and issubclass(kind, TOLD))
+
+
 def _of_a_rank(error: ChildFailedError) -> str | None:
     """The sentence in what torch keeps of the first rank that failed: the text of its traceback."""
     _, failure = error.get_first_failure()
@@ -69,7 +87,7 @@ def _of_a_rank(error: ChildFailedError) -> str | None:
         frames = list(_FRAME.finditer(each))
         if frames and _ours(frames[-1]["file"], frames[-1]["code"]):
             said = _SAID.search(each, frames[-1].end())
-            return said[1].strip() if said else None
+            return said["text"].strip() if said and _told(said["name"]) else None
     return _not_located(stack)
 
 

@@ -20,6 +20,7 @@ from omegaconf.errors import (
 from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.replay import BASE
 
+PARTS = (".", "logs", "checkpoints", "results")  # of a run's folder, which fairchem and we make
 LOADERS = ("train_dataloader", "eval_dataloader", "test_dataloader")
 
 
@@ -55,16 +56,19 @@ def no_slurm() -> str | None:
     )
 
 
-def unwritable(folder: str) -> str | None:
-    """What to say where a run's folder can be neither written nor made."""
-    place = Path(folder).absolute()
-    there = next(each for each in (place, *place.parents) if each.exists())
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return None
-    return (
-        f"job.run_dir={folder}: expected a folder that can be written, found that {there} "
-        f"{'cannot be' if there.is_dir() else 'is a file'}. Choose another with job.run_dir=FOLDER"
-    )
+def unwritable(job: DictConfig) -> str | None:
+    """What to say where a run's folder, or one in it, can be neither written nor made."""
+    name = job.get("timestamp_id")  # else fairchem makes a new one
+    for key, part in (("run_dir", ""), *((("timestamp_id", p) for p in PARTS) if name else ())):
+        place = Path(job.run_dir, name if part else "", part).absolute()
+        there = next(each for each in (place, *place.parents) if each.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            return (
+                f"job.{key}={job[key]}: expected a folder that can be written, found that {there} "
+                f"{'cannot be' if there.is_dir() else 'is a file'}. Choose another with "
+                f"job.{key}={'FOLDER' if key == 'run_dir' else 'NAME'}"
+            )
+    return None
 
 
 def unresolved(config: DictConfig) -> str | None:
@@ -127,7 +131,7 @@ def _flat(source: Any) -> Iterator[str]:
 
 
 def missing(config: DictConfig) -> str | None:
-    """The first file or device that the config names and that is not there; None if all are.
+    """The first file that the config names and that is not there; None if all are.
 
     Args:
         config: of a run of ``GDEQRunner``, as Hydra composed it.
@@ -146,6 +150,11 @@ def missing(config: DictConfig) -> str | None:
     base = runner.train_eval_unit.model
     if "path" in base and (text := no_base(base.path, base.get("hint", ""))):
         return text
+    return None
+
+
+def no_device(config: DictConfig) -> str | None:
+    """What to say where this machine, on which the run would start, has no such device."""
     if config.job.device_type == "CUDA" and not torch.cuda.is_available():
         return "job.device_type is CUDA, and PyTorch finds no GPU: add job.device_type=CPU"
     return None

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fairchem_gdeq.training.contents import contents_of
+from fairchem_gdeq.training.in_use import naming
 
 KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained with
 # What may differ without a word: it says how a run is looked at, where it runs, what is told of it, and
@@ -111,7 +112,8 @@ def keep_settings(settings: str, checkpoints: Path) -> None:
     """Keep what checkpoints are of beside them; one process alone may do so."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     part = checkpoints / f"{KEPT}.part"
-    part.write_text(settings)
+    with naming(part):
+        part.write_text(settings)
     part.replace(checkpoints / KEPT)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-from fairchem_gdeq.training.in_use import cannot_write
+from fairchem_gdeq.training.in_use import cannot_write, unwritten
 from fairchem_gdeq.training.ranks import rank, synchronize
 
 
@@ -31,8 +31,11 @@ def replacing(folder: Path) -> Iterator[Path]:
     All ranks enter it. What a kill leaves whole is the old folder, or the new one under this name or with
     ``.partial`` at its end; the next call takes that away once it has written its own.
 
+    Whatever is raised inside, the old folder stays.
+
     Raises:
-        OSError: something cannot be written, which torch says in many ways. The old folder then stays.
+        OSError: something cannot be written, which torch says in many ways.
+        SystemExit, KeyboardInterrupt: a signal has ended it, which torch would say as its own error.
     """
     partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     if rank() == 0:
@@ -43,11 +46,18 @@ def replacing(folder: Path) -> Iterator[Path]:
     synchronize()
     try:
         yield partial
-    except (OSError, RuntimeError) as error:
-        raise OSError(cannot_write(folder, error)) from error
     except CheckpointException as errors:  # of the ranks that failed
-        cause = next(iter(errors.failures.values()))[0]
-        raise OSError(cannot_write(folder, cause)) from errors
+        causes = [cause for cause, _ in errors.failures.values()]
+        for cause in causes:
+            if not isinstance(cause, Exception):
+                raise cause from errors
+        if not all(map(unwritten, causes)):
+            raise
+        raise OSError(cannot_write(folder, causes[0])) from errors
+    except (OSError, RuntimeError) as error:
+        if not unwritten(error):
+            raise
+        raise OSError(cannot_write(folder, error)) from error
     synchronize()
     if rank() == 0:
         if folder.exists():

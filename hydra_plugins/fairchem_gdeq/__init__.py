@@ -67,6 +67,7 @@ def check(config: Any) -> None:
     from fairchem_gdeq.training.one_line import end_in_one_line
     from fairchem_gdeq.training.preflight import (
         missing,
+        no_device,
         no_slurm,
         shared,
         unresolved,
@@ -76,14 +77,20 @@ def check(config: Any) -> None:
 
     if broken := list(broken_rules(config)):
         raise SystemExit("\n".join(f"fairchem: {line}" for line in broken))
-    local = str(config.job.scheduler.mode).upper() == "LOCAL"  # else other machines have the inputs
-    text = unresolved(config) or unwritable(config.job.run_dir)
-    text = text or (missing(config) if local else no_slurm())
-    if local and config.mode == "train":
+    local = (
+        str(config.job.scheduler.mode).upper() == "LOCAL"
+    )  # else the device is another machine's
+    text = unresolved(config) or unwritable(config.job) or (None if local else no_slurm())
+    text = text or missing(config) or (no_device(config) if local else None)
+    if config.mode == "train":
         text = text or shared(config)
     if text:
         raise SystemExit(f"fairchem: {text}")
     end_in_one_line()
+    if not local:
+        from fairchem_gdeq.fairchem2.submitted import submit_ours
+
+        submit_ours()
     with open_dict(runner):
         runner.settings = settings_of(config)
 

@@ -3,9 +3,11 @@
 import signal
 
 import pytest
+from omegaconf import OmegaConf
 
 from fairchem_gdeq.fairchem2 import interruption
-from fairchem_gdeq.fairchem2.interruption import name_newest
+from fairchem_gdeq.fairchem2.interruption import INTERRUPTED, name_newest
+from fairchem_gdeq.fairchem2.runner import GDEQRunner
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +51,33 @@ def test_other_ranks_wait_for_the_first(tmp_path, monkeypatch):
     assert not name_newest(tmp_path / "state", pytest.fail, local=False)
     (tmp_path / "state").symlink_to(tmp_path)
     assert name_newest(tmp_path / "state", pytest.fail, local=False)
+
+
+class Stopped(GDEQRunner):
+    """A runner of nothing, whose training ends by an error; before, a signal may come."""
+
+    def __init__(self, folder, scheduler, told):
+        self.mode, self.told = "train", told
+        places = {f"{name}_dir": str(folder / name) for name in ("results", "checkpoint")}
+        (folder / "checkpoint").mkdir()
+        self.job_config = OmegaConf.create({"scheduler": {"mode": scheduler}, "metadata": places})
+
+    def _check_structures(self):
+        pass
+
+    def train(self):
+        if self.told:
+            self.save_state(str(self.results / "state"), is_preemption=True)
+        raise ValueError("Default process group has not been initialized")
+
+
+def test_what_torch_makes_of_a_signal_ends_as_an_interruption(tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        Stopped(tmp_path, "local", told=True).run()
+    assert caught.value.code == INTERRUPTED
+
+
+@pytest.mark.parametrize(("scheduler", "told"), [("local", False), ("slurm", True)])
+def test_an_error_of_its_own_stays_one(tmp_path, scheduler, told):
+    with pytest.raises(ValueError, match="process group"):
+        Stopped(tmp_path, scheduler, told).run()

@@ -1,22 +1,30 @@
 """Errors of ours end a process in a sentence, wherever they were raised."""
 
+import linecache
 import os
 import subprocess
 import sys
 import tempfile
-import traceback
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import (
+    ChildFailedError,
+    ErrorHandler,
+    ProcessFailure,
+)
 
+from fairchem_gdeq.audit.sharing import Unmeasured
+from fairchem_gdeq.data.lmdb_file import DamagedFile
+from fairchem_gdeq.data.rows import BadRow
 from fairchem_gdeq.relax.settings import require_not_negative
 from fairchem_gdeq.testing.fairchem2 import small
-from fairchem_gdeq.training.one_line import SHOW, sentence
+from fairchem_gdeq.training.checkpoint_files import UntrustedFile
+from fairchem_gdeq.training.failing import TooManyDiverged
+from fairchem_gdeq.training.one_line import HERE, SHOW, sentence
 from fairchem_gdeq.training.same_run import KEPT, require_same_run
 
 ROOT = Path(__file__).parents[2]
@@ -46,17 +54,63 @@ def test_a_mistake_in_our_code_keeps_its_traceback():
     assert sentence(caught.value) is None
 
 
-def of_a_rank(error):
-    """What torch makes of an error in a rank."""
-    stack = "".join(traceback.format_exception(error))
-    message = {"message": f"{type(error).__name__}: {error}", "extraInfo": {"py_callstack": stack}}
-    failure = SimpleNamespace(message=message, timestamp=0)
-    found = ChildFailedError.__new__(ChildFailedError)
-    found.failures = {0: failure}
-    return found
+@pytest.fixture
+def of_a_rank(tmp_path, monkeypatch):
+    """What torch makes of an error in a rank: it writes a file there, and reads it where all end."""
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+
+    def made(error):
+        try:
+            raise error
+        except type(error) as caught:
+            ErrorHandler().record_exception(caught)
+        return ChildFailedError("fairchem", {0: ProcessFailure(0, 1, 1, str(file))})
+
+    return made
 
 
-def test_a_rank_s_error_is_found_with_and_without_hydra():
+class Added(ArithmeticError):
+    """An exception of ours as one may be added, whose name has no usual end."""
+
+    __module__ = "fairchem_gdeq.added"
+
+
+def raised_by_us(error):
+    """The error, raised by a line that is in a file of the package."""
+    name = f"{HERE}/somewhere.py"
+    linecache.cache[name] = (0, None, ["raise error\n"], name)
+    with pytest.raises(type(error)) as caught:
+        exec(compile("raise error\n", name, "exec"), {"error": error})
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Added("of many words"),
+        BadRow("data.aselmdb, row 3", "no atoms"),
+        DamagedFile("data.aselmdb: is cut short"),
+        TooManyDiverged("3 of 4 structures diverged"),
+        UntrustedFile("base.pt names os.system\nand another line"),
+        Unmeasured("KeyError: 'cell'"),
+        FileNotFoundError("base.pt: no such file"),
+        ImportError("no lmdb: install it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_of_ours_is_said_by_one_rank_and_by_several(of_a_rank, error):
+    found = raised_by_us(error)
+    assert sentence(found) == sentence(of_a_rank(found)) == str(error)
+
+
+@pytest.mark.parametrize("error", [KeyError("cell"), AttributeError("no cell"), StopIteration()])
+def test_what_says_nothing_keeps_its_traceback_in_a_rank_too(of_a_rank, error):
+    found = raised_by_us(error)
+    assert sentence(found) is sentence(of_a_rank(found)) is None
+
+
+def test_a_rank_s_error_is_found_with_and_without_hydra(of_a_rank):
     with pytest.raises(ValueError, match="other settings") as caught:
         raise_ours()
     assert sentence(of_a_rank(caught.value)) == str(caught.value)

@@ -7,13 +7,14 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import ase.io
 import pytest
 import torch
 
-from fairchem_gdeq.fairchem2.runner import INTERRUPTED
+from fairchem_gdeq.fairchem2.interruption import INTERRUPTED
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.fairchem2.running import (
     assert_equal_up_to_rounding,
@@ -133,6 +134,32 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(inputs, trained, tmp_pat
     resumed, straight = (torch.load(path, weights_only=True) for path in ends)
     for key, value in straight.items():
         assert torch.equal(resumed[key].sort(0).values, value.sort(0).values), key
+
+
+STOPPED = """
+import os
+import signal
+from torch.distributed.checkpoint import FileSystemWriter
+
+def stopped(self, plan, planner):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+FileSystemWriter.write_data = stopped
+from fairchem.core._cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_while_torch_writes_a_checkpoint_is_an_interruption(inputs, tmp_path):
+    """Torch holds back the exit of fairchem's handler, which has taken away its ranks."""
+    typed = command(inputs, tmp_path, "--mode", "train")[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, *typed], capture_output=True, text=True, check=False
+    )
+    assert "Signal SIGTERM received" in done.stderr, done.stderr[-3000:]
+    assert done.returncode == INTERRUPTED, done.stderr[-3000:]
+    assert "make room" not in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

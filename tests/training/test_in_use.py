@@ -3,14 +3,19 @@
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
+from ase import Atoms
 
+from fairchem_gdeq.evaluation.predictions import Journal
 from fairchem_gdeq.training import in_use as module
+from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.in_use import in_use
 
 HOLDS = """
@@ -84,3 +89,54 @@ def test_a_full_disk_is_said_with_the_file_and_what_to_do(tmp_path):
         raise full
     with pytest.raises(FileNotFoundError), in_use(tmp_path, "train"):
         (tmp_path / "nothing").read_text()
+
+
+@contextmanager
+def full():
+    """Nothing can be written to a file inside: as on a full disk, Python's error does not name it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_at_the_start_is_said_and_nothing_stays_taken(tmp_path):
+    said = r"\.train\.holder\.json could not be written .*make room"
+    with pytest.raises(OSError, match=said), full():
+        held(tmp_path)
+    assert not list(tmp_path.glob("*.json")) and held(tmp_path)
+
+
+def test_the_file_that_grows_is_named(tmp_path):
+    history, journal = History("better"), Journal(tmp_path, "test", "me", 0)
+    history.open(tmp_path, 0, 1)
+    said = r"history\.jsonl could not be written"
+    with pytest.raises(OSError, match=said), in_use(tmp_path, "train"), full():
+        history.add_step({"train/step": 1})
+    said = r"test\.me\.0\.jsonl could not be written"
+    with pytest.raises(OSError, match=said), in_use(tmp_path, "predict"), full():
+        journal.append("a", Atoms("H", info={"failed": False}))
+
+
+def test_what_may_not_be_read_is_not_what_may_not_be_written(tmp_path):
+    """Of files elsewhere a run reads; in its folder it writes."""
+    run, data = tmp_path / "run", tmp_path / "data.aselmdb"
+    for kind in (errno.EACCES, errno.EPERM):
+        denied = OSError(kind, os.strerror(kind), str(data))
+        said = r"data\.aselmdb: expected a file that may be opened"
+        with pytest.raises(OSError, match=said) as caught, in_use(run, "train"):
+            raise denied
+        assert "written" not in str(caught.value) and "MB" not in str(caught.value)
+        denied = OSError(kind, os.strerror(kind), str(run / "results" / "test.json"))
+        said = r"test\.json could not be written .*allow writing there"
+        with pytest.raises(OSError, match=said), in_use(run, "train"):
+            raise denied
+    read_only = OSError(errno.EROFS, os.strerror(errno.EROFS), str(data))
+    with pytest.raises(OSError, match="could not be written"), in_use(run, "train"):
+        raise read_only
+
+
+def test_an_error_without_words_is_named_by_its_kind(tmp_path):
+    assert "could not be written (OSError)" in module.cannot_write(tmp_path, OSError())

@@ -1,10 +1,14 @@
 """A folder that is written again is whole at any moment."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
 from fairchem_gdeq.training.swap import remove, replacing
 
@@ -66,8 +70,50 @@ def test_a_full_disk_leaves_the_old_one_and_says_so(tmp_path):
     write(folder, "old")
     said = r"checkpoint could not be written .*start the same command"
     with pytest.raises(OSError, match=said), replacing(folder):
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+        torch.save(torch.ones(30_000), "/dev/full")
+    with pytest.raises(OSError, match=said), replacing(folder) as new:
+        torch.save(torch.ones(3), new)  # is a folder
     assert held(folder) == {"a": "old", "b": "old"}
+
+
+class Failing(dcp.FileSystemWriter):
+    """Writes no tensor: something is raised where torch writes."""
+
+    def __init__(self, folder, error):
+        super().__init__(folder)
+        self.error = error
+
+    def write_data(self, plan, planner):
+        raise self.error
+
+
+def save(folder, error):
+    """A checkpoint by torch, as fairchem writes it: what is raised comes in an error of torch's."""
+    with replacing(folder) as new:
+        dcp.save({"w": torch.ones(3)}, storage_writer=Failing(new, error), no_dist=True)
+
+
+def test_torch_s_error_of_a_full_disk_says_so(tmp_path):
+    with pytest.raises(OSError, match=r"step_4 could not be written .*No space left.*make room"):
+        save(tmp_path / "step_4", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit(-1), KeyboardInterrupt()])
+def test_a_signal_while_torch_writes_ends_as_it_does(tmp_path, error):
+    folder = tmp_path / "step_4"
+    write(folder, "old")
+    with pytest.raises(type(error)) as caught:
+        save(folder, error)
+    assert caught.value is error and held(folder) == {"a": "old", "b": "old"}
+
+
+def test_other_errors_are_not_of_writing(tmp_path):
+    with pytest.raises(CheckpointException, match="NCCL"):
+        save(tmp_path / "step_4", RuntimeError("NCCL error: unhandled system error"))
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("NCCL timed out")):
+        with pytest.raises(RuntimeError) as caught, replacing(tmp_path / "step_4"):
+            raise error
+        assert caught.value is error
 
 
 def test_a_kill_while_one_is_deleted_leaves_no_checkpoint(tmp_path, monkeypatch):
