@@ -5,7 +5,7 @@ import re
 import shlex
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -97,13 +97,15 @@ def test_a_killed_step_fails_and_goes_on_when_it_is_requeued(cluster, inputs, tr
 
 
 def test_a_run_out_of_time_is_put_back_and_goes_on(cluster, inputs, trained, tmp_path):
-    """Slurm tells it 90 seconds before its end, and looks at the time twice a minute: until then the run
-    is held, as it would be over by itself.
+    """Slurm tells it 90 seconds before its end, a minute or two from now, and looks at the time twice a
+    minute: until then the run is held, as it would be over by itself.
     """
     job = submit(cluster, inputs, tmp_path)
     reach(tmp_path, 4)
     with held(process_of(tmp_path)) as was_told:
-        cluster.ask("scontrol", "update", f"job={job}", "timelimit=1")
+        hours, minutes, _ = map(int, cluster.field(job, "RunTime").split(":"))
+        limit = 60 * hours + minutes + 2
+        cluster.ask("scontrol", "update", f"job={job}", f"timelimit={limit}")
         deadline = time.monotonic() + 2 * MINUTES
         while not was_told():
             assert time.monotonic() < deadline, "Slurm has not told the run of its end"
@@ -138,18 +140,25 @@ def test_an_array_over_seeds(cluster, inputs, tmp_path):
 
 @contextmanager
 def held(process):
-    """A process that does nothing; yields whether SIGUSR2 waits for it."""
+    """A process that does nothing; yields whether SIGUSR2 waits for it, or has ended it.
+
+    Slurm lets a stopped process go on when it has a signal for it.
+    """
     os.kill(process, signal.SIGSTOP)
 
     def was_told():
-        status = Path(f"/proc/{process}/status").read_text()
+        try:
+            status = Path(f"/proc/{process}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
         waiting = [int(line.split()[1], 16) for line in status.splitlines() if "Pnd:" in line]
         return any(mask >> (signal.SIGUSR2 - 1) & 1 for mask in waiting)
 
     try:
         yield was_told
     finally:
-        os.kill(process, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
 
 
 def process_of(folder):
