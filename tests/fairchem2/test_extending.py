@@ -41,7 +41,9 @@ def outside(monkeypatch):
 
 def test_parts_by_name(outside, monkeypatch):
     """The solver's state is selected and joined by what it declares: a batch goes as each alone."""
-    monkeypatch.setattr("fairchem_gdeq.relax.causes.SHORTEST", 0.0)  # atoms of this field lie anywhere
+    monkeypatch.setattr(
+        "fairchem_gdeq.relax.causes.SHORTEST", 0.0
+    )  # atoms of this field lie anywhere
     operator, x, target = random_batch("site", [3, 4, 2], conservative=True)
     solver = SOLVERS.make({"name": "heavy_ball", "momentum": 0.5})
     together = solve(operator, x, solver, 1e-6, 4000)
