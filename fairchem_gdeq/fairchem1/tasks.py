@@ -30,10 +30,12 @@ from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint
 from fairchem_gdeq.fairchem1.evaluating import BEST
 from fairchem_gdeq.fairchem1.held_frames import force_errors
+from fairchem_gdeq.fairchem1.same_run import settings_of
 from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
 from fairchem_gdeq.page.write import NAME, name_of
 from fairchem_gdeq.training.in_use import in_use
-from fairchem_gdeq.training.ranks import rank
+from fairchem_gdeq.training.ranks import rank, synchronize
+from fairchem_gdeq.training.same_run import keep_settings, require_same_run
 
 
 def results(trainer: GDEQTrainer) -> Path:
@@ -101,12 +103,22 @@ class Train(TrainTask):
     """Train (or go on), then score unrelaxed, base and best epoch on the test split."""
 
     def run(self) -> None:
-        """fairchem's training, and our table after it."""
+        """fairchem's training, and our table after it.
+
+        Raises:
+            ValueError: as ``require_same_run`` and ``in_use``.
+        """
         trainer = self.trainer
         if not isinstance(trainer, GDEQTrainer) or trainer.is_debug:
             super().run()
             return
-        with in_use(Path(trainer.config["cmd"]["checkpoint_dir"]), "train"):
+        folder = Path(trainer.config["cmd"]["checkpoint_dir"])
+        with in_use(folder, "train"):
+            settings = settings_of(trainer.config)
+            require_same_run(settings, folder, "--task.run_id=NAME")
+            synchronize()  # before the settings are written anew, all ranks have read them
+            if rank() == 0:
+                keep_settings(settings, folder)
             super().run()
             if trainer.test_loader is not None:
                 compare(trainer, "test", tuned(trainer, None), results(trainer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -39,14 +39,17 @@ class GDEQTrainer(EvaluatingTrainer):
     """
 
     replay: Replay | None = None  # forces beside the signal, once training starts
-    diverging: Diverging  # likewise
+
+    @cached_property
+    def diverging(self) -> Diverging:
+        """What ends the run where too many structures diverge."""
+        return Diverging(self.settings.most_diverged)
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
         """As fairchem's; what is done goes to the history beside the checkpoints."""
         if (forces := for_signal(self.signal, self.settings.forces.replay)) is not None:
             self.replay = forces.open(self, partial(self.field_of, self.base.model))
         check_forces(self, self.replay and self.replay.batches)
-        self.diverging = Diverging(self.settings.most_diverged)
         if self.step == 0 and self._writes:
             self.history.open(self._folder, 0)
         if not self.history.knows_base and self.val_loader is not None:

@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-BASES = "runner.train_eval_unit.model.path"
+BASES = ("runner.train_eval_unit.model.path", "task.base")
 
 
 def contents_of(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -20,7 +20,7 @@ def contents_of(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         paths = [value] if isinstance(value, str) else value
         if not isinstance(paths, Sequence) or not all(isinstance(each, str) for each in paths):
             continue
-        if key == BASES and Path(paths[0]).is_file():
+        if key in BASES and Path(paths[0]).is_file():
             with Path(paths[0]).open("rb") as file:
                 yield key, hashlib.file_digest(file, "sha256").hexdigest()[:12]
         elif key.endswith(".src"):

@@ -33,8 +33,8 @@ FREE = (
     *("*num_workers", "*.most_diverged", "runner.eval_dataloader*max_atoms"),
 )
 # What is told and goes on: a run is made longer, or has other ranks.
-EPOCHS, RANKS = "runner.max_epochs", "job.ranks"
-TOLD = (EPOCHS, "runner.train_eval_unit.cosine_lr_scheduler_fn.epochs", RANKS)
+EPOCHS, RANKS = ("runner.max_epochs", "optim.max_epochs"), "job.ranks"
+TOLD = (*EPOCHS, "runner.train_eval_unit.cosine_lr_scheduler_fn.epochs", RANKS)
 # What a table of base and tuned model is of.
 COMPARED = (
     *("runner.train_eval_unit.model.*", "runner.train_eval_unit.tasks.*"),
@@ -57,32 +57,41 @@ def settings_of(config: DictConfig) -> str:
         OmegaConfBaseException: something in it cannot be resolved.
     """
     stored: Any = OmegaConf.to_container(config, resolve=True)
-    found = dict(_flat("runner", stored["runner"]))
+    found = dict(flat("runner", stored["runner"]))
     job = stored.get("job", {})
     found |= {f"job.{key}": job.get(key) for key in ("seed", "deterministic")}
     scheduler = job.get("scheduler", {})
     found[PACKAGE] = version("fairchem-gdeq")
     found |= {f"{key}{CONTENTS}": told for key, told in contents_of(found)}
     found[RANKS] = scheduler.get("ranks_per_node", 1) * scheduler.get("num_nodes", 1)
-    kept = {k: v for k, v in found.items() if not any(fnmatchcase(k, f) for f in FREE)}
-    return json.dumps(kept, indent=1, sort_keys=True)
+    return without(FREE, found)
 
 
-def require_same_run(settings: str, checkpoints: Path) -> None:
+def without(free: Iterable[str], settings: Mapping[str, Any]) -> str:
+    """Settings by their keys as JSON, without those that may differ (patterns)."""
+    kept = {k: v for k, v in settings.items() if not any(fnmatchcase(k, f) for f in free)}
+    return json.dumps(kept, indent=1, sort_keys=True, default=str)
+
+
+def require_same_run(
+    settings: str, checkpoints: Path, another: str = "job.timestamp_id=NAME"
+) -> None:
     """Refuse to go on with other settings than those of the checkpoints in a folder.
 
     Args:
         settings: of what is started.
         checkpoints: the run's folder of checkpoints, where the settings that they are of are kept.
+        another: the option that chooses another folder.
 
     Raises:
         ValueError: names every difference that would be mixed in, and what to do.
     """
-    if not any(checkpoints.glob("*/.metadata")):  # as fairchem tells those that can be gone on from
+    # As fairchem 2, and fairchem 1, tell those that can be gone on from.
+    if not any(checkpoints.glob("*/.metadata")) and not (checkpoints / "checkpoint.pt").is_file():
         return
     found = differences(settings, checkpoints)
     mixed = [
-        k for k, (there, now) in found.items() if k not in TOLD or (k == EPOCHS and now < there)
+        k for k, (there, now) in found.items() if k not in TOLD or (k in EPOCHS and now < there)
     ]
     if mixed:
         more = f"\n  and {len(mixed) - SHOWN} more" if len(mixed) > SHOWN else ""
@@ -90,7 +99,7 @@ def require_same_run(settings: str, checkpoints: Path) -> None:
             f"{checkpoints.parent} holds a run with other settings, and going on would mix the two:\n  "
             + "\n  ".join(_said(found, mixed[:SHOWN]))
             + more
-            + "\nChoose another folder with job.timestamp_id=NAME, take the old settings, or remove that "
+            + f"\nChoose another folder with {another}, take the old settings, or remove that "
             f"folder to begin anew. If it is the same run, such as after moving its data, remove "
             f"{checkpoints / KEPT}"
         )
@@ -152,9 +161,10 @@ def _said(found: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -> list[str
     return [f"{key}: {found[key][0]!r} there, {found[key][1]!r} now" for key in keys]
 
 
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+def flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Values of nested sections by their dotted keys."""
     if isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _flat(f"{prefix}.{key}", each)
+            yield from flat(f"{prefix}.{key}", each)
     else:
         yield prefix, value

@@ -82,8 +82,10 @@ def test_sweep_equals_stored_graph(name):
 
 
 @pytest.mark.parametrize("name", ["EquiformerV2", "GemNet-OC"])
-def test_two_steps_of_algorithm_1(name):
+def test_two_steps_of_algorithm_1(name, monkeypatch):
     """Window, solve with live graphs and compaction, adjoint: the loss falls, nothing stays behind."""
+    # With random weights, atoms may fall together.
+    monkeypatch.setattr("fairchem_gdeq.relax.causes.SHORTEST", 0.0)
     data = backbones.batch(backbones.slabs())
     field = backbone_checks.field_of(name, data)
     operator = backbone_checks.operator_of(field, alpha=0.01)

@@ -130,6 +130,23 @@ def test_a_run_that_spoils_its_model_ends_with_the_base(inputs, tmp_path, capsys
     assert sum(torch.equal(a, b) for a, b in zip(kept.values(), base, strict=False)) == len(kept)
 
 
+def test_a_folder_with_another_run_is_refused(inputs, trained, tmp_path):
+    """And nothing in it is changed. More epochs go on."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = (run / "checkpoints" / "run" / "checkpoint.pt").read_bytes()
+    others = (
+        ("--optim.lr_initial=0.5", r"optim\.lr_initial: .* there, 0\.5 now"),
+        ("--task.alpha=0.07", r"task\.alpha: .* there, 0\.07 now"),
+        ("--task.signal=bptt", r"task\.signal: 'gdeq' there, 'bptt' now"),
+    )
+    for option, said in others:
+        with pytest.raises(ValueError, match=rf"(?s){said}.*--task\.run_id=NAME"):
+            fairchem(inputs, run, "train", *CONSTANT, option)
+        distutils.cleanup()
+    assert (run / "checkpoints" / "run" / "checkpoint.pt").read_bytes() == before
+
+
 def test_the_base_is_predicted_with_only_where_it_is_asked_for(inputs, tmp_path):
     with pytest.raises(ValueError, match=r"no best_checkpoint\.pt in .*--checkpoint base"):
         fairchem(inputs, tmp_path, "predict")
