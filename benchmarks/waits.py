@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from fairchem_gdeq.testing.device.fake import counted, using
+from fairchem_gdeq.testing.device.counting import counted
+from fairchem_gdeq.testing.device.fake import using
 from fairchem_gdeq.testing.loops import LOOPS, problem
 
 

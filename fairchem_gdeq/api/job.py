@@ -147,6 +147,6 @@ def _end_of(relaxed: Relaxed) -> End:
         code = Code.CONVERGED
     # A copy: the outcome's tensor may be a part of the whole pack's.
     positions = np.array(outcome.positions.to(torch.float64))
-    cause = Cause[record.cause.upper()]
+    cause = Cause.of(record.cause)
     reason = "" if cause is Cause.NONE else cause.words
     return End(code, reason, positions, outcome.evaluations, outcome.residual, record.delta_q)

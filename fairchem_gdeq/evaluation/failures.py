@@ -8,22 +8,20 @@ from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.relax.causes import Cause
 
 CAUSES = [cause for cause in Cause if cause != Cause.NONE]
-LOST = [cause for cause in Cause if cause >= Cause.COLLAPSED]
-ADJOINTS = {  # what the log of a step says of an equilibrium gradient that was not used
+# Words for what the log of a step says of structures, by its keys: that they have diverged, and that they
+# gave no equilibrium gradient.
+LOST = {f"train/{cause.key}": cause.words for cause in CAUSES if cause >= Cause.COLLAPSED}
+WITHOUT_GRADIENT = {
+    **{f"train/{cause.key}": cause.words for cause in CAUSES},
     "train/adjoint_unbounded": "singular adjoint",
     "train/adjoint_unsolved": "adjoint not solved",
 }
 
 
-def name_of(cause: Cause) -> str:
-    """The key of its share of the structures, in scores and after ``train/`` in the log of a step."""
-    return cause.name.lower()
-
-
 def of_scores(name: str, scores: Scores) -> str | None:
     """Of a row of the results table, called ``name``; None where every structure has its minimum."""
     total = round(scores["structures"])
-    counts = {cause.words: total * scores.get(name_of(cause), 0.0) for cause in CAUSES}
+    counts = {cause.words: total * scores.get(cause.key, 0.0) for cause in CAUSES}
     said = of_counts(counts)
     return said and f"{name}: no minimum for {_sum(counts)} of {total} structures ({said})"
 
@@ -33,7 +31,7 @@ def of_steps(steps: Sequence[Mapping[str, float]]) -> str | None:
 
     Steps of before ``train/structures`` was logged, and those on forces alone, have none.
     """
-    counts = counts_of(steps)
+    counts = counts_of(steps, WITHOUT_GRADIENT)
     total = round(sum(step.get("train/structures", 0.0) for step in steps))
     said = of_counts(counts)
     return (
@@ -41,16 +39,8 @@ def of_steps(steps: Sequence[Mapping[str, float]]) -> str | None:
     )
 
 
-def counts_of(
-    steps: Iterable[Mapping[str, float]], causes: Iterable[Cause] = ()
-) -> dict[str, float]:
-    """Structures in the logs of steps by the words for why they gave no equilibrium gradient.
-
-    ``causes`` leaves out all others, and adjoints.
-    """
-    words = {f"train/{name_of(cause)}": cause.words for cause in causes or CAUSES}
-    if not causes:
-        words |= ADJOINTS
+def counts_of(steps: Iterable[Mapping[str, float]], words: Mapping[str, str]) -> dict[str, float]:
+    """Structures in the logs of steps by words: those of the keys, whose share of a step each log has."""
     logs = list(steps)
     return {
         word: sum(step.get("train/structures", 0.0) * step.get(key, 0.0) for step in logs)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairchem_gdeq.evaluation.failures import name_of
 from fairchem_gdeq.evaluation.leaderboard import position_errors
 from fairchem_gdeq.evaluation.metric import RelaxedBatch, measured_metrics
 from fairchem_gdeq.evaluation.records import Label, Record
@@ -67,7 +66,7 @@ def measure(
     own = dict(zip(columns, host[: len(columns)], strict=True)) | {
         "converged": (converged.to(cause.device) & ~has_diverged(cause)).tolist(),
         "diverged": has_diverged(cause).tolist(),
-        "cause": [name_of(Cause(number)) for number in cause.tolist()],
+        "cause": [Cause(number).key for number in cause.tolist()],
         "evaluations": evaluations.tolist(),
         "residual": residual.tolist(),
         "free_atoms": errors.atoms.tolist(),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairchem_gdeq.evaluation.basin import PAPER_DELTA_Q, Basin
-from fairchem_gdeq.evaluation.failures import CAUSES, name_of
+from fairchem_gdeq.evaluation.failures import CAUSES
 from fairchem_gdeq.evaluation.leaderboard import (
     ADWT_THRESHOLDS,
     AFBT_THRESHOLDS,
@@ -65,7 +65,7 @@ def mean_of(key: str) -> Summary:
 
 def share_of(cause: Cause) -> Summary:
     """The share of structures whose relaxation ended for that cause."""
-    return lambda columns, basin: float((columns["cause"] == name_of(cause)).mean())
+    return lambda columns, basin: float((columns["cause"] == cause.key).mean())
 
 
 def captured(columns: Columns, key: str, below: float) -> float:
@@ -198,7 +198,7 @@ BUILT_IN = (
         Column("force\nevals", "{:.1f}"),
         about="relaxation",
     ),
-    *(Metric(name_of(cause), "", share_of(cause), about="relaxation") for cause in CAUSES),
+    *(Metric(cause.key, "", share_of(cause), about="relaxation") for cause in CAUSES),
     # Only where every structure has a reference force.
     Metric("fbt", "", forces_below(FBT_THRESHOLD), Column("FbT", "{:.1%}")),
     Metric("afbt", "", forces_below(AFBT_THRESHOLDS), Column("AFbT", "{:.1%}")),

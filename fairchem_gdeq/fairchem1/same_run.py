@@ -20,6 +20,5 @@ FREE = (
 def settings_of(config: Mapping[str, Any]) -> str:
     """As ``training.same_run.settings_of``, of a trainer's config."""
     found = dict(flat("", {key: config.get(key) for key in SECTIONS}))
-    found = {key.removeprefix("."): value for key, value in found.items()}
     found |= {f"{key}{CONTENTS}": told for key, told in contents_of(found)}
     return without(FREE, found)

@@ -18,9 +18,7 @@ from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import from_the_first
-from fairchem_gdeq.training.swap import remove, replacing
-
-LEFTOVERS = (".partial", ".old")  # ends of folders that a kill leaves (``swap``)
+from fairchem_gdeq.training.swap import LEFTOVERS, remove, replacing
 
 
 class Progress(Callback):

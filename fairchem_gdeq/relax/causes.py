@@ -22,9 +22,23 @@ class Cause(IntEnum):
     OUT_OF_MEMORY = 6  # it does not fit even alone
 
     @property
+    def key(self) -> str:
+        """Its share of the structures in scores, and after ``train/`` in the log of a step."""
+        return self.name.lower()
+
+    @property
     def words(self) -> str:
         """As tables and logs say it."""
-        return self.name.lower().replace("_", " ")
+        return self.key.replace("_", " ")
+
+    @classmethod
+    def of(cls, key: str) -> Cause:
+        """That of a key.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return cls[key.upper()]
 
 
 def has_diverged(cause: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ class Structures:
         found = []
         for own, cell, inverse in zip(positions.split(self.sizes), cells, inverses, strict=True):
             shortest = positions.new_full((), torch.inf)
-            for first in range(0, len(own), rows := max(1, PAIRS // len(own))):
+            for first in range(0, len(own), rows := max(1, PAIRS // max(1, len(own)))):
                 apart = own[first : first + rows, None] - own
                 apart = apart - (apart @ inverse).round() @ cell
                 squares = apart.square().sum(-1)

@@ -9,7 +9,12 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 
-from fairchem_gdeq.evaluation.failures import LOST, counts_of, of_counts
+from fairchem_gdeq.evaluation.failures import (
+    LOST,
+    WITHOUT_GRADIENT,
+    counts_of,
+    of_counts,
+)
 
 LOOKED_AT = 100  # structures at least, before anything is said
 SHARE_WITHOUT = 0.5  # without an equilibrium gradient, of which is warned
@@ -51,7 +56,7 @@ class Diverging:
                 "structures with --mode diagnose, or allow more with most_diverged. The checkpoints so "
                 "far are kept"
             )
-        without = counts_of(self._steps)
+        without = counts_of(self._steps, WITHOUT_GRADIENT)
         if not self._warned and sum(without.values()) > SHARE_WITHOUT * total:
             self._warned = True
             logging.warning(

@@ -165,6 +165,6 @@ def flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Values of nested sections by their dotted keys."""
     if isinstance(value, Mapping):
         for key, each in value.items():
-            yield from flat(f"{prefix}.{key}", each)
+            yield from flat(f"{prefix}.{key}" if prefix else key, each)
     else:
         yield prefix, value

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairchem_gdeq.evaluation.failures import CAUSES, name_of
+from fairchem_gdeq.evaluation.failures import CAUSES
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.relax.segments import segment_max_norm, to_host
 from fairchem_gdeq.training.ranks import gather
@@ -40,7 +40,7 @@ def describe(report: SignalReport, operator: Operator) -> dict[str, float]:
         "train/delta_q_relaxed": report.relaxed,
         "train/structures": torch.ones_like(report.guided),
         "train/diverged": report.diverged,
-        **{f"train/{name_of(cause)}": report.cause == cause for cause in CAUSES},
+        **{f"train/{cause.key}": report.cause == cause for cause in CAUSES},
         "train/converged": report.converged,
         "train/equilibrium_used": report.contributing,
         "train/spared": report.spared,

@@ -13,6 +13,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from fairchem_gdeq.training.in_use import cannot_write, unwritten
 from fairchem_gdeq.training.ranks import rank, synchronize
 
+LEFTOVERS = (".partial", ".old")  # ends of the names of folders that a kill leaves
+
 
 def remove(folder: Path) -> None:
     """Delete a checkpoint, or nothing where there is none.
@@ -37,7 +39,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         OSError: something cannot be written, which torch says in many ways.
         SystemExit, KeyboardInterrupt: a signal has ended it, which torch would say as its own error.
     """
-    partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    partial, old = (folder.with_name(folder.name + end) for end in LEFTOVERS)
     if rank() == 0:
         if partial.exists():  # a run may have gone on from it, and it may be all that there is
             remove(old)

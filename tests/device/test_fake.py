@@ -23,7 +23,7 @@ def device(device):
 
 
 def counted():
-    from fairchem_gdeq.testing.device.fake import counted
+    from fairchem_gdeq.testing.device.counting import counted
 
     return counted()
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from fairchem_gdeq.evaluation.basin import Basin
-from fairchem_gdeq.evaluation.failures import CAUSES, name_of, of_scores, of_steps
+from fairchem_gdeq.evaluation.failures import CAUSES, of_scores, of_steps
 from fairchem_gdeq.evaluation.metrics import summarise
 from tests.records import RECORD
 
@@ -17,7 +17,7 @@ def test_of_a_row():
 
 
 def test_of_a_training_run():
-    nothing = {f"train/{name_of(cause)}": 0.0 for cause in CAUSES}
+    nothing = {f"train/{cause.key}": 0.0 for cause in CAUSES}
     nothing |= {"train/adjoint_unbounded": 0.0, "train/adjoint_unsolved": 0.0}
     steps = [
         nothing | {"train/structures": 8.0, "train/oscillates": 0.125},

@@ -72,7 +72,7 @@ def test_waits_of_an_evaluation(device, name):
     """Ours, copies and the indices of the host among them, which the CPU cannot tell from others."""
     if device.type != "fake":
         pytest.skip("waits are counted on the pretended device only")
-    from fairchem_gdeq.testing.device.fake import counted
+    from fairchem_gdeq.testing.device.counting import counted
 
     data = backbones.batch(backbones.slabs(3)).to(device)
     field = backbone_checks.OCPForceField.frozen(

@@ -163,10 +163,16 @@ def test_shortest_distance_is_that_of_ase(seed, atoms, near):
     assert float(s.shortest_distances(x)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_one_atom_has_no_distance_and_parts_of_a_large_structure_agree(monkeypatch):
-    s = structures([1, 40, 3], length=9.0)
+def test_one_atom_or_none_has_no_distance_and_parts_of_a_large_structure_agree(monkeypatch):
+    s = structures([1, 40, 3, 0], length=9.0)
     x = 9 * torch.rand(44, 3, generator=torch.Generator().manual_seed(1))
     whole = s.shortest_distances(x)
-    assert whole[0] == math.inf
+    assert whole[0] == whole[3] == math.inf
     monkeypatch.setattr("fairchem_gdeq.relax.structures.PAIRS", 100)
     assert torch.equal(s.shortest_distances(x), whole)
+
+
+def test_a_cause_is_found_by_its_key():
+    assert [Cause.of(cause.key) for cause in Cause] == list(Cause)
+    with pytest.raises(KeyError, match="LATE"):
+        Cause.of("late")

@@ -2,13 +2,13 @@
 
 import pytest
 
-from fairchem_gdeq.evaluation.failures import CAUSES, name_of
+from fairchem_gdeq.evaluation.failures import CAUSES
 from fairchem_gdeq.training.failing import LOOKED_AT, Diverging, TooManyDiverged
 
 
 def log_of(structures, **shares):
     """As ``steplog.describe`` makes it."""
-    causes = {f"train/{name_of(cause)}": shares.get(name_of(cause), 0.0) for cause in CAUSES}
+    causes = {f"train/{cause.key}": shares.get(cause.key, 0.0) for cause in CAUSES}
     return {"train/structures": float(structures), **causes}
 
 

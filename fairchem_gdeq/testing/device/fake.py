@@ -2,9 +2,9 @@
 
 A tensor on device ``fake`` (``fake:0``) holds CPU memory and computes there, so that a result is the
 CPU's own, while CUDA's rules are kept (``rules.py``): no mixing with CPU tensors, no ``.numpy()``, no
-operation that only a CPU has. ``torch.cuda.is_available()`` stays what it is. ``counted`` counts the
-operations for which the CPU would wait, and the kernels. What is copied to the CPU without a wait is NaN
-(the least number, the opposite) until the next wait.
+operation that only a CPU has. ``torch.cuda.is_available()`` stays what it is. Operations are counted
+(``counting.py``), and what is copied to the CPU without a wait is wrong until the next one
+(``copies.py``).
 
 What it cannot tell: speed, memory, the order of atomic additions, and random numbers of a device's own
 (they are those of the CPU's generator, so that results can be compared). Foreach optimizers are not
@@ -18,10 +18,8 @@ Outside ``using`` PyTorch is otherwise as it was, and ``torch.accelerator.is_ava
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,43 +28,12 @@ from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from fairchem_gdeq.testing.device.copies import arrive, leave
+from fairchem_gdeq.testing.device.counting import count
 from fairchem_gdeq.testing.device.rules import late, refuse, tensors, waits
 
 NAME = "fake"
 BELOW = {"_to_copy", "_copy_from", "copy_", "_local_scalar_dense"}
-
-
-@dataclass
-class Counts:
-    """What happened on the device: names of operations, and how often.
-
-    Attributes:
-        waits: those for which the CPU waited for the device.
-        kernels: those that computed or copied something (views do not).
-        within: whether what is asked for now counts.
-    """
-
-    within: Callable[[], bool]
-
-    waits: Counter[str] = field(default_factory=Counter)
-    kernels: Counter[str] = field(default_factory=Counter)
-
-
-_counting: list[Counts] = []
-
-
-@contextmanager
-def counted(within: Callable[[], bool] = lambda: True) -> Iterator[Counts]:
-    """Counts of what happens inside; an inner ``counted`` takes nothing from an outer one.
-
-    ``within`` is asked at each operation whether to count it: ``tests.census.is_ours``, for instance.
-    """
-    counts = Counts(within)
-    _counting.append(counts)
-    try:
-        yield counts
-    finally:
-        _counting.remove(counts)
 
 
 class FakeTensor(Tensor):
@@ -164,16 +131,17 @@ def run(func: Any, *args: Any, **kwargs: Any) -> Any:
     stays = any(map(here, given)) if wanted is None else torch.device(wanted).type == NAME
     if stays or any(map(here, given)):
         refuse(func, name, args, kwargs, here)
-        _count(func, name, args, kwargs, stays)
-        if waits(name, args, kwargs, here, stays):
-            _arrive()
+        waited = waits(name, args, kwargs, here, stays)
+        count(name, waited, kernel=not func.is_view)
+        if waited:
+            arrive()
     if wanted is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     out = func(*_map(_raw, args), **{key: _map(_raw, value) for key, value in kwargs.items()})
     if any(_raw(x).shape != x.shape for x in given):
         raise NotImplementedError(f"{func}: the {NAME} device cannot change a shape in place")
     if late(name, args, kwargs, here, stays):
-        _leave(out)
+        leave(out)
     # What is written in place, or into out=, comes back as the very tensor that was given.
     known = {id(_raw(x)): x for x in given}
 
@@ -183,35 +151,6 @@ def run(func: Any, *args: Any, **kwargs: Any) -> Any:
         return known.get(id(x)) if id(x) in known else FakeTensor(x) if stays else x
 
     return _map(returned, out)
-
-
-def _count(func: Any, name: str, args: tuple, kwargs: dict[str, Any], stays: bool) -> None:
-    for counts in [c for c in _counting if c.within()]:
-        if waits(name, args, kwargs, here, stays):
-            counts.waits[name] += 1
-        if not func.is_view:
-            counts.kernels[name] += 1
-
-
-_underway: list[
-    tuple[Tensor, Tensor]
-] = []  # tensors of the CPU that are not filled yet, their values
-
-
-def _leave(copied: Tensor) -> None:
-    """Take the values out of a copy for which nobody has waited: read too early, it is wrong."""
-    _underway.append((copied, copied.clone()))
-    if copied.dtype == torch.bool:
-        copied.logical_not_()
-    else:
-        copied.fill_(torch.nan if copied.is_floating_point() else torch.iinfo(copied.dtype).min)
-
-
-def _arrive() -> None:
-    """The device has done all that it was asked for."""
-    while _underway:
-        copied, values = _underway.pop()
-        copied.data.copy_(values)
 
 
 def _raw(x: Any) -> Any:
@@ -238,7 +177,7 @@ class _Stream:
 
     def synchronize(self) -> None:
         """Copies to the CPU have their values."""
-        _arrive()
+        arrive()
 
 
 class _Module(backend_registration._DummyBackendModule):

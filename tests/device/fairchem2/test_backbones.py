@@ -67,7 +67,7 @@ def test_structures_leave_without_a_wait(device, name):
     """A frozen graph is asked once how many edges its structures have, a live field nothing at all."""
     if device.type != "fake":
         pytest.skip("waits are counted on the pretended device only")
-    from fairchem_gdeq.testing.device.fake import counted
+    from fairchem_gdeq.testing.device.counting import counted
 
     data = small.batch(backbones.structures(name, 4), double=False).to(device)
     field = HydraForceField.frozen(
@@ -94,7 +94,7 @@ def test_an_evaluation_copies_nothing_while_the_device_waits(device, name):
     """What of a graph is worked out in Python is sent without a wait, frozen and live."""
     if device.type != "fake":
         pytest.skip("waits are counted on the pretended device only")
-    from fairchem_gdeq.testing.device.fake import counted
+    from fairchem_gdeq.testing.device.counting import counted
 
     data = small.batch(backbones.structures(name, 3), double=False).to(device)
     model = backbones.model(name, False).to(device)

@@ -53,7 +53,7 @@ def on(device):
 def test_waits(device, budget):
     if device.type != "fake":
         pytest.skip("waits are counted on the pretended device only")
-    from fairchem_gdeq.testing.device.fake import counted
+    from fairchem_gdeq.testing.device.counting import counted
 
     task = RelaxationTask(alpha=0.02, relaxer=Relaxer(horizon=3, fmax=1e-3))
     given, Sites.calls = rows(30), 0

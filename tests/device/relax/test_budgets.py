@@ -38,7 +38,7 @@ def springs(device):
 
 def spent(operator, run):
     """Evaluations, waits beyond one for each, kernels for each, and what ``run`` returns."""
-    from fairchem_gdeq.testing.device.fake import counted
+    from fairchem_gdeq.testing.device.counting import counted
 
     operator.field.calls.clear()
     with counted() as counts:
@@ -61,7 +61,7 @@ def test_budget(springs, name):
 @pytest.mark.parametrize("name", ["gmres", "neumann"])
 def test_a_linearisation_waits_no_more_than_the_operator(springs, name):
     """And evaluates the field a few times in all; what it adds in kernels it saves in evaluations."""
-    from fairchem_gdeq.testing.device.fake import counted
+    from fairchem_gdeq.testing.device.counting import counted
 
     operator, start = springs
     waits, calls = [], []
