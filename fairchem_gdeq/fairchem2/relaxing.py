@@ -188,6 +188,8 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         """What fairchem's unit and ours have kept there."""
         schedule = [dict(vars(each)) for each in self._schedule]
         super()._execute_load_state(checkpoint_location)
+        if self.train_progress.num_steps_completed == 0:  # as ``save_model``: no step was taken
+            self.optimizer.state.clear()
         self._reschedule(schedule)
         assert checkpoint_location is not None
         state = open_checkpoint(os.path.join(checkpoint_location, STATE))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.task import Batch
+from fairchem_gdeq.training.drawing import drawing_from
 from fairchem_gdeq.training.frame_checks import SAMPLE, Agreement, agreement
 from fairchem_gdeq.training.ranks import gather
 
@@ -58,11 +59,12 @@ def force_scores(
 
 
 def _mean_error(batches: Iterable[Compared]) -> float:
-    """Over all ranks' free atoms."""
+    """Over all ranks' free atoms. What a model draws is the same for each model, and in each process."""
     total, count = 0.0, 0
-    for each in batches:
-        wrong = (each.predicted - each.labels).abs()
-        total += float(wrong.double().sum())
-        count += wrong.numel()
+    with drawing_from(0):
+        for each in batches:
+            wrong = (each.predicted - each.labels).abs()
+            total += float(wrong.double().sum())
+            count += wrong.numel()
     every: list[tuple[float, int]] = gather([(total, count)])
     return sum(part for part, _ in every) / max(sum(part for _, part in every), 1)

@@ -21,6 +21,7 @@ from torch import Tensor
 from fairchem_gdeq.evaluation.task import Batch
 from fairchem_gdeq.relax import Operator, Signal, SignalReport
 from fairchem_gdeq.relax.signals import Direct, FTStatic
+from fairchem_gdeq.training.drawing import drawing_from
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.steplog import describe
 from fairchem_gdeq.training.steps import Beside, Update
@@ -136,6 +137,9 @@ class Replay:
     ) -> None:
         """Add the weighted gradient of a batch of forces to ``.grad``, and its loss to the list.
 
+        Models that draw random numbers (eSCN-type ones roll each edge's frame) draw those of the batch's
+        number, so that a resumed run has the very gradient of one that was not interrupted.
+
         Args:
             step: of the run, counted from 0.
             turn: which batch of forces of the step it is.
@@ -143,8 +147,9 @@ class Replay:
             losses: those of the step.
         """
         number = step * (self.settings.updates + 1) + turn
-        loss = self.loss(self.batches(number, batch, report))
-        (self.settings.lambda_forces * loss).backward()
+        with drawing_from(number):
+            loss = self.loss(self.batches(number, batch, report))
+            (self.settings.lambda_forces * loss).backward()
         losses.append(float(loss.detach()))
 
 

@@ -1,6 +1,7 @@
 """A step of a run with forces beside its signal: which batches, which losses, which updates."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -86,6 +87,22 @@ def test_a_step_without_the_signal(monkeypatch):
     assert [report is None for _, report in run.asked] == [True] * 4 + [True, False] * 2
     assert logs[1]["train/loss"] == 2.0 * 3 and logs[1]["train/signal_share"] == 0.0
     assert "train/delta_q_guided" not in logs[1]
+
+
+def test_what_a_model_draws_depends_on_the_batch_alone(monkeypatch):
+    """Neither on what was drawn before, as in another process, nor does it change what comes after."""
+    run = Run(monkeypatch, updates=0)
+    drawn = []
+    run.replay = replace(run.replay, loss=lambda n: drawn.append(torch.rand(3)) or n * run.weight)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        for step in (1, 2):
+            run.replay.differentiate(step, 0, BATCH, None, [])
+        after = torch.rand(2)
+        torch.manual_seed(seed)
+        assert torch.equal(torch.rand(2), after)
+    assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 @pytest.mark.parametrize(("alone", "silent"), [(0.0, 0), (0.5, 4), (0.7, 6), (1.0, 8)])
