@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,17 +34,32 @@ def fairchem(
     *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | str = "."
 ) -> Done:
     """Run ``fairchem ARGUMENTS`` to its end, with ``env`` added to this process's environment."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140", **(env or {})}
-    texts = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = _SERVER.Process(
-            target=_become, args=(texts, environment, Path(cwd).resolve(), outputs)
-        )
-        process.start()
+        process = started(*arguments, env=env, cwd=cwd, outputs=outputs)
         process.join()
         assert process.exitcode is not None
         return Done(process.exitcode, *(path.read_text() for path in outputs))
+
+
+def started(
+    *arguments: object,
+    outputs: Sequence[Path],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str = ".",
+    leads: bool = False,
+) -> BaseProcess:
+    """The same, which runs now; what it prints and says is added to two files, which may be one.
+
+    One that ``leads`` has a group of processes of its own.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140", **(env or {})}
+    texts = [str(argument) for argument in arguments]
+    process = _SERVER.Process(
+        target=_become, args=(texts, environment, Path(cwd).resolve(), outputs, leads)
+    )
+    process.start()
+    return process
 
 
 def ranks(count: int, *arguments: object) -> Done:
@@ -56,9 +72,15 @@ def ranks(count: int, *arguments: object) -> Done:
 
 
 def _become(
-    arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, outputs: Sequence[Path]
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: Path,
+    outputs: Sequence[Path],
+    leads: bool,
 ) -> None:
     """In the fork: be that command."""
+    if leads:
+        os.setpgid(0, 0)
     for descriptor, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     os.environ.clear()

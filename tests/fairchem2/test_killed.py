@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,20 +12,28 @@ import ase.io
 import numpy as np
 import pytest
 
-from tests.fairchem2.running import assert_equal_up_to_rounding, command, comparable
+from tests import commands
+from tests.device.checks import assert_same
+from tests.fairchem2.running import command, comparable
 
 pytestmark = pytest.mark.slow
 KILLS = 20  # with one rank, and as many with two
-EVERY_STEP = "checkpoint_minutes=0"  # so that many a kill comes while something is written
+# A short run, of which writing is a large part; and a checkpoint before every step.
+SHORT = [
+    "checkpoint_minutes=0",
+    "relaxer.max_steps=8",
+    "runner.train_eval_unit.signal.max_steps=8",
+    "runner.train_eval_unit.signal.adjoint.max_vjps=4",
+]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_at_random_moments(ranks, inputs, tmp_path):
     """Runs follow one another, each until it has ended in spite of the kills, until these are used up."""
-    typed = ["--mode", "train", EVERY_STEP, f"job.scheduler.ranks_per_node={ranks}"]
+    typed = ["--mode", "train", *SHORT, f"job.scheduler.ranks_per_node={ranks}"]
     whole = tmp_path / "whole"
     began = time.monotonic()
-    assert start(command(inputs, whole, *typed)).wait(600) == 0, said(whole)
+    ends(start(inputs, whole, *typed), whole)
     takes = time.monotonic() - began
     expected = comparable(whole / "gdeq")
     moments = random.Random(ranks)
@@ -35,34 +42,35 @@ def test_killed_at_random_moments(ranks, inputs, tmp_path):
         run = tmp_path / f"run{runs}"
         runs += 1
         while True:
-            process = start(command(inputs, run, *typed))
-            try:
-                # The first part of a process imports; what is of interest comes after it.
-                left = moments.uniform(0.3, 1.1) * takes if kills < KILLS else 10 * takes
-                assert process.wait(left) == 0, said(run)
+            process = start(inputs, run, *typed)
+            # Ranks import first; what is of interest comes after it.
+            process.join(moments.uniform(0.4 if ranks > 1 else 0.05, 1.1) * takes if kills < KILLS else 600)
+            if process.exitcode is not None:
+                assert process.exitcode == 0, said(run)
                 break
-            except subprocess.TimeoutExpired:
-                assert kills < KILLS, f"it does not end: {said(run)}"
-                workers = ranks_of(process.pid)
-                if ranks > 1 and kills % 2 and workers:  # one of them: the others are told to end
-                    os.kill(moments.choice(workers), signal.SIGKILL)
-                    assert process.wait(120) != 0
-                else:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-                kills += 1
-        assert_equal_up_to_rounding(comparable(run / "gdeq"), expected)
+            assert kills < KILLS, f"it does not end: {said(run)}"
+            workers = ranks_of(process.pid)
+            if kills % 2 and workers:  # one of them: the others are told to end
+                os.kill(moments.choice(workers), signal.SIGKILL)
+                process.join(120)
+                assert process.exitcode, said(run)
+            else:
+                kill(process)
+            kills += 1
+        assert_same(comparable(run / "gdeq"), expected, rtol=0, atol=0)
 
 
-def start(typed):
-    """The command as the leader of a group of processes, which says what it says into a file."""
-    (folder,) = (part.split("=", 1)[1] for part in typed if part.startswith("job.run_dir="))
+def start(inputs, folder, *typed):
+    """The command, which says what it says into a file there."""
     os.makedirs(folder, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with open(f"{folder}/said.txt", "ab") as out:
-        return subprocess.Popen(
-            typed, env=environment, stdout=out, stderr=out, start_new_session=True
-        )
+    outputs = 2 * [folder / "said.txt"]
+    return commands.started(*command(inputs, folder, *typed)[1:], outputs=outputs, leads=True)
+
+
+def kill(process):
+    """It and its ranks, at once."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
 
 
 def ranks_of(leader):
@@ -82,26 +90,34 @@ def said(run):
     return (run / "said.txt").read_text()[-5000:]
 
 
-def test_a_killed_prediction_has_every_structure_once(inputs, trained, tmp_path):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_prediction_has_every_structure_once(ranks, inputs, trained, tmp_path):
     """Structures end where they do uninterrupted, but for the last digits of packs in other company."""
     shutil.copytree(trained[0] / "gdeq", tmp_path / "gdeq")
-    typed = command(inputs, tmp_path, "--mode", "predict", "split=train", "eval_max_atoms=17")
+    typed = ["--mode", "predict", "split=train", "eval_max_atoms=17"]
+    typed += [f"job.scheduler.ranks_per_node={ranks}"]
     began = time.monotonic()
-    assert start(typed).wait(600) == 0, said(tmp_path)
+    ends(start(inputs, tmp_path, *typed), tmp_path)
     takes = time.monotonic() - began
     predicted = tmp_path / "gdeq" / "results" / "predictions" / "train.extxyz"
     whole = ase.io.read(predicted, ":")
     predicted.unlink()
-    moments = random.Random(0)
+    moments, killed = random.Random(0), 0
     for _ in range(4):
-        process = start(typed)
-        try:
-            process.wait(moments.uniform(0.6, 1.0) * takes)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert start(typed).wait(600) == 0, said(tmp_path)
+        process = start(inputs, tmp_path, *typed)
+        process.join(moments.uniform(0.5, 1.0) * takes)
+        if process.exitcode is None:
+            kill(process)
+            killed += 1
+    assert killed
+    ends(start(inputs, tmp_path, *typed), tmp_path)
     found = ase.io.read(predicted, ":")
     assert [a.info["row"] for a in found] == [a.info["row"] for a in whole] == list(range(8))
     for mine, theirs in zip(found, whole, strict=True):
         np.testing.assert_allclose(mine.positions, theirs.positions, atol=0.02)
+
+
+def ends(process, run):
+    """It does, well."""
+    process.join(600)
+    assert process.exitcode == 0, said(run)
