@@ -67,6 +67,22 @@ def test_a_run_to_its_end(cluster, inputs, trained, tmp_path):
     same_as(trained[0], tmp_path)
 
 
+def test_a_run_of_two_ranks_to_its_end(cluster, inputs, tmp_path):
+    """Two tasks of Slurm's, as the same two ranks without it; and it is killed once on the way."""
+    local, folder = tmp_path / "local", tmp_path / "slurm"
+    done = commands.ranks(2, *command(inputs, local, "--mode", "train")[1:])
+    assert done.returncode == 0, done.stderr[-3000:]
+    job = submit(cluster, inputs, folder, "job.scheduler.ranks_per_node=2")
+    reach(folder, 2)
+    os.kill(process_of(folder), signal.SIGKILL)
+    ends(cluster, job, folder, "FAILED")
+    cluster.ask("scontrol", "requeue", job)
+    cluster.hurry(job)
+    ends(cluster, job, folder)
+    assert len(list(folder.rglob("*_log.err"))) == 2, "one a task"
+    same_as(local, folder)
+
+
 def test_a_preempted_run_is_put_back_and_goes_on(cluster, inputs, trained, tmp_path):
     """By a job that needs its node: it is told, and waits in the queue until that has ended."""
     job = submit(cluster, inputs, tmp_path)
