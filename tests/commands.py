@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +53,8 @@ def started(
 ) -> BaseProcess:
     """The same, which runs now; what it prints and says is added to two files, which may be one.
 
-    One that ``leads`` has a group of processes of its own.
+    One that ``leads`` has a group of processes of its own, in which its ranks are forks of it: they
+    need not import anything either.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140", **(env or {})}
     texts = [str(argument) for argument in arguments]
@@ -92,6 +95,9 @@ def _become(
     from fairchem.core._cli import main
 
     torch.set_num_threads(1)  # OMP_NUM_THREADS was read when the server started
+    if leads:
+        elastic = import_module("torch.distributed.launcher.api")
+        elastic.LaunchConfig = partial(elastic.LaunchConfig, start_method="fork")
     try:
         sys.exit(main())
     except Exception:  # multiprocessing would print it, and not ask the hook that a command ends by
