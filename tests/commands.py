@@ -2,7 +2,7 @@
 
 A server (``multiprocessing``'s) imports fairchem once, and nothing of ours; every command is a fork of
 it, with its own arguments, environment, folder and output, and ends by its own exit status. What is
-about processes (ranks, signals, a fresh interpreter) is tested with real ones, by ``subprocess``.
+about processes (signals, a fresh interpreter) is tested with real ones, by ``subprocess``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,12 +32,18 @@ class Done(NamedTuple):
 
 
 def fairchem(
-    *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | str = "."
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str = ".",
+    leads: bool = False,
 ) -> Done:
-    """Run ``fairchem ARGUMENTS`` to its end, with ``env`` added to this process's environment."""
+    """Run ``fairchem ARGUMENTS`` to its end, with ``env`` added to this process's environment.
+
+    ``leads`` as for ``started``.
+    """
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = started(*arguments, env=env, cwd=cwd, outputs=outputs)
+        process = started(*arguments, env=env, cwd=cwd, outputs=outputs, leads=leads)
         process.join()
         assert process.exitcode is not None
         return Done(process.exitcode, *(path.read_text() for path in outputs))
@@ -66,12 +71,8 @@ def started(
 
 
 def ranks(count: int, *arguments: object) -> Done:
-    """``fairchem ARGUMENTS`` in ``count`` ranks, by a real process that starts them."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    program = str(Path(sys.executable).with_name("fairchem"))
-    typed = [program, *map(str, arguments), f"job.scheduler.ranks_per_node={count}"]
-    done = subprocess.run(typed, capture_output=True, text=True, env=environment, check=False)
-    return Done(done.returncode, done.stdout, done.stderr)
+    """``fairchem ARGUMENTS`` in ``count`` ranks."""
+    return fairchem(*arguments, f"job.scheduler.ranks_per_node={count}", leads=True)
 
 
 def _become(
