@@ -34,10 +34,14 @@ class Neumann(Iterative):
         """As ``Adjoint``."""
         s = operator.structures
         g = operator.project(g, positions)
-        u = g / (1.0 + self.damping) if guess is None else operator.project(guess, positions)
+        u = g / (1.0 + self.damping)
         scale = norms(operator, g)
+        if guess is not None:  # but one that is not finite, or of nothing
+            guess = operator.project(guess, positions)
+            sound = (scale > 0) & norms(operator, guess).isfinite()
+            u = torch.where(sound[s.batch, None], guess, u)
         (length,) = to_host(scale)
-        residual = torch.where(length == 0, 0.0, torch.inf)
+        residual = torch.where(length == 0, torch.zeros_like(length), torch.inf)
         vjps = torch.zeros(s.count, dtype=torch.long)
         which = (length > 0).nonzero().squeeze(-1)
         active, atoms = operator.select(length > 0), s.atoms_of(length > 0)
