@@ -10,9 +10,9 @@ from fairchem_gdeq.relax.causes import Cause
 CAUSES = [cause for cause in Cause if cause != Cause.NONE]
 # Words for what the log of a step says of structures, by its keys: that they have diverged, and that they
 # gave no equilibrium gradient.
-LOST = {f"train/{cause.key}": cause.words for cause in CAUSES if cause >= Cause.COLLAPSED}
+LOST = {cause.step_key: cause.words for cause in CAUSES if cause >= Cause.COLLAPSED}
 WITHOUT_GRADIENT = {
-    **{f"train/{cause.key}": cause.words for cause in CAUSES},
+    **{cause.step_key: cause.words for cause in CAUSES},
     "train/adjoint_unbounded": "singular adjoint",
     "train/adjoint_unsolved": "adjoint not solved",
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from fairchem_gdeq.fairchem2.families import graphs_of
 from fairchem_gdeq.fairchem2.graphs import Graphs
 from fairchem_gdeq.fairchem2.supported import dataset_names, require_dataset, require_exact
 from fairchem_gdeq.frozen.cells import with_positions
+from fairchem_gdeq.frozen.drawing import drawing_from
 from fairchem_gdeq.frozen.field import FrozenGraphField
 from fairchem_gdeq.frozen.graphs import edge_rows
 
@@ -148,15 +149,11 @@ class HydraForceField(FrozenGraphField):
 
         return self._evaluated(positions, run)
 
-    @contextmanager
-    def _settings(self, device: torch.device) -> Iterator[None]:
+    def _settings(self, device: torch.device) -> AbstractContextManager[None]:
         """The same random numbers in every pass.
 
         eSCN-type models draw the roll of each edge's frame at random even in evaluation mode; forces
         hardly depend on it, but a fixed point and its adjoint need one map, and a resumed run the
         same one.
         """
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(0)
-            yield
+        return drawing_from(0, device)

@@ -148,6 +148,7 @@ class RelaxingUnit(MLIPTrainEvalUnit):
 
     def save_model(self, checkpoint_location: str) -> None:
         """fairchem's checkpoint; beside it a file with history, alpha and its decoder."""
+        fresh = not self.optimizer.state
         if distutils.is_master():
             os.makedirs(checkpoint_location, exist_ok=True)
             state = {
@@ -156,9 +157,9 @@ class RelaxingUnit(MLIPTrainEvalUnit):
                 "decoder": self.decoder
                 and {key: value.cpu() for key, value in self.decoder.state_dict().items()},
                 "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
+                "fresh": fresh,
             }
             torch.save(state, os.path.join(checkpoint_location, STATE))
-        fresh = not self.optimizer.state
         super().save_state(checkpoint_location)
         if fresh:  # torch has taken a step of length zero to see the state, which Adam would count
             self.optimizer.state.clear()
@@ -188,11 +189,12 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         """What fairchem's unit and ours have kept there."""
         schedule = [dict(vars(each)) for each in self._schedule]
         super()._execute_load_state(checkpoint_location)
-        if self.train_progress.num_steps_completed == 0:  # as ``save_model``: no step was taken
-            self.optimizer.state.clear()
         self._reschedule(schedule)
         assert checkpoint_location is not None
         state = open_checkpoint(os.path.join(checkpoint_location, STATE))
+        # Older checkpoints do not say it; theirs of before the first step surely are.
+        if state.get("fresh", self.train_progress.num_steps_completed == 0):  # as in ``save_model``
+            self.optimizer.state.clear()
         self.history.load(state["history"])
         if distutils.is_master():
             if "steps" in state["history"]:  # a checkpoint from before the file of steps

@@ -23,8 +23,13 @@ class Cause(IntEnum):
 
     @property
     def key(self) -> str:
-        """Its share of the structures in scores, and after ``train/`` in the log of a step."""
+        """Its share of the structures in scores."""
         return self.name.lower()
+
+    @property
+    def step_key(self) -> str:
+        """The same in the log of a step."""
+        return f"train/{self.key}"
 
     @property
     def words(self) -> str:

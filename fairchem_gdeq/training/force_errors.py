@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.task import Batch
-from fairchem_gdeq.training.drawing import drawing_from
+from fairchem_gdeq.frozen.drawing import drawing_from
 from fairchem_gdeq.training.frame_checks import SAMPLE, Agreement, agreement
 from fairchem_gdeq.training.ranks import gather
 
@@ -55,16 +55,20 @@ def force_scores(
         models: by their names in the table.
         batches_of: this rank's part of the frames beside a model's forces.
     """
-    return {name: {"force_mae": _mean_error(batches_of(model))} for name, model in models.items()}
+    scores = {}
+    for name, model in models.items():
+        device = next(model.parameters()).device
+        with drawing_from(0, device):  # the same for each model, and in each process
+            scores[name] = {"force_mae": _mean_error(batches_of(model))}
+    return scores
 
 
 def _mean_error(batches: Iterable[Compared]) -> float:
-    """Over all ranks' free atoms. What a model draws is the same for each model, and in each process."""
+    """Over all ranks' free atoms."""
     total, count = 0.0, 0
-    with drawing_from(0):
-        for each in batches:
-            wrong = (each.predicted - each.labels).abs()
-            total += float(wrong.double().sum())
-            count += wrong.numel()
+    for each in batches:
+        wrong = (each.predicted - each.labels).abs()
+        total += float(wrong.double().sum())
+        count += wrong.numel()
     every: list[tuple[float, int]] = gather([(total, count)])
     return sum(part for part, _ in every) / max(sum(part for _, part in every), 1)

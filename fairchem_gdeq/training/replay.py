@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.evaluation.task import Batch
+from fairchem_gdeq.frozen.drawing import drawing_from
 from fairchem_gdeq.relax import Operator, Signal, SignalReport
 from fairchem_gdeq.relax.signals import Direct, FTStatic
-from fairchem_gdeq.training.drawing import drawing_from
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.steplog import describe
 from fairchem_gdeq.training.steps import Beside, Update
@@ -147,7 +147,7 @@ class Replay:
             losses: those of the step.
         """
         number = step * (self.settings.updates + 1) + turn
-        with drawing_from(number):
+        with drawing_from(number, batch.pos.device):
             loss = self.loss(self.batches(number, batch, report))
             (self.settings.lambda_forces * loss).backward()
         losses.append(float(loss.detach()))

@@ -40,7 +40,7 @@ def describe(report: SignalReport, operator: Operator) -> dict[str, float]:
         "train/delta_q_relaxed": report.relaxed,
         "train/structures": torch.ones_like(report.guided),
         "train/diverged": report.diverged,
-        **{f"train/{cause.key}": report.cause == cause for cause in CAUSES},
+        **{cause.step_key: report.cause == cause for cause in CAUSES},
         "train/converged": report.converged,
         "train/equilibrium_used": report.contributing,
         "train/spared": report.spared,

@@ -61,6 +61,21 @@ def ends(cluster, job, folder, expected="COMPLETED"):
     assert state == expected, logs(folder)[-5000:]
 
 
+def fail(cluster, job, folder):
+    """Its process is killed, as it would be for want of memory."""
+    os.kill(process_of(folder), signal.SIGKILL)
+    ends(cluster, job, folder, "FAILED")
+
+
+def go_on(cluster, job, folder):
+    """A job that has failed is put back, and ends."""
+    cluster.ask("scontrol", "requeue", job)
+    cluster.wait(job, "PENDING|RUNNING", MINUTES)
+    cluster.hurry(job)
+    cluster.wait(job, "RUNNING", MINUTES)
+    ends(cluster, job, folder)
+
+
 def test_a_run_to_its_end(cluster, inputs, trained, tmp_path):
     job = submit(cluster, inputs, tmp_path)
     ends(cluster, job, tmp_path)
@@ -74,11 +89,8 @@ def test_a_run_of_two_ranks_to_its_end(cluster, inputs, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     job = submit(cluster, inputs, folder, "job.scheduler.ranks_per_node=2")
     reach(folder, 2)
-    os.kill(process_of(folder), signal.SIGKILL)
-    ends(cluster, job, folder, "FAILED")
-    cluster.ask("scontrol", "requeue", job)
-    cluster.hurry(job)
-    ends(cluster, job, folder)
+    fail(cluster, job, folder)
+    go_on(cluster, job, folder)
     assert len(list(folder.rglob("*_log.err"))) == 2, "one a task"
     same_as(local, folder)
 
@@ -101,14 +113,9 @@ def test_a_preempted_run_is_put_back_and_goes_on(cluster, inputs, trained, tmp_p
 def test_a_killed_step_fails_and_goes_on_when_it_is_requeued(cluster, inputs, trained, tmp_path):
     job = submit(cluster, inputs, tmp_path)
     reach(tmp_path, 4)
-    os.kill(process_of(tmp_path), signal.SIGKILL)
-    ends(cluster, job, tmp_path, "FAILED")
+    fail(cluster, job, tmp_path)
     assert not (tmp_path / "gdeq" / "results" / "test.json").exists()
-    cluster.ask("scontrol", "requeue", job)
-    cluster.wait(job, "PENDING|RUNNING", MINUTES)
-    cluster.hurry(job)
-    cluster.wait(job, "RUNNING", MINUTES)
-    ends(cluster, job, tmp_path)
+    go_on(cluster, job, tmp_path)
     same_as(trained[0], tmp_path)
 
 

@@ -18,7 +18,7 @@ from fairchem_gdeq.training.replay import (
 )
 from fairchem_gdeq.training.steps import Update
 
-BATCH = SimpleNamespace(natoms=torch.tensor([3, 4]))
+BATCH = SimpleNamespace(natoms=torch.tensor([3, 4]), pos=torch.zeros(7, 3))
 
 
 class Run:

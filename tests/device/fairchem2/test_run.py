@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from torchtnt.framework.callback import Callback
 
 from fairchem_gdeq.evaluation import report
+from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.device.checks import CPU, assert_on, assert_same
 
@@ -152,6 +153,32 @@ def test_training_resuming_and_scoring(device, runner_on, tmp_path):
         runner_on(
             CPU, tmp_path / "device", "mode=predict"
         ).run()  # with the best, which is the device's
+
+
+def test_going_on_from_before_the_first_update(runner_on, tmp_path, monkeypatch):
+    """The first gradient is thrown away, so that a step has passed and the optimizer has no state yet."""
+    update = GDEQTrainer._update
+
+    def spoiled(unit, *args):
+        if unit.train_progress.num_steps_completed == 0:
+            next(p.grad for p in unit.model.parameters() if p.grad is not None).fill_(torch.nan)
+        return update(unit, *args)
+
+    monkeypatch.setattr(GDEQTrainer, "_update", spoiled)
+    whole = runner_on(CPU, tmp_path / "whole")
+    whole.run()
+    skipped = [step["train/skipped_update"] for step in whole.train_eval_unit.history.steps]
+    assert skipped == [1, 0, 0, 0]
+
+    first = runner_on(CPU, tmp_path / "cut")
+    first.callbacks.append(Interrupt(2))
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    checkpoints = tmp_path / "cut" / "gdeq" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.glob("step_*")) == ["step_0", "step_1"]
+    resumed = runner_on(CPU, tmp_path / "cut")
+    resumed.run()
+    assert_same(averages(resumed), averages(whole), rtol=0, atol=0)
 
 
 def averages(runner):

@@ -9,12 +9,12 @@ import torch
 
 
 @contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
+def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
     """Inside, PyTorch's numbers are those of ``seed``; outside they go on as if none had been drawn.
 
-    On the CPU and, where CUDA is in use, on the current device.
+    On the CPU and, if that is a GPU, on the device.
     """
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
