@@ -13,6 +13,10 @@ the times, because freed memory is then given back at once, which takes time. Ex
 medians: seconds ~ atoms^p. The number of evaluations differs from case to case, so there is one of the
 seconds per evaluation too, where evaluations and VJPs count alike.
 
+What full BPTT would need is extrapolated: its stored graph is measured for few steps of few cells
+(--stored and --unrolled), and the fit of a power law taken to the largest structure and to as many
+steps as the configs of silicon unroll.
+
 What is measured is kept in --folder; the same command goes on from there. Sizes come by turns.
 """
 
@@ -32,7 +36,7 @@ from ase.build import bulk
 from fairchem.core.datasets.atomic_data import atomicdata_list_to_batch
 from torch import Tensor
 
-from benchmarks.peaks import GIVE_BACK, in_new_process
+from benchmarks.peaks import GIVE_BACK, in_new_process, measure
 from benchmarks.peers.kept import Kept, Measured
 from benchmarks.peers.numbers import exponent, spread
 from fairchem_gdeq.api.potential import load_potential
@@ -43,6 +47,7 @@ from fairchem_gdeq.training.memory import peak_mb, reset_peak
 ROOT = Path(__file__).parents[1]
 LATTICE = 5.463  # Angstrom, that of the silicon data
 SMALL = 2  # cells along each direction of the structures that batches are made of
+MAX_UNROLL = 75  # steps of BPTT in configs/si/base.yaml
 HEADER = (
     *("atoms", "structures", "evaluations", "VJPs", "adjoints used", "wall s per step"),
     *("CPU s per step", "extra MB"),
@@ -87,6 +92,27 @@ def one_step(cells: int, structures: int, arguments: argparse.Namespace) -> Meas
         "vjps": float(report.vjps.double().mean()),
         "contributing": int(report.contributing.sum()),
     }
+
+
+def stored_graph(cells: int, steps: int, arguments: argparse.Namespace) -> Measured:
+    """Extra peak memory (MB) of BPTT's graph of one structure, to be the first of its process."""
+    operator, start, _ = case(cells, 1, arguments)
+    found = measure((operator.field.model, operator, start), "stored_graph", steps)
+    return {"atoms": len(start), "steps": steps, "extra_mb": found["extra_mb"]}
+
+
+def extrapolate(found: Sequence[Measured], atoms: int, steps: int) -> str:
+    """A sentence: the power law of stored graphs, its worst point, and what it says of a larger one."""
+    sizes = np.log([[1.0 * each["atoms"], each["steps"]] for each in found])
+    measured = np.log([each["extra_mb"] for each in found])
+    design = np.column_stack([np.ones(len(found)), sizes])
+    (scale, p, q), *_ = np.linalg.lstsq(design, measured, rcond=None)
+    worst = float(np.expm1(np.abs(design @ [scale, p, q] - measured).max()))
+    wanted = float(np.exp(scale + p * np.log(atoms) + q * np.log(steps)))
+    return (
+        f"stored graph of BPTT: {np.exp(scale):.3f} MB atoms^{p:.2f} steps^{q:.2f}, within {worst:.1%} "
+        f"of each of {len(found)} measured; so {wanted / 1e3:.0f} GB for {atoms} atoms over {steps} steps"
+    )
 
 
 def median(runs: Sequence[Measured], key: str) -> float:
@@ -151,6 +177,8 @@ def main() -> None:
     parser.add_argument("--base", default=str(ROOT / "data/si/base/esen_all_frames.pt"))
     parser.add_argument("--cells", type=int, nargs="*", default=[2, 3, 4, 5, 6], help="n of 8 n^3")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--stored", type=int, nargs="*", default=[2, 3, 4], help="n of 8 n^3")
+    parser.add_argument("--unrolled", type=int, nargs="*", default=[5, 10, 20], help="steps")
     parser.add_argument("--horizon", type=int, default=20)
     parser.add_argument("--shift", type=float, default=0.1, help="standard deviation, Angstrom")
     parser.add_argument("--repeats", type=int, default=3)
@@ -163,6 +191,9 @@ def main() -> None:
     if arguments.one:
         kind, number = arguments.one[0], int(arguments.one[1])
         torch.set_num_threads(arguments.threads)
+        if kind.isdigit():
+            print(json.dumps(stored_graph(int(kind), number, arguments)))
+            return
         sizes = (number, 1) if kind == "cells" else (SMALL, number)
         print(json.dumps(one_step(*sizes, arguments)))
         return
@@ -187,6 +218,16 @@ def main() -> None:
             curves[of] = points
             for name, (power, error) in fitted(points).items():
                 print(f"\n{name} ~ {of}^{power:.2f} (standard error {error:.2f})")
+    graphs = [
+        kept(f"stored {n} {k}", lambda n=n, k=k: in_new_process(str(n), k, GIVE_BACK))
+        for n in arguments.stored
+        for k in arguments.unrolled
+    ]
+    if len(arguments.stored) > 1 and len(arguments.unrolled) > 1:
+        print("\n| atoms | steps | stored graph, MB |\n|---:|---:|---:|")
+        for each in graphs:
+            print(f"| {each['atoms']} | {each['steps']} | {each['extra_mb']:.0f} |")
+        print(f"\n{extrapolate(graphs, 8 * max(arguments.cells) ** 3, MAX_UNROLL)}")
     if arguments.png and curves:
         draw(arguments.png, curves)
 
