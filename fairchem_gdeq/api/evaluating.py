@@ -105,7 +105,9 @@ def scoring_of(
 
     budget = max_atoms or potential.atoms_together
     split = Split(name, rows, len(starts), budget, potential.device)
-    scoring = Scoring(split, lambda model, batch: potential.field(batch))
+    scoring = Scoring(
+        split, lambda model, batch: potential.field(batch), lambda model: potential.tasks
+    )
     return scoring, EvaluatedModel(potential.name, potential.model, potential.task)
 
 

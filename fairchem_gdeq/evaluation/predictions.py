@@ -7,13 +7,10 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import ase.io
-import torch
 from ase import Atoms
 from ase.io.jsonio import decode, encode
-from torch import nn
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
@@ -23,15 +20,6 @@ from fairchem_gdeq.training.in_use import naming
 
 # Charge and spin are fairchem 2's.
 STATED = ("atomic_numbers", "pos", "cell", "pbc", "fixed", "charge", "spin")
-
-
-def fingerprint(model: nn.Module, *settings: Any) -> str:
-    """Twelve digits that change with the weights and with what the settings print as."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def start_of(row: Batch) -> str:
@@ -46,7 +34,8 @@ class Journal:
     """Relaxed structures of one split, a line of JSON each, on disk as soon as they are known.
 
     Every rank writes its own file and reads those of all. The file names hold the fingerprint of
-    what made them, so that another model's or other settings' structures are never taken up.
+    what made them (weights, config and units of the model, and how it relaxes), so that another model's
+    or other settings' structures are never taken up.
     """
 
     def __init__(self, folder: Path, split: str, made_by: str, rank: int) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
+from fairchem_gdeq.evaluation.fingerprint import fingerprint
 from fairchem_gdeq.evaluation.overlays import Ends, Overlay, overlay
 from fairchem_gdeq.evaluation.predictions import (
     Journal,
     each_row_once,
-    fingerprint,
     relax_all,
     write,
 )
@@ -84,10 +84,17 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True)
 class Scoring:
-    """A split, and ``field_of``: a model on a batch as an unfrozen force field."""
+    """A split, and how a model relaxes it.
+
+    Attributes:
+        split: the structures.
+        field_of: a model on a batch as an unfrozen force field.
+        tasks_of: what makes forces of a model's output, such as normalizers.
+    """
 
     split: Split
     field_of: Callable[[nn.Module, Batch], ForceField]
+    tasks_of: Callable[[nn.Module], object]
 
     def bulk(self, chosen: EvaluatedModel) -> Bulk:
         """What relaxes rows with a model, which goes to the device for it."""
@@ -192,7 +199,8 @@ class Scoring:
             The relaxed structures of all ranks, each row once.
         """
         bulk, split = self.bulk(chosen), self.split.name
-        journal = Journal(folder, split, fingerprint(chosen.model, chosen.is2rs), rank())
+        made_by = fingerprint(chosen.model, chosen.is2rs, self.tasks_of(chosen.model))
+        journal = Journal(folder, split, made_by, rank())
         with self._bar("predict") as bar:
             images = relax_all(journal, self.split.rows(), bulk, bar)
         images = each_row_once(gather(images))

@@ -19,7 +19,7 @@ from fairchem_gdeq.api.job import Code, End, Job
 from fairchem_gdeq.api.potential import Potential, load_potential
 from fairchem_gdeq.api.structures import relaxed_copy
 from fairchem_gdeq.data.rows import free_atoms
-from fairchem_gdeq.evaluation.predictions import fingerprint
+from fairchem_gdeq.evaluation.fingerprint import fingerprint
 from fairchem_gdeq.explore.records import Folder, Record
 from fairchem_gdeq.explore.starts import Start
 from fairchem_gdeq.explore.workers import over
@@ -67,10 +67,10 @@ class Settings:
             )
 
     def facts(self) -> dict[str, object]:
-        """What frames depend on, as plain values; the model by its weights."""
+        """What frames depend on, as plain values; the model by its ``fingerprint``."""
         potential = opened(self)
         return {
-            "model": fingerprint(potential.model),
+            "model": fingerprint(potential.model, potential.tasks),
             "dataset": potential.dataset,
             "relaxer": repr(self.relaxer),
             "alpha": self.alpha,

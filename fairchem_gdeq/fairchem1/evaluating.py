@@ -128,7 +128,7 @@ class EvaluatingTrainer(OCPTrainer):
         source = self.config[SECTIONS[split]]["src"]
         name = Path(source).stem if isinstance(source, str) else split
         rows = split_of(name, loader, self.settings.eval_max_atoms, self.device)
-        return Scoring(rows, self.field_of)
+        return Scoring(rows, self.field_of, lambda model: self.normalizers)
 
     @torch.no_grad()
     def validate(self, split: str = "val", disable_tqdm: bool = False) -> dict[str, Any]:

@@ -97,8 +97,9 @@ class ScoringRunner(TrainEvalRunner):
             device=torch.device(get_device_for_local_rank()),
         )
 
-        def field_of(model: nn.Module, batch: AtomicData) -> HydraForceField:
-            tasks = tasks_of(model, unit.tasks)
-            return HydraForceField.unfrozen(model, tasks, batch).on(rows.device)
+        tasks = partial(tasks_of, of_run=unit.tasks)
 
-        return Scoring(rows, field_of)
+        def field_of(model: nn.Module, batch: AtomicData) -> HydraForceField:
+            return HydraForceField.unfrozen(model, tasks(model), batch).on(rows.device)
+
+        return Scoring(rows, field_of, tasks)

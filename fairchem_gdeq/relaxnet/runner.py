@@ -46,7 +46,7 @@ class RelaxNetRunner(GDEQRunner):
 
     def _scoring(self, split: str) -> ODEScoring:
         plain = super()._scoring(split)
-        return ODEScoring(plain.split, plain.field_of)
+        return ODEScoring(plain.split, plain.field_of, plain.tasks_of)
 
 
 def _refuse(mode: str, question: str) -> NoReturn:

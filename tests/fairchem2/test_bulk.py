@@ -13,15 +13,16 @@ from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
 from fairchem_gdeq.data.is2rs import collate
+from fairchem_gdeq.evaluation.fingerprint import fingerprint
 from fairchem_gdeq.evaluation.predictions import (
     Journal,
     each_row_once,
-    fingerprint,
     relax_all,
     start_of,
     write,
 )
-from fairchem_gdeq.fairchem2.fields import HydraForceField
+from fairchem_gdeq.evaluation.scoring import EvaluatedModel, Scoring, Split
+from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task
 from fairchem_gdeq.fairchem2.loaders import atom_budget, row_count, rows_of
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
 from fairchem_gdeq.testing.fairchem2 import backbones, small
@@ -58,6 +59,18 @@ def test_joined_fields_have_the_forces_of_their_structures(name, live):
     torch.testing.assert_close(joined(torch.cat(places)), expected, rtol=1e-3, atol=2e-5)
     back = joined.select(torch.tensor([False, True, False]))
     torch.testing.assert_close(back(places[1]), fields[1](places[1]), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_fingerprint_is_not_changed_by_evaluations(name):
+    """Models keep this and that of their last batch, by which a journal would not be found again."""
+    model, tasks = backbones.model(name, double=False), backbones.tasks(name)
+    before = fingerprint(model, tasks)
+    for a in (slab((True, True, True)), small.silicon(1)[0]):
+        data = small.batch([a], double=False)
+        HydraForceField.unfrozen(model, tasks, data)(data.pos)
+    assert fingerprint(model, tasks) == before
+    assert fingerprint(backbones.model(name, double=False), backbones.tasks(name)) == before
 
 
 @pytest.mark.parametrize("kind", ["esen", "adapt"])
@@ -172,3 +185,31 @@ def test_a_structure_without_enough_memory_is_reported_and_tried_again(tmp_path,
     )
     images, bulk, _ = everything(tmp_path, data, model)
     assert (bulk.done, bulk.failed) == (1, 0) and not any(a.info["failed"] for a in images)
+
+
+def test_an_interrupted_prediction_in_other_units_is_not_gone_on_with(tmp_path):
+    """The same weights, and a normalizer of another scale: every structure is relaxed anew."""
+    data, model = named(small.silicon(3)), small.model("esen")
+    units = [small.tasks(), small.tasks()]
+    force_task(units[1]).normalizer.rmsd.mul_(2.0)
+
+    def predict(tasks, folder, last=3):
+        def rows():
+            yield from data[:last]
+            if last < 3:
+                raise KeyboardInterrupt
+
+        split = Split("test", rows, 3, 9, torch.device("cpu"))
+
+        def field_of(found, row):
+            return HydraForceField.unfrozen(found, tasks, row)
+
+        scoring = Scoring(split, field_of, lambda found: tasks)
+        return scoring.predict(EvaluatedModel("base", model, TASK), tmp_path / folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(units[0], "parts", last=2)
+    assert list((tmp_path / "parts").glob("*.jsonl"))
+    found, whole = predict(units[1], "parts"), predict(units[1], "whole")
+    for mine, other in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(mine.positions, other.positions)
