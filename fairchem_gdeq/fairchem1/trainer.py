@@ -19,6 +19,7 @@ from fairchem_gdeq.fairchem1.frame_checks import check_forces
 from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.training import steps
+from fairchem_gdeq.training.damage import damage_of_file
 from fairchem_gdeq.training.failing import Diverging
 from fairchem_gdeq.training.history import require_some_end
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
@@ -46,7 +47,17 @@ class GDEQTrainer(EvaluatingTrainer):
         return Diverging(self.settings.most_diverged)
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
-        """As fairchem's; what is done goes to the history beside the checkpoints."""
+        """As fairchem's; what is done goes to the history beside the checkpoints.
+
+        Raises:
+            ValueError: a run goes on whose best model is gone or damaged.
+        """
+        if self.step > 0 and self._writes and (reason := damage_of_file(self._folder / BEST)):
+            raise ValueError(
+                f"{self._folder / BEST}: expected the run's best model so far, found {reason}. Put it "
+                "back; a copy of checkpoint.pt in its place is the latest model. Or remove "
+                f"{self._folder} to begin anew"
+            )
         if (forces := for_signal(self.signal, self.settings.forces.replay)) is not None:
             self.replay = forces.open(self, partial(self.field_of, self.base.model))
         check_forces(self, self.replay and self.replay.batches)

@@ -10,15 +10,17 @@ from typing import Any
 from fairchem.core.common import distutils
 from fairchem.core.common.utils import get_subdirectories_sorted_by_time
 from fairchem.core.components.callbacks import TrainCheckpointCallback
+from fairchem.core.units.mlip_unit.mlip_unit import UNIT_INFERENCE_CHECKPOINT
 from torchtnt.framework import State
 from torchtnt.framework.callback import Callback
 from tqdm import tqdm
 
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.damage import damage_of_file
 from fairchem_gdeq.training.history import STATE
 from fairchem_gdeq.training.ranks import from_the_first
-from fairchem_gdeq.training.swap import LEFTOVERS, remove, replacing
+from fairchem_gdeq.training.swap import LEFTOVERS, put_back, remove, replacing
 
 
 class Progress(Callback):
@@ -143,12 +145,30 @@ class KeepBest(Callback):
 
         A run that was killed may have kept a later epoch than that which it goes on from. When this one
         is repeated, last digits and with them the choice may differ: so the kept one competes, too.
+
+        Raises:
+            ValueError: a run goes on whose best model is gone or damaged.
         """
         if unit.train_progress.num_steps_completed == 0:
             self._save(unit)
-        elif self.folder is not None and (self.folder / STATE).is_file():
+        elif self.folder is not None:
+            if distutils.is_master():
+                put_back(self.folder)
+            distutils.synchronize()
+            self._require_whole(self.folder, unit.lazy_state_location)
             epochs = open_checkpoint(self.folder / STATE)["history"]["epochs"]
             unit.history.kept = epochs[-1] if epochs else None
+
+    @staticmethod
+    def _require_whole(folder: Path, latest: str | None) -> None:
+        """Refuse to train on towards a table that would lack the model of which it speaks."""
+        for name in (UNIT_INFERENCE_CHECKPOINT, STATE):
+            if reason := damage_of_file(folder / name):
+                raise ValueError(
+                    f"{folder / name}: expected a file of the run's best model so far, found {reason}. "
+                    f"Put that folder back; a copy of {latest} in its place is the latest model. Or "
+                    f"remove {folder.parents[1]} to begin anew"
+                )
 
     def on_eval_epoch_end(self, state: State, unit: GDEQTrainer) -> None:
         """Save the epoch if it is the best."""

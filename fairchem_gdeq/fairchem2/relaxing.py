@@ -31,6 +31,7 @@ from fairchem_gdeq.fairchem2.fields import hydra_model
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.damage import reason_of, write_sums
 from fairchem_gdeq.training.history import STATE, History
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.swap import replacing
@@ -145,6 +146,9 @@ class RelaxingUnit(MLIPTrainEvalUnit):
                 config = OmegaConf.load(resume)
                 config.job.runner_state_path = checkpoint_location
                 OmegaConf.save(config, resume)
+            distutils.synchronize()
+            if distutils.is_master():
+                write_sums(folder)
 
     def save_model(self, checkpoint_location: str) -> None:
         """fairchem's checkpoint; beside it a file with history, alpha and its decoder."""
@@ -175,32 +179,31 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         Raises:
             ValueError: it is damaged; says where, and how to go on from another.
         """
+        assert checkpoint_location is not None
         try:
-            self._load(checkpoint_location)
+            steps = self._load(checkpoint_location)
         except (Exception, CheckpointException) as error:  # the latter is no Exception
-            reason = str(error).strip().rpartition("\n")[2] or type(error).__name__
             raise ValueError(
                 f"checkpoint {checkpoint_location}: expected one that is whole, found what cannot be "
-                f"read ({reason}). Remove that folder: the same command goes on from the checkpoint "
-                "before it, or begins anew where there is none"
+                f"read ({reason_of(error)}). Remove that folder: the same command goes on from the "
+                "checkpoint before it, or begins anew where there is none"
             ) from error
+        if distutils.is_master():
+            if steps is not None:
+                self.history.take_over(self._folder, steps)
+            else:
+                self.history.open(self._folder, self.train_progress.num_steps_completed)
 
-    def _load(self, checkpoint_location: str | None) -> None:
-        """What fairchem's unit and ours have kept there."""
+    def _load(self, checkpoint_location: str) -> list[dict[str, float]] | None:
+        """What fairchem's unit and ours have kept there; steps where it is older than their file."""
         schedule = [dict(vars(each)) for each in self._schedule]
         super()._execute_load_state(checkpoint_location)
         self._reschedule(schedule)
-        assert checkpoint_location is not None
         state = open_checkpoint(os.path.join(checkpoint_location, STATE))
         # Older checkpoints do not say it; theirs of before the first step surely are.
         if state.get("fresh", self.train_progress.num_steps_completed == 0):  # as in ``save_model``
             self.optimizer.state.clear()
         self.history.load(state["history"])
-        if distutils.is_master():
-            if "steps" in state["history"]:  # a checkpoint from before the file of steps
-                self.history.take_over(self._folder, state["history"]["steps"])
-            else:
-                self.history.open(self._folder, self.train_progress.num_steps_completed)
         with torch.no_grad():
             self.alpha.copy_(state["alpha"])
         if self.decoder is not None and state.get("decoder"):
@@ -209,6 +212,8 @@ class RelaxingUnit(MLIPTrainEvalUnit):
             self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         if self.warm_start:
             self.adjoints.load(Path(checkpoint_location))
+        steps: list[dict[str, float]] | None = state["history"].get("steps")
+        return steps
 
     @property
     def _schedule(self) -> list[Any]:

@@ -195,11 +195,15 @@ def require_some_end(records: Sequence[Scored], alpha: float) -> None:
 
 
 def _read(path: Path) -> list[dict[str, float]]:
-    """The steps of a file, without lines that a kill has cut short."""
+    """The steps of a file, without lines that a kill has cut short or something else has damaged."""
     steps = []
-    for line in path.read_text(errors="replace").splitlines():
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         try:
-            steps.append(json.loads(line))
+            step = json.loads(line)
         except json.JSONDecodeError:
-            logging.warning(f"{path}: a line that was not written to its end is left out")
+            step = None
+        if isinstance(step, dict) and "train/step" in step:
+            steps.append(step)
+        else:
+            logging.warning(f"{path}: line {number}, which is no whole step, is left out")
     return steps

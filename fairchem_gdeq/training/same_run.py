@@ -138,8 +138,11 @@ def differences(settings: str, checkpoints: Path) -> dict[str, tuple[Any, Any]]:
     kept = checkpoints / KEPT
     if not kept.is_file():
         return {}
+    now = json.loads(settings)
     try:
-        before, now = json.loads(kept.read_text()), json.loads(settings)
+        before = json.loads(kept.read_text())
+        if not isinstance(before, dict) or not before.keys() & now.keys():
+            raise ValueError("it has none of their keys")
     except ValueError as error:
         raise ValueError(
             f"{kept}: expected the settings of the run's checkpoints as JSON, found what cannot be read "

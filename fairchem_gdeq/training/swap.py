@@ -26,6 +26,13 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def put_back(folder: Path) -> None:
+    """Undo the first half of a swap of ``replacing`` that a kill has cut in two; one process calls it."""
+    old = folder.with_name(folder.name + LEFTOVERS[1])
+    if not folder.exists() and old.exists():
+        os.replace(old, folder)
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of ``folder`` at the end.

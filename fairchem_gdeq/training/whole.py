@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
+from fairchem_gdeq.training.damage import changed, reason_of
 from fairchem_gdeq.training.history import STATE
 
 METADATA = ".metadata"  # torch writes it last
@@ -53,6 +54,8 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None where all that it should hold is there."""
     try:
+        if reason := changed(checkpoint):
+            return reason
         parts = FileSystemReader(checkpoint).read_metadata().storage_data or {}
         for part in parts.values():
             file, expected = checkpoint / part.relative_path, part.offset + part.length
@@ -61,5 +64,5 @@ def damage(checkpoint: Path) -> str | None:
                 return f"{file.name} has {size} bytes, expected at least {expected}"
         open_checkpoint(checkpoint / STATE)
     except (Exception, CheckpointException) as error:  # the latter is no Exception
-        return str(error).strip().rpartition("\n")[2] or type(error).__name__
+        return reason_of(error)
     return None

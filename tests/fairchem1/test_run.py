@@ -147,6 +147,17 @@ def test_a_folder_with_another_run_is_refused(inputs, trained, tmp_path):
     assert (run / "checkpoints" / "run" / "checkpoint.pt").read_bytes() == before
 
 
+def test_a_run_whose_best_model_is_gone_says_so_at_its_start(inputs, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "checkpoints" / "run" / "best_checkpoint.pt").unlink()
+    with pytest.raises(
+        ValueError, match=r"best_checkpoint\.pt: .* found no such file\. Put it back"
+    ):
+        fairchem(inputs, run, "train", *CONSTANT, "--optim.max_epochs=3")
+    distutils.cleanup()
+
+
 def test_the_base_is_predicted_with_only_where_it_is_asked_for(inputs, tmp_path):
     with pytest.raises(ValueError, match=r"no best_checkpoint\.pt in .*--checkpoint base"):
         fairchem(inputs, tmp_path, "predict")

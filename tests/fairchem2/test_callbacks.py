@@ -78,5 +78,5 @@ def test_adjoints_are_in_the_checkpoints_to_go_on_from_alone(monkeypatch, tmp_pa
     unit.save_state(str(tmp_path / "final"))
     assert [path.name for path in keep.folder.iterdir()] == ["gdeq_state.pt"]
     names = sorted(path.name for path in (tmp_path / "final").iterdir())
-    assert names == ["adjoints.0of1.pt", "gdeq_state.pt"]
+    assert names == ["adjoints.0of1.pt", "checksums.json", "gdeq_state.pt"]
     assert saved == [str(tmp_path / f"{name}.partial") for name in ("best", "final")]

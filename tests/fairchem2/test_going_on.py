@@ -37,17 +37,36 @@ def cut(file):
     os.utime(file.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
 
 
-@pytest.mark.parametrize("name", ["gdeq_state.pt", ".metadata", "__0_0.distcp"])
-def test_a_damaged_one_is_named_and_the_one_before_it_is_taken(checkpoints, name, caplog):
+def spoil(file):
+    """Half of it is zeros, as after a power cut; its size stays."""
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.seek(size // 2)
+        opened.write(bytes(size - size // 2))
+
+
+def flip(file):
+    """One bit of it."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, spoil])
+@pytest.mark.parametrize(
+    "name", ["gdeq_state.pt", ".metadata", "__0_0.distcp", "adjoints.0of1.pt", "resume.yaml"]
+)
+def test_a_damaged_one_is_named_and_the_one_before_it_is_taken(checkpoints, name, damage, caplog):
     assert newest_whole(checkpoints, None) == checkpoints / "step_4"
-    cut(checkpoints / "step_4" / name)
+    damage(checkpoints / "step_4" / name)
     with caplog.at_level(logging.WARNING):
         assert newest_whole(checkpoints, None) == checkpoints / "step_2"
-    assert f"checkpoint {checkpoints / 'step_4'}" in caplog.text and "is damaged" in caplog.text
+    said = f"checkpoint {checkpoints / 'step_4'} ({name} has"
+    assert said in caplog.text and "is damaged" in caplog.text
     (checkpoints / "preemption_state").symlink_to(checkpoints / "step_4")
     asked = str(checkpoints / "preemption_state")
     assert newest_whole(checkpoints, asked) == checkpoints / "step_2", "as Slurm asks for it"
-    cut(checkpoints / "step_2" / name)
+    damage(checkpoints / "step_2" / name)
     with pytest.raises(ValueError, match=r"no checkpoint of .* is whole: .*step_4 .*step_2"):
         newest_whole(checkpoints, None)
 
@@ -72,6 +91,51 @@ def test_a_run_goes_on_from_the_one_before(checkpoints, inputs):
     assert "step_4" in err and "is damaged: looking for one before it" in err
     stored = json.loads((run_dir / "gdeq" / "results" / "test.json").read_text())
     assert len(stored["history"]["epochs"]) == 3
+
+
+def test_one_from_before_the_checksums_is_looked_at_as_it_is(checkpoints):
+    (checkpoints / "step_4" / "checksums.json").unlink()
+    assert newest_whole(checkpoints, None) == checkpoints / "step_4"
+    cut(checkpoints / "step_4" / "__0_0.distcp")
+    assert newest_whole(checkpoints, None) == checkpoints / "step_2"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("inference_ckpt.pt", cut, "File is not a zip file"),
+        ("inference_ckpt.pt", flip, "is not what was written"),
+        ("gdeq_state.pt", cut, "File is not a zip file"),
+        ("gdeq_state.pt", os.unlink, "no such file"),
+    ],
+)
+def test_a_run_whose_best_model_is_gone_says_so_at_its_start(
+    checkpoints, inputs, name, damage, said
+):
+    run_dir = checkpoints.parents[1]
+    damage(run_dir / "gdeq" / "results" / "best" / name)
+    steps = (checkpoints / "history.jsonl").read_text()
+    code, out, err = fairchem(inputs, run_dir, "--mode", "train", "epochs=3")
+    last = err.strip().splitlines()[-1]
+    assert code == 1 and f"results/best/{name}: expected a file of the run's best model" in last
+    assert said in last and f"a copy of {checkpoints / 'step_4'} in its place" in last
+    assert (checkpoints / "history.jsonl").read_text() == steps and "tuned" not in out
+
+
+def test_a_swap_of_the_best_model_that_a_kill_has_cut_in_two_is_undone(checkpoints, inputs):
+    best = checkpoints.parent / "results" / "best"
+    os.replace(best, best.with_name("best.old"))
+    code, out, err = fairchem(inputs, checkpoints.parents[1], "--mode", "train", "epochs=3")
+    assert code == 0, err[-3000:]
+    assert "tuned" in out and sorted(path.name for path in best.parent.glob("best*")) == ["best"]
+
+
+def test_a_history_that_is_damaged_is_not_taken_for_the_checkpoint(checkpoints, inputs):
+    with (checkpoints / "history.jsonl").open("a") as file:
+        file.write("5\n")
+    code, _, err = fairchem(inputs, checkpoints.parents[1], "--mode", "train", "epochs=3")
+    assert code == 0, err[-3000:]
+    assert "history.jsonl: line" in err and "is left out" in err
 
 
 def test_the_latest_whole_ones_are_kept(tmp_path):

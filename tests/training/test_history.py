@@ -138,7 +138,9 @@ def test_missing_steps_do_not_keep_later_ones(tmp_path, caplog, first):
     assert [s["train/step"] - first for s in again.steps] == [4, 5, 6, 7, 8]
 
 
-@pytest.mark.parametrize(("rest", "kept"), [("", [0, 1]), ('\n{"train/step": 3}\n', [0, 1, 3])])
+@pytest.mark.parametrize(
+    ("rest", "kept"), [("", [0, 1]), ('\n{"train/step": 3}\n', [0, 1, 3]), ("\n5\n[]\n", [0, 1])]
+)
 def test_a_line_cut_short_does_not_stop_a_resume(tmp_path, caplog, rest, kept):
     """Neither at the end of what is kept, nor in the midst of it."""
     whole = '{"train/step": 0}\n{"train/step": 1}\n'
@@ -146,7 +148,7 @@ def test_a_line_cut_short_does_not_stop_a_resume(tmp_path, caplog, rest, kept):
     history = History()
     history.open(tmp_path, 5)
     assert [step["train/step"] for step in history.steps] == kept
-    assert "history.jsonl: a line that was not written to its end is left out" in caplog.text
+    assert "history.jsonl: line 3, which is no whole step, is left out" in caplog.text
     assert f"has {len(kept)} steps, and the checkpoint is of 5 steps" in caplog.text
     history.add_step({"train/step": 5})
     assert history.steps[-1] == {"train/step": 5}

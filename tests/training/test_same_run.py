@@ -148,9 +148,18 @@ def test_another_file_under_the_same_name_is_a_difference(tmp_path):
         require_same_run(settings(**named), checkpoints)
     base.unlink()  # not to be seen from here
     require_same_run(settings(**named), checkpoints)
-    (data / "data.aselmdb").write_bytes(b"more rows")
-    with pytest.raises(ValueError, match="src, what is in it: '4 bytes' there, '9 bytes' now"):
+    (data / "data.aselmdb").write_bytes(
+        b"rowz"
+    )  # of the same size, as LMDB's whole pages often are
+    with pytest.raises(ValueError, match=r"src, what is in it: '\w{12}' there, '\w{12}' now"):
         require_same_run(settings(**named), checkpoints)
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"epochs": 3}', "{", "null"])
+def test_what_is_kept_and_no_settings_is_named(checkpoints, text):
+    (checkpoints / KEPT).write_text(text)
+    with pytest.raises(ValueError, match=f"{KEPT}: expected the settings of the run's checkpoints"):
+        require_same_run(settings(), checkpoints)
 
 
 def test_nothing_was_trained_there_yet(checkpoints):

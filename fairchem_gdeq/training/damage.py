@@ -1,0 +1,57 @@
+"""Files that are not what was written: cut short, lost, or changed by a disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+from torch.distributed.checkpoint.api import CheckpointException
+
+SUMS = "checksums.json"  # of the other files of a checkpoint
+
+
+def damage_of_file(path: Path) -> str | None:
+    """What is wrong with a file of ``torch.save``; None where it is what was written."""
+    if not path.is_file():
+        return "no such file"
+    try:
+        with zipfile.ZipFile(path) as file:
+            part = file.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return reason_of(error)
+    return part and f"its part {part} is not what was written"
+
+
+def reason_of(error: BaseException) -> str:
+    """In a line: of torch's collection of all ranks' errors the last, of others the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if isinstance(error, CheckpointException) else lines[0]
+
+
+def write_sums(checkpoint: Path) -> None:
+    """Keep the checksums of all that is in a checkpoint, once all ranks have written."""
+    files = sorted(path for path in checkpoint.iterdir() if path.is_file())
+    (checkpoint / SUMS).write_text(json.dumps({path.name: _sum(path) for path in files}, indent=1))
+
+
+def changed(checkpoint: Path) -> str | None:
+    """Which file is not what was written, by the checksums; older checkpoints have none."""
+    kept = checkpoint / SUMS
+    if not kept.is_file():
+        return None
+    for name, expected in json.loads(kept.read_text()).items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sum(path) != expected:
+            return f"{name} has {path.stat().st_size} bytes, and not those that were written"
+    return None
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
