@@ -14,14 +14,12 @@ def held_by(constraint: object) -> NDArray[np.int_] | None:
     In all three directions, ``FixCartesian`` and ``FixScaled`` are a ``FixAtoms``; in none, nothing:
     ASE's reader of extended XYZ makes one of either for every atom.
     """
-    none = np.array([], dtype=int)
+    held: NDArray[np.int_] | None = None
     if isinstance(constraint, FixAtoms):
         held = constraint.index
     elif isinstance(constraint, FixCartesian | FixScaled) and len(set(constraint.mask)) == 1:
-        held = constraint.index if constraint.mask.all() else none
-    else:
-        return None
-    return held if len(held) else none  # ASE's array of no indices may be one of floats
+        held = constraint.index if constraint.mask.all() else constraint.index[:0]
+    return held
 
 
 def held_atoms(atoms: Atoms) -> NDArray[np.bool_]:

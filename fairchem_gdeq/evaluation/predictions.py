@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import torch
 from ase import Atoms
 from ase.io.jsonio import decode, encode
@@ -17,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
+from fairchem_gdeq.data.names import write_extxyz
 from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.evaluation.task import Batch, labels_of
 from fairchem_gdeq.training.in_use import naming
@@ -127,6 +127,6 @@ def write(folder: Path, split: str, images: list[Atoms]) -> None:
     """
     part = folder / f"{split}.part"
     with naming(part):
-        ase.io.write(part, images, format="extxyz")
+        write_extxyz(part, images)
     part.replace(folder / f"{split}.extxyz")
     write_positions(folder / f"{split}.npz", images)
