@@ -89,8 +89,7 @@ def read_row(source: Source, index: int) -> Atoms:
         BadRow: it cannot be read or used.
     """
     atoms = _read(source, index)
-    check_names(atoms, source.where(index))
-    where = f"{source.where(index)}, structure {atoms.info.get('sid')}"
+    where = _called(atoms, source.where(index))
     try:
         check(atoms, where, source.target_key)
     except BadRow:
@@ -111,16 +110,27 @@ def _read(source: Source, index: int) -> Atoms:
         with warnings.catch_warnings():
             # ASE makes real numbers of complex ones, and says no more than this.
             warnings.simplefilter("error", np.exceptions.ComplexWarning)
-            return source.read(index)
+            try:
+                return source.read(index)
+            except np.exceptions.ComplexWarning as error:
+                warnings.simplefilter("ignore")  # for its name
+                where = _called(source.read(index), source.where(index))
+                raise BadRow(where, "complex numbers: expected real ones in every array") from error
     except BadRow:
         raise
-    except np.exceptions.ComplexWarning as error:
-        raise BadRow(
-            source.where(index), "it holds complex numbers: expected real ones of every array"
-        ) from error
     except Exception as error:
         # Whatever a library raises on damaged bytes: lmdb, zlib, json, pickle, ase, numpy.
         raise BadRow(source.where(index), f"cannot be read ({_on_one_line(error)})") from error
+
+
+def _called(atoms: Atoms, where: str) -> str:
+    """The place of a row, and its name.
+
+    Raises:
+        BadRow: as ``check_names``.
+    """
+    check_names(atoms, where)
+    return f"{where}, structure {atoms.info.get('sid')}"
 
 
 def _on_one_line(error: Exception) -> str:

@@ -255,7 +255,7 @@ def test_complex_positions_are_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         source = open_source(written(tmp_path / "complex", row))
-        with pytest.raises(BadRow, match="row 1: it holds complex numbers: expected real ones"):
+        with pytest.raises(BadRow, match="row 1, structure one: complex numbers: expected real"):
             read_row(source, 0)
 
 
