@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from fairchem.core.datasets.ase_datasets import apply_one_tags
 from fairchem.core.datasets.atomic_data import AtomicData
 from torch import Tensor
 
 from fairchem_gdeq.api.potential import Potential
 from fairchem_gdeq.api.structures import as_list
+from fairchem_gdeq.data.frames import for_fairchem
 from fairchem_gdeq.data.overlap import Named
 from fairchem_gdeq.fairchem2.fields import force_task
 from fairchem_gdeq.fairchem2.frame_checks import check_frames
@@ -129,7 +129,7 @@ class ListedFrames:
 
     def __getitem__(self, index: int) -> AtomicData:
         atoms, dtype = self.frames[index], self.potential.dtype
-        plain = apply_one_tags(atoms.copy())
+        plain = for_fairchem(atoms.copy())
         forces = _labels(atoms)
         if forces is not None:
             plain.calc = SinglePointCalculator(plain, forces=forces)

@@ -11,7 +11,15 @@ from ase.constraints import FixAtoms
 from fairchem.core.datasets.atomic_data import AtomicData
 
 from fairchem_gdeq.data.is2rs import collate, set_ours
-from fairchem_gdeq.data.rows import TARGET, BadRow, BadRows, check, check_pair, free_atoms
+from fairchem_gdeq.data.rows import (
+    TARGET,
+    BadRow,
+    BadRows,
+    check,
+    check_names,
+    check_pair,
+    free_atoms,
+)
 
 # Of ``Atoms.info``: what the potential (charge, spin) and the method (masses, free) read.
 READ = ("charge", "spin", "masses", "free")
@@ -37,13 +45,7 @@ def require_usable(atoms: Atoms, index: int, target: Atoms | None = None) -> Non
         BadRow: names the index and what is wrong.
     """
     where = f"structure {index}"
-    for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
-            raise BadRow(
-                where,
-                f"it has a {type(constraint).__name__} constraint: only FixAtoms can be kept while "
-                "it is relaxed. Take it off with atoms.set_constraint()",
-            )
+    check_names(atoms, where)
     check(atoms, where, target_key=None)
     if target is not None:
         check_pair(atoms, target, where)

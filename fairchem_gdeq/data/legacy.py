@@ -17,6 +17,7 @@ from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 
 from fairchem_gdeq.data import lmdb_file
+from fairchem_gdeq.data.names import wrong_name
 from fairchem_gdeq.data.rows import TARGET, BadRow
 from fairchem_gdeq.data.safe_pickle import load
 
@@ -113,8 +114,9 @@ def _atoms(fields: dict[str, object], where: str, name: str, target_key: str | N
         if key not in fields:
             known = ", ".join(sorted(fields)) or "nothing"
             raise BadRow(where, f"no {key!r} in the Data object (it has: {known})")
-    sid = fields.get("sid", name)
-    sid = sid if isinstance(sid, str) else str(np.asarray(sid).reshape(-1)[0])
+    sid = _name(fields.get("sid", name))
+    if reason := wrong_name("sid", sid):
+        raise BadRow(where, reason)
     where = f"{where}, structure {sid}"
     positions = _numbers(fields, "pos", where)
     n = len(positions) if positions.ndim else 0
@@ -155,6 +157,14 @@ def _atoms(fields: dict[str, object], where: str, name: str, target_key: str | N
                 raise BadRow(where, f"{key} has shape {forces.shape}, expected ({n}, 3)")
             atoms.calc = SinglePointCalculator(atoms, forces=forces)
     return atoms
+
+
+def _name(sid: object) -> object:
+    """A name as text, where it is that or one number, also as an array; else as it was."""
+    if isinstance(sid, str):
+        return sid
+    found = np.asarray(sid)
+    return str(found.reshape(-1)[0]) if found.size == 1 and found.dtype.kind in "iufU" else sid
 
 
 def _numbers(fields: dict[str, object], key: str, where: str) -> NDArray[np.float64]:

@@ -6,22 +6,28 @@ A source answers ``read(i)`` with a start structure whose ``info`` holds the tar
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+
+from fairchem_gdeq.data.constraints import held_atoms, use_fix_atoms, wrong_constraint
+from fairchem_gdeq.data.names import wrong_name
 
 TARGET = "pos_relaxed"  # where our own rows keep the relaxed positions
 SMALLEST_VOLUME = 0.1  # Angstrom^3; also what fairchem asks of partly periodic structures
 FARTHEST = 1e4  # Angstrom, from the origin
 SAME_PLACE = 1e-2  # Angstrom
 SAME_CELL = 1e-3  # Angstrom, between the cells of start and target
+# amu. Real atoms have 1 to 300; others may be meant, such as a mass that weighs an atom more in the
+# loss. Within these, products with squares of distances are far from the ends of single precision.
+LIGHTEST, HEAVIEST = 1e-6, 1e6
 LISTED = 50  # bad rows in one message
 
 
@@ -77,28 +83,73 @@ class Source(Protocol):
 
 
 def read_row(source: Source, index: int) -> Atoms:
-    """A checked row.
+    """A checked row; a constraint that is a ``FixAtoms`` in effect has become one.
 
     Raises:
         BadRow: it cannot be read or used.
     """
-    try:
-        atoms = source.read(index)
-    except BadRow:
-        raise
-    except Exception as error:
-        # Whatever a library raises on damaged bytes: lmdb, zlib, json, pickle, ase, numpy.
-        raise BadRow(
-            source.where(index), f"cannot be read ({type(error).__name__}: {error})"
-        ) from error
-    where = f"{source.where(index)}, structure {atoms.info.get('sid')}"
+    atoms = _read(source, index)
+    where = _called(atoms, source.where(index))
     try:
         check(atoms, where, source.target_key)
     except BadRow:
         raise
     except Exception as error:  # what NumPy makes of entries that are no arrays of numbers
-        raise BadRow(where, f"cannot be used ({type(error).__name__}: {error})") from error
+        raise BadRow(where, f"cannot be used ({_on_one_line(error)})") from error
+    use_fix_atoms(atoms)
     return atoms
+
+
+def _read(source: Source, index: int) -> Atoms:
+    """A row as its source gives it, unless numbers have been lost on the way.
+
+    Raises:
+        BadRow: it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # ASE makes real numbers of complex ones, and says no more than this.
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            try:
+                return source.read(index)
+            except np.exceptions.ComplexWarning as error:
+                warnings.simplefilter("ignore")  # for its name
+                where = _called(source.read(index), source.where(index))
+                raise BadRow(where, "complex numbers: expected real ones in every array") from error
+    except BadRow:
+        raise
+    except Exception as error:
+        # Whatever a library raises on damaged bytes: lmdb, zlib, json, pickle, ase, numpy.
+        raise BadRow(source.where(index), f"cannot be read ({_on_one_line(error)})") from error
+
+
+def _called(atoms: Atoms, where: str) -> str:
+    """The place of a row, and its name.
+
+    Raises:
+        BadRow: as ``check_names``.
+    """
+    check_names(atoms, where)
+    return f"{where}, structure {atoms.info.get('sid')}"
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def check_names(atoms: Atoms, where: str) -> None:
+    """Refuse a name (``sid``) that nothing can be called, or a number of its frame (``fid``).
+
+    fairchem joins both to one name. A structure without them is called by its place.
+
+    Raises:
+        BadRow: names ``where``, what was expected and what was found.
+    """
+    for key in ("sid", "fid"):
+        if key not in atoms.info or (key == "fid" and atoms.info[key] is None):
+            continue
+        if reason := wrong_name(key, atoms.info[key]):
+            raise BadRow(where, reason)
 
 
 def check(atoms: Atoms, where: str, target_key: str | None = TARGET) -> None:
@@ -112,10 +163,12 @@ def check(atoms: Atoms, where: str, target_key: str | None = TARGET) -> None:
         raise BadRow(where, "no atoms")
     if atoms.numbers.min() < 1 or atoms.numbers.max() > 118:
         raise BadRow(where, f"atomic numbers from {atoms.numbers.min()} to {atoms.numbers.max()}")
-    if not np.isfinite(atoms.positions).all():
-        raise BadRow(where, "start positions contain NaN or infinity")
+    _check_finite(_real(atoms.positions, "start positions", where), "start", where)
+    if reason := wrong_constraint(atoms):
+        raise BadRow(where, reason)
     _check_cell(atoms, where)
-    _check_arrays(atoms, where)
+    _check_masses(atoms, where)
+    _check_free(atoms, where)
     _check_places(atoms, atoms.positions, "start positions", where)
     if n == 1:
         raise BadRow(where, "one atom: expected at least two, since one alone has nowhere to go")
@@ -130,19 +183,43 @@ def check(atoms: Atoms, where: str, target_key: str | None = TARGET) -> None:
             f"no {target_key!r} among its data (it has: {known}): write the relaxed positions "
             "under that key, or name the right one as target_key",
         )
-    try:
-        target = np.asarray(atoms.info[target_key], dtype=float)
-    except (TypeError, ValueError) as error:
-        raise BadRow(where, f"{target_key}: expected numbers, found none ({error})") from error
+    target = _real(atoms.info[target_key], target_key, where)
     if target.shape != (n, 3):
         raise BadRow(
             where,
             f"{target_key} has shape {target.shape}, expected ({n}, 3): "
             "start and target must have the same atoms in the same order",
         )
-    if not np.isfinite(target).all():
-        raise BadRow(where, f"{target_key} positions contain NaN or infinity")
+    _check_finite(target, target_key, where)
     _check_places(atoms, target, target_key, where)
+
+
+def _real(value: object, what: str, where: str, kinds: str = "iuf") -> NDArray[np.float64]:
+    """An array of what NumPy counts among the ``kinds`` of numbers, as double precision.
+
+    Raises:
+        BadRow: text, truth values, complex numbers, or no array at all.
+    """
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, tensors
+        raise BadRow(where, f"{what}: expected numbers, found none ({error})") from error
+    if found.dtype.kind not in kinds:
+        raise BadRow(where, f"{what}: expected real numbers, found {_kind(found)}")
+    return found.astype(float)
+
+
+def _kind(array: NDArray[Any]) -> str:
+    """What an array holds that is no numbers, in words."""
+    words = {"b": "truth values", "c": "complex numbers", "U": "text", "S": "bytes"}
+    if array.dtype.kind != "O":
+        return words.get(array.dtype.kind, f"NumPy's {array.dtype}")
+    return ", ".join(sorted({type(each).__name__ for each in array.flat})) or "nothing"
+
+
+def _check_finite(positions: NDArray[np.float64], what: str, where: str) -> None:
+    if not np.isfinite(positions).all():
+        raise BadRow(where, f"{what} positions contain NaN or infinity")
 
 
 def _check_places(atoms: Atoms, positions: NDArray[np.float64], what: str, where: str) -> None:
@@ -170,9 +247,13 @@ def _on_one_another(atoms: Atoms, positions: NDArray[np.float64]) -> tuple[int, 
 
 
 def _check_cell(atoms: Atoms, where: str) -> None:
-    cell = np.asarray(atoms.cell)
+    cell = _real(np.asarray(atoms.cell), "the cell", where)
     if not np.isfinite(cell).all():
         raise BadRow(where, "the cell contains NaN or infinity")
+    if (longest := float(np.abs(cell).max())) > FARTHEST:
+        raise BadRow(
+            where, f"the cell reaches to {longest:.3g} Angstrom: expected at most {FARTHEST:g}"
+        )
     if atoms.pbc.any() and atoms.cell.volume < SMALLEST_VOLUME:
         raise BadRow(
             where,
@@ -181,13 +262,36 @@ def _check_cell(atoms: Atoms, where: str) -> None:
         )
 
 
-def _check_arrays(atoms: Atoms, where: str) -> None:
-    for key in ("masses", "free"):
-        shape = np.shape(atoms.info.get(key, atoms.numbers))
-        if shape != atoms.numbers.shape:
-            raise BadRow(where, f"{key} has shape {shape}, expected ({len(atoms)},)")
-    if not (masses(atoms) > 0).all():
-        raise BadRow(where, "expected positive, finite masses of all atoms")
+def _check_masses(atoms: Atoms, where: str) -> None:
+    found = _real(atoms.info.get("masses", atoms.get_masses()), "masses", where)
+    _check_one_each("masses", found, atoms, where)
+    within = (found >= LIGHTEST) & (found <= HEAVIEST)  # NaN is not
+    if not within.all():
+        i = int(np.flatnonzero(~within)[0])
+        raise BadRow(
+            where,
+            f"atom {i} has a mass of {found[i]:.3g} amu: expected positive, finite masses of all "
+            f"atoms, from {LIGHTEST:g} to {HEAVIEST:g} amu. Mend it; FixAtoms holds an atom in its place",
+        )
+
+
+def _check_free(atoms: Atoms, where: str) -> None:
+    """``info["free"]``, where there is one: a yes or no for each atom."""
+    if "free" not in atoms.info:
+        return
+    found = _real(atoms.info["free"], "free", where, kinds="biuf")
+    _check_one_each("free", found, atoms, where)
+    other = np.flatnonzero((found != 0) & (found != 1))
+    if len(other):
+        i = int(other[0])
+        raise BadRow(
+            where, f"free is {found[i]:g} for atom {i}: expected true or false, or 1 or 0, for each"
+        )
+
+
+def _check_one_each(key: str, found: NDArray[np.float64], atoms: Atoms, where: str) -> None:
+    if found.shape != (len(atoms),):
+        raise BadRow(where, f"{key} has shape {found.shape}, expected ({len(atoms)},)")
 
 
 def check_pair(start: Atoms, target: Atoms, where: str) -> None:
@@ -223,9 +327,7 @@ def masses(atoms: Atoms) -> NDArray[np.float64]:
 def free_atoms(atoms: Atoms) -> NDArray[np.bool_]:
     """Atoms [n] that may move: neither in a FixAtoms nor excluded by ``info["free"]``."""
     free = np.array(atoms.info.get("free", np.ones(len(atoms))), dtype=bool)
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms):
-            free[constraint.index] = False
+    free[held_atoms(atoms)] = False
     return free
 
 

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import ase.io
 from ase import Atoms
 from ase.io.jsonio import decode, encode
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
+from fairchem_gdeq.data.names import write_extxyz
 from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.evaluation.task import Batch, labels_of
 from fairchem_gdeq.training.in_use import naming
@@ -116,6 +116,6 @@ def write(folder: Path, split: str, images: list[Atoms]) -> None:
     """
     part = folder / f"{split}.part"
     with naming(part):
-        ase.io.write(part, images, format="extxyz")
+        write_extxyz(part, images)
     part.replace(folder / f"{split}.extxyz")
     write_positions(folder / f"{split}.npz", images)

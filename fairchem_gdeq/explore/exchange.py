@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.geometry import find_mic
 
+from fairchem_gdeq.data.names import write_extxyz
 from fairchem_gdeq.data.rows import BadRow, BadRows, check_pair
 from fairchem_gdeq.explore.records import Folder, Label, Record, replaced
 from fairchem_gdeq.explore.starts import read_frames
@@ -31,7 +31,7 @@ def write_frames(names: Iterable[str], folder: Folder, file: Path) -> int:
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
     with replaced(file) as part:
-        ase.io.write(part, images, format="extxyz")
+        write_extxyz(part, images)
     return len(images)
 
 

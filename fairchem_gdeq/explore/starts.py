@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 from tqdm import tqdm
@@ -88,7 +89,9 @@ class FramesSource:
     def read(self, index: int) -> Atoms:
         """The frame, without its calculator."""
         atoms: Atoms = self._frames[index].copy()
-        atoms.info.setdefault("sid", f"{self.path.stem}-{index}")
+        sid = atoms.info.setdefault("sid", f"{self.path.stem}-{index}")
+        if isinstance(sid, bool | float | np.bool_):  # ASE's reader makes these of words
+            atoms.info["sid"] = str(sid)
         return atoms
 
 
@@ -157,8 +160,7 @@ def _start(name: str, row: Atoms, target_key: str | None) -> Start:
     if "masses" in row.info:
         atoms.set_masses(masses(row))
     if "free" in row.info:
-        others = [c for c in row.constraints if not isinstance(c, FixAtoms)]
-        atoms.set_constraint([*others, FixAtoms(mask=~free_atoms(row))])
+        atoms.set_constraint(FixAtoms(mask=~free_atoms(row)))
     target = None
     if target_key is not None:
         target = atoms.copy()

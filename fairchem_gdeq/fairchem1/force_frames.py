@@ -17,8 +17,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
+from fairchem_gdeq.data.frames import for_fairchem
 from fairchem_gdeq.data.legacy import LegacySource
-from fairchem_gdeq.data.rows import read_row
+from fairchem_gdeq.data.rows import BadRow, read_row
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.splits import LMDB_FORMATS
 from fairchem_gdeq.training.force_errors import Compared, compared
@@ -65,6 +66,7 @@ def open_frames(src: str | Sequence[str], form: str = "ase_db", key: str = "src"
             f"must be different files: name others with --task.forces.{key}=FOLDER, or do without "
             f"them: --task.forces.{key}={WITHOUT[key]}"
         ) from error
+    frames.dataset.atoms_transform = for_fairchem
     require_forces(_labels(frames.dataset), folders)
     return frames
 
@@ -114,9 +116,17 @@ def compared_with(
 
 
 def _labels(frames: AseAtomsDataset) -> Iterator[tuple[object, Any]]:
-    """Name and forces of each frame, None where it has none."""
+    """Name and forces of each frame, None where it has none.
+
+    Raises:
+        ValueError: one that ``for_fairchem`` refuses.
+    """
     for index in (frames.ids[place] for place in looked_at(len(frames.ids))):
         atoms = frames.get_atoms(index)
+        try:
+            for_fairchem(atoms)
+        except BadRow as error:
+            raise ValueError(f"frames {frames.config['src']}, {error}") from error
         known = {} if atoms.calc is None else atoms.calc.results
         yield atoms.info.get("sid", index), known.get("forces")
 

@@ -24,6 +24,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fairchem_gdeq.data import lmdb_file
+from fairchem_gdeq.data.frames import for_fairchem
+from fairchem_gdeq.data.rows import BadRow
 from fairchem_gdeq.fairchem2.conservative import energy_gradient, require_second_derivatives
 from fairchem_gdeq.fairchem2.fields import HydraForceField
 from fairchem_gdeq.fairchem2.loaders import left_out
@@ -177,10 +179,12 @@ class FrameBatches:
         """A frame.
 
         Raises:
-            ValueError: fairchem cannot make a data object of it.
+            ValueError: fairchem cannot make a data object of it, or not of all that it says.
         """
         try:
             return self.frames[index]
+        except BadRow as error:
+            raise ValueError(f"frames {_place(self.frames, index)}, {error}") from error
         except Exception as error:  # fairchem's assertions, and whatever ASE and NumPy raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
@@ -247,6 +251,8 @@ def open_frames(folders: Sequence[str], dataset: str) -> ConcatDataset:
             f"frames {', '.join(folders)}: expected ASE databases (*.aselmdb) with a metadata.npz of "
             f"their numbers of atoms, found what fairchem cannot open ({reason}). Write them anew"
         ) from error
+    for part in opened.datasets:
+        part.dataset.atoms_transform = for_fairchem
     return opened
 
 

@@ -8,7 +8,6 @@ from pathlib import Path as FilePath
 from typing import cast
 
 import ase
-import ase.io
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from fairchem.core.datasets.atomic_data import AtomicData
@@ -16,6 +15,7 @@ from fairchem.core.models.base import HydraModel
 from torch import Tensor
 
 from fairchem_gdeq.data.is2rs import collate
+from fairchem_gdeq.data.names import write_extxyz
 from fairchem_gdeq.evaluation.overlays import Ends
 from fairchem_gdeq.evaluation.predictions import each_row_once, write
 from fairchem_gdeq.evaluation.records import Record, each_once
@@ -131,7 +131,7 @@ class ODEScoring(Scoring):
             write(folder, self.split.name, images)
             frames = {(atoms.info["row"], atoms.info["frame"]): atoms for atoms in paths}
             part = folder / f"{self.split.name}_paths.part"
-            ase.io.write(part, [frames[key] for key in sorted(frames)], format="extxyz")
+            write_extxyz(part, [frames[key] for key in sorted(frames)])
             part.replace(folder / f"{self.split.name}_paths.extxyz")
             lost = sum(atoms.info["diverged"] for atoms in images)
             print(f"{len(images)} structures ({lost} lost, left at their starts) in {folder}")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixedPlane
 from ase.db import connect
 from fairchem.core import FAIRChemCalculator
 from fairchem.core.units.mlip_unit import load_predict_unit
@@ -187,6 +188,10 @@ def test_forces_that_cannot_be_meant_are_refused(base, folder):
     moved.calc = frames[2].calc
     moved.positions[0] += 0.1  # the forces are of other positions
     refused("1 of 7 have no forces.*frame 6", [*frames, moved])
+    plane = frames[2].copy()
+    plane.calc = frames[2].calc
+    plane.set_constraint(FixedPlane([0], (0, 0, 1)))
+    refused("frames number 6, a frame without a name: it has a FixedPlane", [*frames, plane])
     known = pairs(folder / "val")
     atoms = known[1][2].copy()
     atoms.calc = SinglePointCalculator(atoms, forces=np.ones((len(atoms), 3)))

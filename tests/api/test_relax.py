@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.constraints import FixAtoms, FixBondLength
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixedPlane
 from ase.db import connect
 from ase.optimize import FIRE
 
@@ -143,6 +143,25 @@ def test_a_bad_structure_does_not_spoil_the_others(potential):
     for index, k in ((1, 0), (5, 1)):
         np.testing.assert_allclose(found.atoms[index].positions, alone.atoms[k].positions)
     assert found.atoms[6] == alien and np.isnan(found.residual[6]) and found.evaluations[6] == 0
+
+
+def test_what_a_structure_says_of_itself_is_kept_or_refused(potential):
+    """Atoms that are held in all directions stay; one that would be dropped is named, a name too."""
+    held, plane, heavy, unnamed, words = (small.silicon(1)[0] for _ in range(5))
+    held.set_constraint(FixCartesian([2, 5]))
+    plane.set_constraint(FixedPlane([0], (0, 0, 1)))
+    heavy.info["masses"] = np.full(8, np.inf)
+    unnamed.info["sid"] = "a\nb"
+    words.info["free"] = ["no"] * 8
+    found = relax([held, plane, heavy, unnamed, words], potential, max_steps=8)
+    assert found.codes == [gdeq.Code.MAX_STEPS] + [gdeq.Code.BAD_INPUT] * 4
+    said = ("FixedPlane", "mass of inf amu", "its name (sid)", "free: expected real numbers")
+    for index, word in enumerate(said, 1):
+        assert found.reasons[index].startswith(f"structure {index}: ")
+        assert word in found.reasons[index] and found.reasons[index].isprintable()
+    moved = np.abs(found.atoms[0].positions - held.positions).max(axis=1)
+    assert not moved[[2, 5]].any() and moved.max() > 1e-3
+    assert isinstance(found.atoms[0].constraints[0], FixCartesian)
 
 
 def test_an_error_of_the_potential_is_one_structures(potential, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.constraints import FixAtoms, FixCartesian, FixedPlane
 from ase.db import connect
 
 from fairchem_gdeq.fairchem1.force_frames import open_frames
@@ -197,6 +198,21 @@ def test_forces_that_are_not_finite_are_named(tmp_path):
     write_frames(tmp_path / "frames", slabs(2), spoil=1)
     with pytest.raises(ValueError, match=r"1 of 2 have no forces, or some that are not finite"):
         open_frames(str(tmp_path / "frames"))
+
+
+def test_constraints_of_frames_are_fixed_atoms_or_named(tmp_path):
+    """fairchem knows FixAtoms alone; atoms that are held in all directions are fixed for it too."""
+    frames = slabs(2)
+    frames[0].set_constraint(FixCartesian([1, 4]))
+    frames[1].set_constraint(FixAtoms([2]))
+    write_frames(tmp_path / "held", frames)
+    found = open_frames(str(tmp_path / "held"))
+    fixed = {row.sid: row.fixed.nonzero().flatten().tolist() for row in found}
+    assert fixed == {"frame0": [1, 4], "frame1": [2]}
+    frames[1].set_constraint(FixedPlane([0], (0, 0, 1)))
+    write_frames(tmp_path / "plane", frames)
+    with pytest.raises(ValueError, match=r"frames .*plane, structure frame1: it has a FixedPlane"):
+        open_frames(str(tmp_path / "plane"))
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -4,16 +4,34 @@ Together with the numbers and words of ``test_config_rules``, more than 120 inpu
 """
 
 import shutil
+import warnings
 from contextlib import suppress
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from ase.constraints import (
+    FixAtoms,
+    FixBondLengths,
+    FixCartesian,
+    FixCom,
+    FixedLine,
+    FixedPlane,
+    FixScaled,
+)
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset
 from fairchem_gdeq.data.lmdb_file import DamagedFile
-from fairchem_gdeq.data.rows import BadRow, read_row
+from fairchem_gdeq.data.rows import (
+    HEAVIEST,
+    LIGHTEST,
+    BadRow,
+    free_atoms,
+    masses,
+    read_row,
+)
 from fairchem_gdeq.testing.fairchem2 import small
 from fairchem_gdeq.training.config_rules import RULES, broken_rules
 from tests import commands
@@ -169,28 +187,121 @@ class OneRow:
         return self.atoms
 
 
-@given(
-    key=st.sampled_from(["pos_relaxed", "masses", "free", "positions", "numbers", "cell", "pbc"]),
-    value=ANYTHING,
-    place=st.integers(0, 5),
+WRONG = st.sampled_from(
+    [np.nan, np.inf, -np.inf, 1e300, -1e300, 1e39, 1e7, 1e-300, 0.0, -1.0, 0.5, 1j]
 )
-def test_a_row_with_anything_in_it_is_used_or_named(key, value, place):
+SHAPES = {"pos_relaxed": (8, 3), "positions": (8, 3), "cell": (3, 3), "pbc": (3,)}
+KEYS = ["pos_relaxed", "masses", "free", "positions", "numbers", "cell", "pbc", "sid"]
+
+
+@st.composite
+def arrays(draw, key):
+    """Numbers in the shape that an entry has, or in another, right but for one place, of any kind."""
+    shape = draw(st.just(SHAPES.get(key, (8,))) | st.sampled_from([(8, 3), (7,), (0,), ()]))
+    size = int(np.prod(shape))
+    usual = draw(st.sampled_from([np.zeros(size), np.ones(size), np.linspace(0, 7, size)]))
+    array = usual.reshape(shape)
+    if draw(st.booleans()) and size:
+        wrong = draw(WRONG | NUMBERS)
+        array = array.astype(np.result_type(array.dtype, type(wrong)))
+        array.flat[draw(st.integers(0, size - 1))] = wrong
+    kind = draw(st.none() | st.sampled_from([bool, np.float32, np.int64, str, object, complex]))
+    with warnings.catch_warnings(), suppress(ValueError, OverflowError):
+        warnings.simplefilter("ignore")
+        array = array if kind is None else array.astype(kind)
+    return draw(st.sampled_from([array, array.tolist()]))
+
+
+ENTRIES = st.sampled_from(KEYS).flatmap(
+    lambda key: st.tuples(st.just(key), ANYTHING | arrays(key) | arrays(key))
+)
+
+
+PLACES = st.lists(st.integers(-9, 9), max_size=3, unique=True)
+DIRECTIONS = st.tuples(st.booleans(), st.booleans(), st.booleans())
+CONSTRAINTS = st.one_of(
+    st.builds(FixAtoms, PLACES),
+    st.builds(FixCartesian, PLACES, DIRECTIONS),
+    st.builds(FixScaled, PLACES, DIRECTIONS),
+    st.just(FixedPlane([0], (0, 0, 1))),
+    st.just(FixedLine([0], (0, 0, 1))),
+    st.just(FixBondLengths([[0, 1]])),
+    st.just(FixCom()),
+)
+
+
+def assert_usable(atoms, given):
+    """What everything after the check relies on, of a row and of what was given to it."""
+    n, single = len(atoms), np.finfo(np.float32).max
+    target = np.asarray(atoms.info["pos_relaxed"])
+    mass, free = masses(atoms), free_atoms(atoms)
+    for array, shape in (
+        (atoms.positions, (n, 3)),
+        (target, (n, 3)),
+        (atoms.cell.array, (3, 3)),
+        (mass, (n,)),
+    ):
+        assert array.shape == shape and array.dtype.kind in "iuf"
+        assert (np.abs(array.astype(float)) < single).all()
+    assert (mass >= LIGHTEST).all() and (mass <= HEAVIEST).all()
+    assert np.isfinite(mass.astype(np.float32) ** 2).all() and (mass.astype(np.float32) > 0).all()
+    assert ((atoms.numbers >= 1) & (atoms.numbers <= 118)).all()
+    assert free.shape == (n,) and free.dtype == bool and free.any()
+    if "free" in given:
+        assert all(each in (0, 1) for each in np.asarray(given["free"]).tolist())
+    assert {type(each) for each in atoms.constraints} <= {FixAtoms}
+    sid = atoms.info["sid"]
+    assert (type(sid) is str and sid.strip() and sid.isprintable()) or (
+        isinstance(sid, int | np.integer) and not isinstance(sid, bool)
+    )
+
+
+def meant(constraints, n):
+    """Atoms that constraints hold in every direction; None if some hold an atom in another way."""
+    held = set()
+    for each in constraints:
+        mask = getattr(each, "mask", np.ones(3, dtype=bool))
+        if not isinstance(each, FixAtoms | FixCartesian | FixScaled) or len(set(mask.tolist())) > 1:
+            return None
+        held |= {int(i) % n for i in each.index} if mask.all() else set()
+    return held
+
+
+@settings(max_examples=400)
+@given(
+    entry=ENTRIES,
+    place=st.integers(0, 5),
+    constraints=st.just([]) | st.lists(CONSTRAINTS, max_size=2),
+)
+@example(("masses", [28.0] * 7 + [np.inf]), 0, [])
+@example(("masses", [28.0] * 8), 0, [FixCartesian([1, 2])])
+@example(("free", [0] + [1] * 7), 0, [])
+@example(("sid", 'a\nb "c" =d'), 0, [])
+def test_a_row_with_anything_in_it_is_used_or_named(entry, place, constraints):
     """A whole entry that is something else, or where it is an array of numbers, one of them."""
+    key, value = entry
     (atoms,) = small.silicon(1)
-    atoms.info["pos_relaxed"] = atoms.positions + 0.1
-    if key in ("pos_relaxed", "masses", "free"):
+    atoms.info |= {"sid": "one", "pos_relaxed": atoms.positions + 0.1}
+    if key in ("pos_relaxed", "masses", "free", "sid"):
         atoms.info[key] = value
     elif isinstance(value, float | int):
         with suppress(ValueError, OverflowError):  # NumPy does not take it
             array = atoms.cell.array if key == "cell" else getattr(atoms, key)
             array.flat[place % array.size] = value
+    elif key == "positions" and np.shape(value) == (8, 3):
+        atoms.arrays["positions"] = np.asarray(value)
+    atoms.set_constraint(constraints)
+    given, held = dict(atoms.info), meant(constraints, len(atoms))
+    said = None
     try:
-        read_row(OneRow(atoms), 0)
+        found = read_row(OneRow(atoms), 0)
     except BadRow as error:
         said = str(error)
+    if said is None:
+        assert_usable(found, given)
+        assert held is not None and not free_atoms(found)[sorted(held)].any()
     else:
-        said = "rows.aselmdb, row 1"
-    assert said.startswith("rows.aselmdb, row 1")
+        assert said.startswith("rows.aselmdb, row 1") and said.isprintable()
 
 
 @pytest.fixture(scope="module")

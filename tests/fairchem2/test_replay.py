@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from ase.constraints import FixAtoms, FixCartesian
 from ase.db import connect
 from fairchem.core.common import distutils
 
 from fairchem_gdeq.fairchem2.fields import HydraForceField
-from fairchem_gdeq.fairchem2.replay import ForceReplay, forces_loss, open_replay
+from fairchem_gdeq.fairchem2.replay import ForceReplay, forces_loss, open_frames, open_replay
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import Relaxer, make_signal
 from fairchem_gdeq.testing.fairchem2 import small
@@ -117,6 +118,18 @@ def test_forces_that_are_not_finite_are_named(tmp_path):
     small.write_frames(tmp_path, structures, spoil=1)
     with pytest.raises(ValueError, match=r"1 of 2 have no forces, or some that are not finite"):
         opened(tmp_path)
+
+
+def test_constraints_of_frames_are_fixed_atoms(tmp_path):
+    """fairchem knows FixAtoms alone; atoms that are held in all directions are fixed for it too."""
+    structures = small.silicon(2)
+    structures[0].set_constraint(FixCartesian([1, 4]))
+    structures[1].set_constraint(FixAtoms([2]))
+    small.write_frames(tmp_path / "held", structures)
+    found = open_frames([str(tmp_path / "held")], "si")
+    rows = [found[i] for i in range(2)]
+    fixed = {row.sid[0]: row.fixed.nonzero().flatten().tolist() for row in rows}
+    assert fixed == {"frame0": [1, 4], "frame1": [2]}
 
 
 def test_fewer_batches_than_ranks(frames, monkeypatch):

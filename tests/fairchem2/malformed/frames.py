@@ -2,6 +2,7 @@
 
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixedPlane
 
 from fairchem_gdeq.testing.fairchem2 import small
 from tests.fairchem2.malformed.spoiling import (
@@ -50,6 +51,25 @@ def frame_with_too_few_forces(forces):
 def frame_with_absurd_forces(forces):
     forces[0, 0] = 1e6
     return forces
+
+
+def planes(atoms, data):
+    forces = atoms.get_forces()
+    atoms.set_constraint(FixedPlane([0], (0, 0, 1)))
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=forces)
+    return atoms
+
+
+@case("PLACE/train_frames", "frame number 1", "frame1", "FixedPlane", "Use FixAtoms")
+def frame_with_a_plane(place):
+    rewrite(place, planes, "train_frames")
+    return []
+
+
+@case("PLACE/val_frames", "frame number 1", "frame1", "FixedPlane", "Use FixAtoms")
+def frame_with_a_plane_in_val(place):
+    rewrite(place, planes, "val_frames")
+    return []
 
 
 @case("frames", "frame1", "Fm (atomic number 100)", "up to 99 (Es)")

@@ -1,6 +1,7 @@
 """Data sets, their rows and how they are split."""
 
 import numpy as np
+from ase.constraints import FixCartesian, FixedPlane
 from ase.db import connect
 
 from fairchem_gdeq.testing.fairchem2 import small
@@ -10,6 +11,7 @@ from tests.fairchem2.malformed.spoiling import (
     database,
     forget,
     metadata,
+    rewrite,
     row,
     typed,
     unknown,
@@ -177,6 +179,64 @@ def row_with_too_few_free(atoms, data):
 @row("masses")
 def row_with_negative_masses(atoms, data):
     data["masses"] = -np.ones(len(atoms))
+
+
+@row("masses", "atom 3", "inf amu", "1e+06")
+def row_with_an_infinite_mass(atoms, data):
+    data["masses"] = np.where(np.arange(len(atoms)) == 3, np.inf, 28.0)
+
+
+@row("masses", "atom 0", "1e+300 amu", "1e+06", split="val")
+def row_with_huge_masses(atoms, data):
+    atoms.set_masses(np.full(len(atoms), 1e300))
+
+
+@row("FixedPlane", "dropped", "Use FixAtoms")
+def row_with_a_plane(atoms, data):
+    atoms.set_constraint(FixedPlane([0], (0, 0, 1)))
+
+
+@row("FixCartesian (of some directions)", "Use FixAtoms", split="test", mode="predict")
+def row_with_a_direction(atoms, data):
+    atoms.set_constraint(FixCartesian([0], (True, False, False)))
+
+
+@row("free", "real numbers", "text")
+def row_free_in_words(atoms, data):
+    data["free"] = ["no"] * len(atoms)
+
+
+@row("free is nan for atom 0", "true or false")
+def row_free_or_nan(atoms, data):
+    data["free"] = np.full(len(atoms), np.nan)
+
+
+@row("complex numbers", "real ones")
+def row_with_complex_positions(atoms, data):
+    atoms.arrays["positions"] = atoms.positions + 0.1j
+
+
+@row("pos_relaxed", "complex numbers")
+def row_with_a_complex_target(atoms, data):
+    data["pos_relaxed"] = data["pos_relaxed"] + 0.1j
+
+
+@case("data.aselmdb", "row 2", "name (sid)", r"'a\nb ", mode="predict")
+def row_with_a_name_of_two_lines(place):
+    rewrite(place, lambda atoms, data: data.update(sid='a\nb "c" =d'), "test")
+    return []
+
+
+@case("data.aselmdb", "row 2", "name (sid)", "names nothing")
+def row_with_an_empty_name(place):
+    rewrite(place, lambda atoms, data: data.update(sid=""))
+    return []
+
+
+@case("data.aselmdb", "row 2", "name (sid)", "whole number", "a list")
+def row_with_a_list_of_names(place):
+    rewrite(place, lambda atoms, data: data.update(sid=["a", "b"]))
+    return []
 
 
 @unknown("split train")
