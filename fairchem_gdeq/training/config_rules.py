@@ -14,13 +14,14 @@ from fairchem_gdeq.training.config_table import (
     PATTERNS,
     RELAXNET,
     RELAXNET_RULES,
+    RELAXNET_TOLD,
     RULES,
     SECTIONS,
     TOLD,
 )
 from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.replay import BASE
-from fairchem_gdeq.training.rules import Rule, said
+from fairchem_gdeq.training.rules import FULL, Rule, said
 
 __all__ = ["RULES", "broken_rules"]
 
@@ -46,23 +47,23 @@ def broken_rules(config: DictConfig) -> Iterator[str]:
 
 def _unmet(config: DictConfig) -> Iterator[str]:
     """The keys whose values are not what the table expects."""
-    rules = RULES
+    rules, told = RULES, TOLD
     if _select(config, "runner._target_") == RELAXNET:
-        rules = RULES | RELAXNET_RULES
+        rules, told = RULES | RELAXNET_RULES, TOLD | RELAXNET_TOLD
     for key, rule in rules.items():
         value = _select(config, key)
         if value is not _ABSENT and not rule.accepts(value):
             yield f"{key}={said(value)}: expected {rule.expected}"
     for key, value in _own_values("", OmegaConf.to_container(config)):
-        found = None if key in rules else _rule_of(key)
+        if key in rules:
+            continue
+        found = rules[told[key]] if key in told else _of_a_pattern(key)
         if found is not None and not found.accepts(value):
             yield f"{key}={said(value)}: expected {found.expected}"
 
 
-def _rule_of(key: str) -> Rule | None:
-    """The rule of a key that is none of the table's own."""
-    if key in TOLD:
-        return RULES[TOLD[key]]
+def _of_a_pattern(key: str) -> Rule | None:
+    """The rule of a key that has none of its own; None where there is none."""
     return next((rule for pattern, rule in PATTERNS.items() if fnmatchcase(key, pattern)), None)
 
 
@@ -81,7 +82,7 @@ def _words_for_sections(config: DictConfig) -> Iterator[str]:
     """A word, a number or nothing where a section of keys stands."""
     for key in SECTIONS:
         value = _select(config, key)
-        if value is not _ABSENT and not isinstance(value, DictConfig):
+        if value is not _ABSENT and not FULL.accepts(value):
             yield f"{key}={said(value)}: expected a section of keys. Set a key of it, {key}.KEY=VALUE"
 
 

@@ -12,6 +12,7 @@ from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.history import KEEP
 from fairchem_gdeq.training.replay import BASE
 from fairchem_gdeq.training.rules import (
+    FULL,
     NAME,
     NOT_NEGATIVE,
     PART,
@@ -44,12 +45,15 @@ FRAMES = Rule(
     f"a folder of frames, a list of folders, {BASE}, {NO_FORCES} or null", SOURCE.or_null().accepts
 )
 HINT = Rule("text", lambda v: isinstance(v, str))
-PATH = Rule(
-    "the path of a class or function", lambda v: WORD.accepts(v) and "." in v.strip(".")
+PATH = Rule("the path of a class or function", lambda v: WORD.accepts(v) and "." in v.strip("."))
+TASKS = Rule(
+    "a section of keys, or a list of them",
+    lambda v: all(map(FULL.accepts, v)) and bool(v) if isinstance(v, list) else FULL.accepts(v),
 )
 SEED = whole(0, 2**32 - 1)  # what NumPy takes
 UNIT = "runner.train_eval_unit"
 RULES: dict[str, Rule] = {
+    "mode": one_of("train", "validate", "predict", "diagnose", "audit"),
     "dataset": WORD,
     "data": text("a folder"),
     "data_hint": HINT,
@@ -172,6 +176,9 @@ PATTERNS: dict[str, Rule] = {
     "*loader.batch_sampler_fn.shuffle": TRUTH,
     "*loader.batch_sampler_fn.seed": SEED,
     "*loader.num_workers": whole(0),
+    "*loader.collate_fn": FULL,
+    "tasks": TASKS,
+    f"{UNIT}.tasks": TASKS,
     "runner.callbacks.*.minutes": NOT_NEGATIVE,
     "runner.callbacks.*.max_saved_checkpoints": whole(1),  # 0 would keep all
 }
@@ -185,7 +192,7 @@ def _same(place: str, *keys: str, of: str = "") -> dict[str, str]:
 # Where the runner is told what other keys say: set there, a value is none that those rules see.
 TOLD: dict[str, str] = {
     **_same("tasks", "dataset", "trust_files"),
-    **_same("runner", "split", "test", "checkpoint", "baselines", "reference", "metrics"),
+    **_same("runner", "mode", "split", "test", "checkpoint", "baselines", "reference", "metrics"),
     **_same("runner", "trust_files"),
     **_same("runner.diagnose", "structures", "starts", "shift", of="diagnose."),
     **_same("runner.audit", "structures", "frames", "most_frames", "second", of="audit."),
@@ -238,12 +245,36 @@ RELAXNET_RULES: dict[str, Rule] = {
     "is2rs.fmax": POSITIVE,
     "is2rs.basin.delta_q": POSITIVE,
     "is2rs.basin.displacement": POSITIVE,
+    "runner.held_frames.is2rs": FULL,
+    f"{UNIT}.model.pass_through_head_outputs": TRUE,
+    f"{UNIT}.model.backbone.model": PATH,
+    f"{UNIT}.model.heads.energy.module": PATH,
+}
+RELAXNET_TOLD: dict[str, str] = {
+    **_same("is2rs.how", "frames", "steps", "adjoint"),
+    **_same(
+        f"{UNIT}.loss",
+        *("energy", "monotonic", "forces", "positions", "direction"),
+        of="weights.",
+    ),
+    **_same(
+        f"{UNIT}.model.backbone",
+        *("channels", "layers", "cutoff", "triplet_cutoff", "lmax", "zonal_lmax", "radial"),
+        *("radial_count", "neighbours"),
+        of="network.",
+    ),
+    **_same(f"{UNIT}.model.backbone", "duration", "evolution"),
+    f"{UNIT}.model.heads.energy.heads": "network.heads",
+    "runner.held_frames.frames_of": "paths.val_frames",
+    "train_loader.dataset.dataset_configs.trajectories.frames": "frames",
+    "val_loader.dataset.dataset_configs.is2rs.frames": "frames",
+    "test_loader.dataset.dataset_configs.is2rs.frames": "frames",
 }
 # What is a section of keys, and neither null nor a word.
 SECTIONS = (
     *("paths", "forces", "relaxer", "diagnose", "audit", "audit.nve", "collate"),
     *("job", "job.scheduler", "job.scheduler.slurm", "runner"),
-    *("train_loader", "val_loader", "test_loader"),
+    *("train_loader", "val_loader", "test_loader", "is2rs"),
     *("runner.train_dataloader", "runner.eval_dataloader", "runner.test_dataloader"),
     *(UNIT, f"{UNIT}.model", f"{UNIT}.is2rs", f"{UNIT}.is2rs.basin", f"{UNIT}.is2rs.descent"),
     *(f"{UNIT}.is2rs.relaxer", f"{UNIT}.signal", f"{UNIT}.job_config"),

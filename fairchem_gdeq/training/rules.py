@@ -87,7 +87,7 @@ def section_or(other: Rule) -> Rule:
     """What ``other`` is, or a section of keys."""
     return Rule(
         f"{other.expected}, or a section of keys",
-        lambda v: (bool(v) and SECTION.accepts(v)) or other.accepts(v),
+        lambda v: FULL.accepts(v) or other.accepts(v),
     )
 
 
@@ -120,3 +120,4 @@ WORD = text("a word")
 SOURCE = Rule("a folder, or a list of folders", _is_source)
 NAME = Rule("a name", lambda v: _is_text(v) or whole(0).accepts(v))
 SECTION = Rule("a section of keys", lambda v: isinstance(v, DictConfig | dict))
+FULL = Rule(SECTION.expected, lambda v: SECTION.accepts(v) and bool(v))
