@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,6 +19,7 @@ from fairchem_gdeq.training.one_line import sentence
 from fairchem_gdeq.training.rules import said
 
 OPTIMIZER = f"{UNIT}.optimizer_fn"
+_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def unfit_job(config: DictConfig) -> str | None:
@@ -31,7 +33,7 @@ def unfit_job(config: DictConfig) -> str | None:
         key = error.full_key or "job"
         value = OmegaConf.select(config, key)
         return (
-            f"{key}={said(value)}: expected what fairchem's {key} can be, found that "
+            f"{key}={said(value)}: expected what fairchem's section job can hold, found that "
             f"{str(error).splitlines()[0]}"
         )
     return None
@@ -56,20 +58,32 @@ def _unmade(key: str, part: Any, made: Callable[[Any], str | None]) -> str | Non
     except OmegaConfBaseException:
         return None  # as above
     except Exception as error:  # whatever others' classes raise
-        if text := sentence(error):
-            return text if text.startswith(f"{key}") else f"{key}: {text}"
-        options = [f"{key}.{name}" for name in part if not str(name).startswith("_")]
+        text = sentence(error)
         return (
-            f"{key}: expected options that {part.get('_target_')} takes, found that {_reason(error)}. "
-            f"Mend one of {', '.join(options)}"
+            (text if text.startswith(key) else f"{key}: {text}")
+            if text
+            else _refused(key, part, error)
         )
 
 
-def _reason(error: Exception) -> str:
-    """The words of an error, without those that Hydra puts around them."""
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__  # type: ignore[assignment]
-    return str(error).rstrip(".")
+def _refused(key: str, part: Any, error: Exception) -> str:
+    """What to say of a part whose class, of somebody else, has something against its options."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # Hydra's own is of several lines
+    reason, target = " ".join(str(error).split()).rstrip("."), part.get("_target_")
+    if unknown := _UNKNOWN.search(reason):
+        name = unknown[1]
+        return (
+            f"{key}.{name}={said(part.get(name))}: expected an option of {target}, which has none of "
+            f"that name. Leave it out, ~{key}.{name}, or take one of {', '.join(_options(target))}"
+        )
+    given = ", ".join(f"{k}={said(v)}" for k, v in part.items() if not str(k).startswith("_"))
+    return f"{key}: expected options that {target} takes, found {given}: {reason}"
+
+
+def _options(target: str) -> list[str]:
+    """The names of the options of a class, without what an optimizer is given by others."""
+    return [name for name in inspect.signature(get_object(target)).parameters if name != "params"]
 
 
 def _from_a_registry(registry: Any) -> Callable[[Any], str | None]:
@@ -86,15 +100,17 @@ def _from_a_registry(registry: Any) -> Callable[[Any], str | None]:
 
 def _optimizer(section: DictConfig) -> str | None:
     """What to say of an optimizer whose step asks for a function that computes the loss."""
-    optimizer = instantiate(section)(params=[torch.nn.Parameter(torch.zeros(1))])
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is None or closure.default is not inspect.Parameter.empty:
-        return None
-    return (
-        f"{OPTIMIZER}._target_={section.get('_target_')}: expected an optimizer whose step() needs no "
-        "closure, such as torch.optim.AdamW, Adam or SGD. A step's gradient is computed once, and this "
-        "one would ask for it again and again"
-    )
+    made = instantiate(section)
+    step = getattr(getattr(made, "func", None), "step", None)
+    closure = inspect.signature(step).parameters.get("closure") if step else None
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        return (
+            f"{OPTIMIZER}._target_={section.get('_target_')}: expected an optimizer whose step() needs "
+            "no closure, such as torch.optim.AdamW, torch.optim.Adam or torch.optim.SGD: the gradient of a "
+            "step is computed once"
+        )
+    made(params=[torch.nn.Parameter(torch.zeros(1))])
+    return None
 
 
 PARTS: dict[str, Callable[[Any], str | None]] = {

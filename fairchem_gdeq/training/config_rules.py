@@ -50,16 +50,26 @@ def _unmet(config: DictConfig) -> Iterator[str]:
     rules, told = RULES, TOLD
     if _select(config, "runner._target_") == RELAXNET:
         rules, told = RULES | RELAXNET_RULES, TOLD | RELAXNET_TOLD
-    for key, rule in rules.items():
-        value = _select(config, key)
-        if value is not _ABSENT and not rule.accepts(value):
-            yield f"{key}={said(value)}: expected {rule.expected}"
-    for key, value in _own_values("", OmegaConf.to_container(config)):
+    values = {key: _select(config, key) for key in rules}
+    broken = {k for k, v in values.items() if v is not _ABSENT and not rules[k].accepts(v)}
+    stored: Any = OmegaConf.to_container(config)
+    referring = {f"${{{key}}}" for key in broken}  # said of the key that they refer to
+    for key in rules:
+        if key in broken and _at(stored, key) not in referring:
+            yield f"{key}={said(values[key])}: expected {rules[key].expected}"
+    for key, value in _own_values("", stored):
         if key in rules:
             continue
         found = rules[told[key]] if key in told else _of_a_pattern(key)
         if found is not None and not found.accepts(value):
             yield f"{key}={said(value)}: expected {found.expected}"
+
+
+def _at(stored: Any, key: str) -> Any:
+    """The value of a dotted key in a plain config, as it is written; None where there is none."""
+    for name in key.split("."):
+        stored = stored.get(name) if isinstance(stored, dict) else None
+    return stored
 
 
 def _of_a_pattern(key: str) -> Rule | None:

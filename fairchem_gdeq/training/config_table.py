@@ -125,7 +125,7 @@ RULES: dict[str, Rule] = {
     "relaxer.fmax": POSITIVE,
     "relaxer.max_steps": whole(0),
     "job.seed": SEED,
-    "job.run_dir": NAME,
+    "job.run_dir": Rule("a folder", NAME.accepts),
     "job.timestamp_id": NAME,
     "job.run_name": NAME,
     "job.device_type": one_of("CPU", "CUDA"),

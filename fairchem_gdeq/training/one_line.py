@@ -104,9 +104,12 @@ def end_in_one_line() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         said = sentence(error)
+        stream = sys.stderr
         if said is None or os.environ.get(SHOW):
             before(kind, error, trace)
+        else:  # torch collects what a rank says, and would print `[rank0]: ` before it
+            stream = sys.__stderr__ or sys.stderr
         if said is not None:
-            print(marked(said), file=sys.stderr)
+            print(marked(said), file=stream, flush=True)
 
     sys.excepthook = hook
