@@ -106,8 +106,8 @@ def _optimizer(section: DictConfig) -> str | None:
     if closure is not None and closure.default is inspect.Parameter.empty:
         return (
             f"{OPTIMIZER}._target_={section.get('_target_')}: expected an optimizer whose step() needs "
-            "no closure, such as torch.optim.AdamW, torch.optim.Adam or torch.optim.SGD: the gradient of a "
-            "step is computed once"
+            "no closure, such as torch.optim.AdamW, torch.optim.Adam or torch.optim.SGD: the gradient of "
+            "a step is computed once"
         )
     made(params=[torch.nn.Parameter(torch.zeros(1))])
     return None
