@@ -53,7 +53,7 @@ def _unmet(config: DictConfig) -> Iterator[str]:
     values = {key: _select(config, key) for key in rules}
     broken = {k for k, v in values.items() if v is not _ABSENT and not rules[k].accepts(v)}
     stored: Any = OmegaConf.to_container(config)
-    referring = {f"${{{key}}}" for key in broken}  # said of the key that they refer to
+    referring = [f"${{{key}}}" for key in broken]  # said of the key that they refer to
     for key in rules:
         if key in broken and _at(stored, key) not in referring:
             yield f"{key}={said(values[key])}: expected {rules[key].expected}"

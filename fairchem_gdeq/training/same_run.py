@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairchem_gdeq.training.contents import contents_of
 from fairchem_gdeq.training.in_use import naming
+from fairchem_gdeq.training.ranks import rank
 
 KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained with
 # What may differ without a word: it says how a run is looked at, where it runs, what is told of it, and
@@ -107,7 +108,7 @@ def require_same_run(
         )
     # The schedule has the run's epochs too, and once is enough.
     again = {SCHEDULE} if found.get(SCHEDULE) == found.get(EPOCHS[0]) else set()
-    for said in _said(found, [key for key in found if key not in again]):
+    for said in _said(found, [key for key in found if key not in again]) if rank() == 0 else ():
         logging.warning(f"the run goes on with a difference: {said}")
 
 
