@@ -37,12 +37,15 @@ def chosen_file(checkpoint: str | None, results: Path) -> Path | None:
 
     Raises:
         FileNotFoundError: ``checkpoint`` is given and does not exist.
+        ValueError: it is a folder.
     """
     if checkpoint == BASE:
         return None
     path = Path(checkpoint or results / "best" / UNIT_INFERENCE_CHECKPOINT)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise ValueError(_a_folder(path))
     if checkpoint is not None:
         raise FileNotFoundError(
             f"checkpoint {path}: no such file: expected an inference_ckpt.pt. Name one with "
@@ -53,6 +56,18 @@ def chosen_file(checkpoint: str | None, results: Path) -> Path | None:
         "model with checkpoint=PATH"
     )
     return None
+
+
+def _a_folder(path: Path) -> str:
+    """What to say where a folder is named in the place of the file that may be in it."""
+    places = (path, path / "results" / "best")  # of a model, and of a run
+    files = [place / UNIT_INFERENCE_CHECKPOINT for place in places]
+    inside = next((file for file in files if file.is_file()), None)
+    return f"checkpoint {path}: expected a file ({UNIT_INFERENCE_CHECKPOINT}), found a folder. " + (
+        f"Name the file in it: checkpoint={inside}"
+        if inside
+        else "None is in it: name another with checkpoint=PATH"
+    )
 
 
 def no_tuned(results: Path) -> str:

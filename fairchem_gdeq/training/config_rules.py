@@ -1,160 +1,38 @@
-"""What the numbers and words of a config can mean, checked before anything is loaded.
-
-Classes check their own settings too; here they are named by the keys that a user types, and all at once.
-"""
+"""What the numbers and words of a config can mean, checked before anything is loaded."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fairchem_gdeq.training.frame_checks import NO_FORCES
-from fairchem_gdeq.training.history import KEEP
-from fairchem_gdeq.training.replay import BASE
-
-SHOWN = 120  # characters of a value in a message
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a key expects.
-
-    Attributes:
-        expected: in words.
-        accepts: whether a value is that.
-    """
-
-    expected: str
-    accepts: Callable[[Any], bool]
-
-    def or_infinite(self) -> Rule:
-        """The same, or infinity, with which a limit is none."""
-        return Rule(f"{self.expected}, or inf", lambda v: v == math.inf or self.accepts(v))
-
-    def or_null(self) -> Rule:
-        """The same, or null."""
-        return Rule(f"{self.expected}, or null", lambda v: v is None or self.accepts(v))
-
-
-def number(low: float, high: float = math.inf, above: bool = False, below: bool = False) -> Rule:
-    """A finite number from ``low`` to ``high``; strictly ``above`` and ``below``, where that is said."""
-
-    def accepts(value: Any) -> bool:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            return False
-        return (value > low if above else value >= low) and (
-            value < high if below else value <= high
-        )
-
-    bound = "above" if above else "from"
-    text = f"a number {bound} {low:g}"
-    if high < math.inf:
-        text += f" {'and below' if below else 'to'} {high:g}"
-    elif not above:
-        text += " on"
-    return Rule(text, accepts)
-
-
-def whole(low: int) -> Rule:
-    """A whole number, at least ``low``."""
-    return Rule(
-        f"a whole number from {low} on",
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low,
-    )
-
-
-def one_of(*words: str) -> Rule:
-    """One of these words."""
-    return Rule(f"one of {', '.join(words)}", lambda v: v in words)
-
-
-TRUTH = Rule("true or false", lambda v: isinstance(v, bool))
-POSITIVE, NOT_NEGATIVE = number(0, above=True), number(0)
-PART = Rule(
-    "the part of the split that is used, above 0 and at most 1", number(0, 1, above=True).accepts
+from fairchem_gdeq.training.config_parts import unbuilt, unfit_job
+from fairchem_gdeq.training.config_table import (
+    PATTERNS,
+    RELAXNET,
+    RELAXNET_RULES,
+    RELAXNET_TOLD,
+    RULES,
+    SECTIONS,
+    TOLD,
 )
-_UNIT = "runner.train_eval_unit"
-RULES: dict[str, Rule] = {
-    "epochs": whole(1),
-    "lr": POSITIVE,
-    "ema_decay": number(0, 1, below=True).or_null(),
-    "max_atoms": whole(2),
-    "eval_max_atoms": whole(2),
-    "num_workers": whole(0),
-    "train_structures": PART,
-    "val_structures": PART,
-    "test_structures": PART,
-    "horizon": whole(0),
-    "alpha": POSITIVE,
-    "alpha_lr": NOT_NEGATIVE,
-    "alpha_decoder": whole(0),
-    "proximal": NOT_NEGATIVE,
-    "momentum": number(0, 1, below=True),
-    "annealing": number(0, 1, above=True),
-    "max_unroll": whole(1),
-    "spare": NOT_NEGATIVE,
-    "checkpoint_minutes": NOT_NEGATIVE,
-    "keep": one_of(*KEEP),
-    "most_diverged": number(0, 1),
-    "warm_start": TRUTH,
-    "compile": TRUTH,
-    "trust_files": TRUTH,
-    "forces.max_atoms": whole(2).or_null(),
-    "forces.lambda_forces": NOT_NEGATIVE.or_null(),
-    "forces.limit": NOT_NEGATIVE.or_infinite().or_null(),
-    "forces.updates": whole(0).or_null(),
-    "forces.alone": number(0, 1).or_null(),
-    "diagnose.structures": whole(1),
-    "diagnose.starts": whole(0),
-    "diagnose.shift": NOT_NEGATIVE,
-    "audit.structures": whole(1),
-    "audit.most_frames": whole(0),
-    "audit.nve.runs": whole(0),
-    "audit.nve.steps": whole(1),
-    "audit.nve.fs": POSITIVE,
-    "audit.nve.kelvin": NOT_NEGATIVE,
-    "relaxer.horizon": whole(0),
-    "relaxer.fmax": POSITIVE,
-    "relaxer.max_steps": whole(0),
-    "job.seed": whole(0),
-    "job.scheduler.ranks_per_node": whole(1),
-    "job.scheduler.num_nodes": whole(1),
-    "job.scheduler.slurm.timeout_hr": whole(1),  # sbatch takes no part of an hour
-    f"{_UNIT}.clip_grad_norm": POSITIVE.or_infinite().or_null(),
-    f"{_UNIT}.print_every": whole(1),
-    f"{_UNIT}.optimizer_fn.weight_decay": NOT_NEGATIVE,
-    f"{_UNIT}.is2rs.cap": POSITIVE.or_null(),
-    f"{_UNIT}.is2rs.basin.delta_q": POSITIVE,
-    f"{_UNIT}.is2rs.basin.displacement": POSITIVE,
-    f"{_UNIT}.signal.lambda_guide": NOT_NEGATIVE,
-    f"{_UNIT}.signal.lambda_eq": NOT_NEGATIVE,
-    f"{_UNIT}.signal.fmax": POSITIVE,
-    f"{_UNIT}.signal.max_steps": whole(0),
-    f"{_UNIT}.signal.adjoint.tol": number(0, 1, above=True, below=True),
-    f"{_UNIT}.signal.adjoint.max_vjps": whole(1),
-    f"{_UNIT}.signal.adjoint.damping": NOT_NEGATIVE,
-}
+from fairchem_gdeq.training.frame_checks import NO_FORCES
+from fairchem_gdeq.training.replay import BASE
+from fairchem_gdeq.training.rules import FULL, Rule, said
+
+__all__ = ["RULES", "broken_rules"]
+
 WITHOUT_STEPS = ("direct", "ft_static", "implicit")  # signals without a rollout
-SECTIONS = ("paths", "forces", "relaxer", "diagnose", "audit", "audit.nve", "job", "job.scheduler")
 _ABSENT = object()
 
 
 def broken_rules(config: DictConfig) -> Iterator[str]:
     """What a composed config cannot mean, a sentence each: key, what was found, what is expected."""
-    for key, rule in RULES.items():
-        value = _select(config, key)
-        if value is not _ABSENT and not rule.accepts(value):
-            yield f"{key}={_said(value)}: expected {rule.expected}"
-    yield from _words_for_sections(config)
+    broken = [*_words_for_sections(config), *_unmet(config)]
+    yield from broken
     yield from _unsuited_splits(config)
     yield from _unsuited_forces(config)
     width = _select(config, "alpha_decoder")
@@ -162,15 +40,60 @@ def broken_rules(config: DictConfig) -> Iterator[str]:
         if _select(config, "alpha_lr") == 0:
             yield "alpha_lr=0: expected a number above 0 for alpha_decoder, which learns by it"
         if (signal := _select(config, "signal")) in WITHOUT_STEPS:
-            yield f"alpha_decoder={_said(width)}: expected 0 for signal={signal}, which trains no steps"
+            yield f"alpha_decoder={said(width)}: expected 0 for signal={signal}, which trains no steps"
+    if not broken:  # else the same would be said again, in others' words
+        yield from filter(None, (unfit_job(config), unbuilt(config)))
+
+
+def _unmet(config: DictConfig) -> Iterator[str]:
+    """The keys whose values are not what the table expects."""
+    rules, told = RULES, TOLD
+    if _select(config, "runner._target_") == RELAXNET:
+        rules, told = RULES | RELAXNET_RULES, TOLD | RELAXNET_TOLD
+    values = {key: _select(config, key) for key in rules}
+    broken = {k for k, v in values.items() if v is not _ABSENT and not rules[k].accepts(v)}
+    stored: Any = OmegaConf.to_container(config)
+    referring = [f"${{{key}}}" for key in broken]  # said of the key that they refer to
+    for key in rules:
+        if key in broken and _at(stored, key) not in referring:
+            yield f"{key}={said(values[key])}: expected {rules[key].expected}"
+    for key, value in _own_values("", stored):
+        if key in rules:
+            continue
+        found = rules[told[key]] if key in told else _of_a_pattern(key)
+        if found is not None and not found.accepts(value):
+            yield f"{key}={said(value)}: expected {found.expected}"
+
+
+def _at(stored: Any, key: str) -> Any:
+    """The value of a dotted key in a plain config, as it is written; None where there is none."""
+    for name in key.split("."):
+        stored = stored.get(name) if isinstance(stored, dict) else None
+    return stored
+
+
+def _of_a_pattern(key: str) -> Rule | None:
+    """The rule of a key that has none of its own; None where there is none."""
+    return next((rule for pattern, rule in PATTERNS.items() if fnmatchcase(key, pattern)), None)
+
+
+def _own_values(key: str, stored: Any) -> Iterator[tuple[str, Any]]:
+    """Keys with a value of their own, which is given and refers to no other key's."""
+    if isinstance(stored, str) and (stored == "???" or "${" in stored):
+        return
+    if key:
+        yield key, stored
+    pairs: Any = enumerate(stored) if isinstance(stored, list) else ()
+    for name, value in stored.items() if isinstance(stored, dict) else pairs:
+        yield from _own_values(f"{key}.{name}" if key else str(name), value)
 
 
 def _words_for_sections(config: DictConfig) -> Iterator[str]:
-    """A word or a number where a section of keys stands."""
+    """A word, a number or nothing where a section of keys stands."""
     for key in SECTIONS:
         value = _select(config, key)
-        if value is not _ABSENT and not isinstance(value, DictConfig):
-            yield f"{key}={_said(value)}: expected a section of keys. Set a key of it, {key}.KEY=VALUE"
+        if value is not _ABSENT and not FULL.accepts(value):
+            yield f"{key}={said(value)}: expected a section of keys. Set a key of it, {key}.KEY=VALUE"
 
 
 def _unsuited_splits(config: DictConfig) -> Iterator[str]:
@@ -203,14 +126,9 @@ def _unsuited_forces(config: DictConfig) -> Iterator[str]:
     if _ABSENT in (src, held):
         return
     if signal == "ft_static" and src in (None, NO_FORCES, BASE):
-        yield f"forces.src={_said(src)}: expected a folder of frames, on which signal=ft_static trains"
+        yield f"forces.src={said(src)}: expected a folder of frames, on which signal=ft_static trains"
     why = "for signal=direct, which makes the head of forces one of displacements"
     if signal == "direct" and src not in (None, NO_FORCES):
-        yield f"forces.src={_said(src)}: expected {NO_FORCES} {why}"
+        yield f"forces.src={said(src)}: expected {NO_FORCES} {why}"
     if signal == "direct" and held is not None:
-        yield f"forces.val={_said(held)}: expected null {why}"
-
-
-def _said(value: Any) -> str:
-    text = "null" if value is None else str(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+        yield f"forces.val={said(held)}: expected null {why}"

@@ -22,6 +22,10 @@ HERE = str(Path(__file__).parents[1])
 CHAINED = "The above exception was the direct cause of the following exception:"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line \d+, in [^\n]*\n +(?P<code>[^\n]*)\n')
 
+_UNKNOWN = re.compile(
+    r"Error in call to target '(?P<target>(?:[\w.]+\.)?(?P<name>\w+))':\s*TypeError\([\"'](?P=name)"
+    r"(?:\.__init__)?\(\) got an unexpected keyword argument '(?P<option>\w+)'"
+)
 _SAID = re.compile(r"^(?P<name>[\w.<>]+): (?P<text>.*)", re.MULTILINE | re.DOTALL)
 PACKAGE = "fairchem_gdeq."
 TOLD = (
@@ -48,19 +52,25 @@ def sentence(error: BaseException) -> str | None:
         if ours and (isinstance(found, TOLD) or type(found).__module__.startswith(PACKAGE)):
             return str(found)
         found = found.__cause__
-    return _not_located(str(error)) if isinstance(error, InstantiationException) else None
+    return _of_hydra(str(error)) if isinstance(error, InstantiationException) else None
 
 
-def _not_located(text: str) -> str | None:
-    """What to say where Hydra found nothing at the path of a ``_target_``."""
-    found = re.search(r"Error locating target '([^']+)'", text)
-    key = re.search(r"full_key: (\S+)", text)
-    if found is None:
-        return None
-    return (
-        f"{key[1] if key else 'runner'}: expected the path of a class or function in _target_, found "
-        f"{found[1]!r}, where nothing is. Mend the name, or install its package"
-    )
+def _of_hydra(text: str) -> str | None:
+    """What to say where nothing is at the path of a ``_target_``, or where it has no such option."""
+    found = re.search(r"full_key: (\S+)", text)
+    key = found[1] if found else "runner"
+    if nowhere := re.search(r"Error locating target '([^']+)'", text):
+        return (
+            f"{key}: expected the path of a class or function in _target_, found {nowhere[1]!r}, where "
+            "nothing is. Mend the name, or install its package"
+        )
+    # Of the target itself: one that it calls in a wrong way is a mistake of its code.
+    if unknown := _UNKNOWN.search(text):
+        return (
+            f"{key}.{unknown['option']}: expected an option of {unknown['target']}, which has none of "
+            "that name. Mend the name, or leave it out"
+        )
+    return None
 
 
 def _ours(file: str, code: str) -> bool:
@@ -88,7 +98,7 @@ def _of_a_rank(error: ChildFailedError) -> str | None:
         if frames and _ours(frames[-1]["file"], frames[-1]["code"]):
             said = _SAID.search(each, frames[-1].end())
             return said["text"].strip() if said and _told(said["name"]) else None
-    return _not_located(stack)
+    return _of_hydra(stack)
 
 
 def marked(said: str) -> str:
@@ -104,9 +114,12 @@ def end_in_one_line() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         said = sentence(error)
+        stream = sys.stderr
         if said is None or os.environ.get(SHOW):
             before(kind, error, trace)
+        else:  # torch collects what a rank says, and would print `[rank0]: ` before it
+            stream = sys.__stderr__ or sys.stderr
         if said is not None:
-            print(marked(said), file=sys.stderr)
+            print(marked(said), file=stream, flush=True)
 
     sys.excepthook = hook

@@ -17,11 +17,36 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from fairchem_gdeq.training.config_rules import broken_rules
 from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.replay import BASE
 
 PARTS = (".", "logs", "checkpoints", "results")  # of a run's folder, which fairchem and we make
 LOADERS = ("train_dataloader", "eval_dataloader", "test_dataloader")
+
+
+def refusals(config: DictConfig) -> list[str]:
+    """What is wrong with a config of ours, a sentence each; empty where it can be run here.
+
+    Args:
+        config: as Hydra composed it, of one of our runners.
+    """
+    if broken := list(broken_rules(config)):
+        return broken
+    text = unresolved(config) or unwritable(config.job)
+    if not text and not is_local(config):
+        text = no_slurm()
+    text = text or missing(config)
+    if not text and is_local(config):  # else the device is another machine's
+        text = no_device(config)
+    if not text and config.mode == "train":
+        text = shared(config)
+    return [text] if text else []
+
+
+def is_local(config: DictConfig) -> bool:
+    """Whether it runs on this machine."""
+    return str(config.job.scheduler.mode).upper() == "LOCAL"
 
 
 def no_base(path: str, hint: str) -> str | None:
@@ -60,7 +85,7 @@ def unwritable(job: DictConfig) -> str | None:
     """What to say where a run's folder, or one in it, can be neither written nor made."""
     name = job.get("timestamp_id")  # else fairchem makes a new one
     for key, part in (("run_dir", ""), *((("timestamp_id", p) for p in PARTS) if name else ())):
-        place = Path(job.run_dir, name if part else "", part).absolute()
+        place = Path(str(job.run_dir), str(name) if part else "", part).absolute()
         there = next(each for each in (place, *place.parents) if each.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             return (

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairchem_gdeq.training.contents import contents_of
 from fairchem_gdeq.training.in_use import naming
+from fairchem_gdeq.training.ranks import rank
 
 KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained with
 # What may differ without a word: it says how a run is looked at, where it runs, what is told of it, and
@@ -34,7 +35,8 @@ FREE = (
 )
 # What is told and goes on: a run is made longer, or has other ranks.
 EPOCHS, RANKS = ("runner.max_epochs", "optim.max_epochs"), "job.ranks"
-TOLD = (*EPOCHS, "runner.train_eval_unit.cosine_lr_scheduler_fn.epochs", RANKS)
+SCHEDULE = "runner.train_eval_unit.cosine_lr_scheduler_fn.epochs"
+TOLD = (*EPOCHS, SCHEDULE, RANKS)
 # What a table of base and tuned model is of.
 COMPARED = (
     *("runner.train_eval_unit.model.*", "runner.train_eval_unit.tasks.*"),
@@ -42,6 +44,7 @@ COMPARED = (
     "runner.train_eval_unit.is2rs.descent.*",
 )
 SHOWN = 12
+NAMED = 3  # in the last line, after those that are shown
 PACKAGE = "package"  # the version of this one: another has other keys
 NOTHING = "nothing"  # where there is no such key
 CONTENTS = ", what is in it"  # after the key of a path, where there is something
@@ -99,12 +102,20 @@ def require_same_run(
             f"{checkpoints.parent} holds a run with other settings, and going on would mix the two:\n  "
             + "\n  ".join(_said(found, mixed[:SHOWN]))
             + more
-            + f"\nChoose another folder with {another}, take the old settings, or remove that "
-            f"folder to begin anew. If it is the same run, such as after moving its data, remove "
-            f"{checkpoints / KEPT}"
+            + f"\n{_named(mixed)}: expected the settings of the run there. Choose another folder with "
+            f"{another}, take the old settings, or remove that folder to begin anew. If it is the same "
+            f"run, such as after moving its data, remove {checkpoints / KEPT}"
         )
-    for said in _said(found, found):
+    # The schedule has the run's epochs too, and once is enough.
+    again = {SCHEDULE} if found.get(SCHEDULE) == found.get(EPOCHS[0]) else set()
+    for said in _said(found, [key for key in found if key not in again]) if rank() == 0 else ():
         logging.warning(f"the run goes on with a difference: {said}")
+
+
+def _named(keys: list[str]) -> str:
+    """The first keys of several, for a last line."""
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
 
 
 def warn_of_another(settings: str, checkpoints: Path) -> None:

@@ -99,7 +99,8 @@ def update(
 ) -> Update:
     """Average gradients over the structures of all ranks, clip them, step, and follow with the EMA.
 
-    A gradient that is not finite is thrown away, and the log says so.
+    A gradient that is not finite is thrown away, and the log says so. Weights that are not finite after
+    the step end the run: nothing brings them back.
 
     Args:
         parameters: of the model.
@@ -111,6 +112,9 @@ def update(
         beside: a loss whose gradient goes with that of the signal.
         rescale: called before clipping, to change gradients in place.
         ema: called after the step.
+
+    Raises:
+        ValueError: the step has made weights that are not finite.
     """
     parameters = list(parameters)
     own = [] if step is None else list(step.parameters)
@@ -131,6 +135,7 @@ def update(
     applied = bool(found) and bool(finite)
     if applied:
         optimizer.step()
+        _require_finite(found, optimizer)
         if step is not None:
             step.optimizer.step()
         if step is not None and step.least is not None:
@@ -150,6 +155,22 @@ def update(
     if step is not None:
         step.optimizer.zero_grad(set_to_none=True)
     return Update(norm, applied, share)
+
+
+def _require_finite(parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what a step has made of the weights; their norm costs as much as that of the gradient.
+
+    Raises:
+        ValueError: they are not finite.
+    """
+    if bool(torch.isfinite(nn.utils.get_total_norm([p.detach() for p in parameters]))):
+        return
+    rates = ", ".join(f"{float(group['lr']):g}" for group in optimizer.param_groups)
+    raise ValueError(
+        "the weights are not finite after a step of the optimizer, of which the gradient was: expected a "
+        f"smaller step. Its learning rate is {rates}; lower lr, or mend the schedule or the options of "
+        "the optimizer. The checkpoints in the run's folder are of earlier steps"
+    )
 
 
 def _together(

@@ -63,31 +63,14 @@ def check(config: Any) -> None:
         )
     if not ours:
         return
-    from fairchem_gdeq.training.config_rules import broken_rules
     from fairchem_gdeq.training.one_line import end_in_one_line
-    from fairchem_gdeq.training.preflight import (
-        missing,
-        no_device,
-        no_slurm,
-        shared,
-        unresolved,
-        unwritable,
-    )
+    from fairchem_gdeq.training.preflight import is_local, refusals
     from fairchem_gdeq.training.same_run import settings_of
 
-    if broken := list(broken_rules(config)):
-        raise SystemExit("\n".join(f"fairchem: {line}" for line in broken))
-    local = (
-        str(config.job.scheduler.mode).upper() == "LOCAL"
-    )  # else the device is another machine's
-    text = unresolved(config) or unwritable(config.job) or (None if local else no_slurm())
-    text = text or missing(config) or (no_device(config) if local else None)
-    if config.mode == "train":
-        text = text or shared(config)
-    if text:
-        raise SystemExit(f"fairchem: {text}")
+    if lines := refusals(config):
+        raise SystemExit("\n".join(f"fairchem: {line}" for line in lines))
     end_in_one_line()
-    if not local:
+    if not is_local(config):
         from fairchem_gdeq.fairchem2.submitted import submit_ours
 
         submit_ours()

@@ -48,6 +48,12 @@ def test_what_is_not_ours_keeps_its_traceback():
     assert sentence(ValueError("from nowhere")) is None
 
 
+def test_an_option_that_a_target_does_not_have_is_named(of_a_rank):
+    error = raised({"_target_": "builtins.dict", "relaxer": OURS | {"fmax": 1, "foo": 1}})
+    expected = "relaxer.foo: expected an option of fairchem_gdeq.relax.settings.Relaxer"
+    assert sentence(error).startswith(expected) and sentence(of_a_rank(error)).startswith(expected)
+
+
 def test_a_mistake_in_our_code_keeps_its_traceback():
     with pytest.raises(TypeError) as caught:
         require_not_negative(fmax=None)  # Python compares, and no `raise` of ours says so

@@ -90,6 +90,27 @@ def test_the_same_ranks_on_other_nodes(checkpoints, caplog):
     assert caplog.text == ""
 
 
+def test_a_longer_run_is_said_once(tmp_path, caplog):
+    """Its schedule has the same epochs."""
+    rate = "runner__train_eval_unit__cosine_lr_scheduler_fn__epochs"
+    keep_settings(settings(**{rate: "${epochs}"}), tmp_path)
+    (tmp_path / "step_1").mkdir()
+    (tmp_path / "step_1" / ".metadata").touch()
+    require_same_run(settings(epochs=5, **{rate: "${epochs}"}), tmp_path)
+    assert caplog.text.count("2 there, 5 now") == 1 and "runner.max_epochs" in caplog.text
+    caplog.clear()
+    require_same_run(settings(**{rate: 7}), tmp_path)
+    assert "cosine_lr_scheduler_fn.epochs: 2 there, 7 now" in caplog.text
+
+
+def test_the_last_line_names_what_differs(checkpoints):
+    with pytest.raises(ValueError, match="other settings") as caught:
+        require_same_run(settings(job__seed=3), checkpoints)
+    assert (
+        str(caught.value).splitlines()[-1].startswith("job.seed: expected the settings of the run")
+    )
+
+
 def test_many_differences_are_counted(checkpoints):
     many = {f"runner__train_eval_unit__signal__key{i}": 0 for i in range(20)}
     keep_settings(settings(**many), checkpoints)

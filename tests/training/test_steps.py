@@ -73,3 +73,16 @@ def test_forces_that_are_not_finite_move_nothing(caplog):
 def test_both_are_clipped_together():
     _, moved = step([[3.0, 0.0]], [[3.0, 0.0]], 1.0, clip=1.5)
     assert moved[0] == pytest.approx([1.5, 0.0], rel=1e-4)
+
+
+@pytest.mark.parametrize("rate", [math.nan, 1e30])
+def test_a_step_that_leaves_the_finite_numbers_ends_the_run(rate):
+    """Of a gradient that is finite: by a rate that is no number, or far too long a step."""
+    (tensor,) = parameters([1.0, 2.0])
+    tensor.grad = torch.tensor([1e10, 1.0])
+    optimizer = torch.optim.SGD([tensor], lr=1.0)
+    optimizer.param_groups[0]["lr"] = rate
+    with pytest.raises(
+        ValueError, match=f"weights are not finite .* rate is {rate:g}".replace("+", ".")
+    ):
+        update([tensor], optimizer, 1)
