@@ -26,6 +26,7 @@ from tqdm import tqdm
 from fairchem_gdeq.data import writer
 from fairchem_gdeq.data.parts import FINAL, Part
 from fairchem_gdeq.data.rows import (
+    CHECKS,
     TARGET,
     BadRow,
     BadRows,
@@ -94,6 +95,7 @@ def convert(
         np.savez(folder / METADATA, natoms=np.array(partial.natoms))
         stamp = {
             "checked_rows": len(partial.natoms),
+            "checks": CHECKS,
             "targets": target_key is not None,
             "repeated_names": repeated_names(partial.sids),
             "names": partial.sids,  # to be compared with those of other files of one data set
@@ -115,6 +117,7 @@ def _fingerprint(path: Path, source: Source) -> dict[str, object]:
         "newest": max(fact.st_mtime_ns for fact in facts),
         "target_key": source.target_key,
         "noted": ["natoms", "sids", "bad"],  # of each chunk; older ones had no names
+        "checks": CHECKS,
     }
 
 

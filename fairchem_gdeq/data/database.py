@@ -15,7 +15,7 @@ from ase.db.core import Database
 from fairchem.core.datasets.ase_datasets import AseDBDataset
 
 from fairchem_gdeq.data import lmdb_file
-from fairchem_gdeq.data.rows import TARGET, repeated_names
+from fairchem_gdeq.data.rows import CHECKS, TARGET, repeated_names
 
 SHOWN = 5  # names of files in a message
 STAMP = "fairchem_gdeq"  # in the metadata of files that our converter wrote
@@ -101,9 +101,10 @@ class DatabaseSource:
 
     @property
     def checked(self) -> bool:
-        """Every file says that our converter checked all the rows it holds."""
+        """Every file says that our converter checked all rows it holds, for all that is refused now."""
         return all(
             stamp.get("checked_rows") == len(ids)
+            and stamp.get("checks") == CHECKS
             and (stamp.get("targets") is True or self.target_key is None)
             for ids, stamp in zip(self._rows.db_ids, self._stamps(), strict=True)
         )

@@ -29,6 +29,7 @@ SAME_CELL = 1e-3  # Angstrom, between the cells of start and target
 # loss. Within these, products with squares of distances are far from the ends of single precision.
 LIGHTEST, HEAVIEST = 1e-6, 1e6
 LISTED = 50  # bad rows in one message
+CHECKS = 2  # raised where more is refused: files that were checked for less are checked again
 
 
 class BadRow(ValueError):

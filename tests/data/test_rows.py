@@ -214,6 +214,20 @@ def test_the_converter_keeps_what_is_held_and_names_what_it_would_drop(tmp_path,
     assert isinstance(found.constraints[0], FixAtoms)
 
 
+def test_a_file_that_was_checked_for_less_is_checked_again(tmp_path, monkeypatch):
+    """The plane was let through by the converter of then."""
+    other = structure(sid="other")
+    other.set_constraint(FixedPlane([0], (0, 0, 1)))
+    source = written(tmp_path / "lmdb", structure(), other)
+    with monkeypatch.context() as then:
+        then.setattr("fairchem_gdeq.data.convert.CHECKS", 1)
+        then.setattr("fairchem_gdeq.data.rows.wrong_constraint", lambda atoms: None)
+        then.setattr("fairchem_gdeq.data.rows.use_fix_atoms", lambda atoms: None)
+        convert(source, tmp_path / "out")
+    with pytest.raises(BadRows, match="row 2, structure other: it has a FixedPlane"):
+        IS2RSDataset({"src": str(tmp_path / "out")})
+
+
 # ---- numbers --------------------------------------------------------------------------------------
 
 
