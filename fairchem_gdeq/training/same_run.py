@@ -44,7 +44,7 @@ COMPARED = (
     "runner.train_eval_unit.is2rs.descent.*",
 )
 SHOWN = 12
-NAMED = 3  # in the last line, after those that are shown
+NAMED = 6  # in the last line, after those that are shown
 PACKAGE = "package"  # the version of this one: another has other keys
 NOTHING = "nothing"  # where there is no such key
 CONTENTS = ", what is in it"  # after the key of a path, where there is something
