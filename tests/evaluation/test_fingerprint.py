@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fairchem_gdeq.evaluation.fingerprint import fingerprint
-from fairchem_gdeq.fairchem2.task import IS2RS
+from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.relax import Descent, Relaxer
 
 
@@ -53,7 +53,7 @@ def test_a_model_has_its_own():
 
 def test_settings_and_units_count():
     def of(scale=1.0, width=4, learnt=0.0, **settings):
-        is2rs = IS2RS(descent=Descent(decoder=width), **settings)
+        is2rs = RelaxationTask(descent=Descent(decoder=width), **settings)
         with torch.no_grad():
             for parameter in is2rs.descent.decoder.parameters():
                 parameter.add_(learnt)
