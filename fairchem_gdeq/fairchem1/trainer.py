@@ -52,7 +52,8 @@ class GDEQTrainer(EvaluatingTrainer):
         Raises:
             ValueError: a run goes on whose best model is gone or damaged.
         """
-        if self.step > 0 and self._writes and (reason := damage_of_file(self._folder / BEST)):
+        own = self._writes and (self._folder / "checkpoint.pt").is_file()  # it may be another run's
+        if self.step > 0 and own and (reason := damage_of_file(self._folder / BEST)):
             raise ValueError(
                 f"{self._folder / BEST}: expected the run's best model so far, found {reason}. Put it "
                 "back; a copy of checkpoint.pt in its place is the latest model. Or remove "

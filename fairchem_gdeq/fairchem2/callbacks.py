@@ -155,13 +155,16 @@ class KeepBest(Callback):
             if distutils.is_master():
                 put_back(self.folder)
             distutils.synchronize()
-            self._require_whole(self.folder, unit.lazy_state_location)
-            epochs = open_checkpoint(self.folder / STATE)["history"]["epochs"]
-            unit.history.kept = epochs[-1] if epochs else None
+            self._require_whole(self.folder, Path(str(unit.lazy_state_location)).resolve())
+            if (self.folder / STATE).is_file():
+                epochs = open_checkpoint(self.folder / STATE)["history"]["epochs"]
+                unit.history.kept = epochs[-1] if epochs else None
 
     @staticmethod
-    def _require_whole(folder: Path, latest: str | None) -> None:
+    def _require_whole(folder: Path, latest: Path) -> None:
         """Refuse to train on towards a table that would lack the model of which it speaks."""
+        if folder.resolve().parents[1] not in latest.parents:
+            return  # it goes on from another run
         for name in (UNIT_INFERENCE_CHECKPOINT, STATE):
             if reason := damage_of_file(folder / name):
                 raise ValueError(
