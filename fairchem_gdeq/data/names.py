@@ -27,12 +27,12 @@ def wrong_name(key: str, name: object) -> str | None:
 
 
 def _wrong(name: object) -> str | None:
-    if isinstance(name, int | np.integer) and not isinstance(name, bool):
-        return None
+    if isinstance(name, int | float | np.integer | np.floating) and not isinstance(name, bool):
+        return None if np.isfinite(name) else f"expected text or a number, found {name}"
     if not isinstance(name, str):
-        return f"expected text or a whole number, found a {type(name).__name__}"
+        return f"expected text or a number, found a {type(name).__name__}"
     if not name.strip():
-        return f"expected text or a whole number, found {name!r}, which names nothing"
+        return f"expected text or a number, found {name!r}, which names nothing"
     if not name.isprintable():
         shown = ascii(next(letter for letter in name if not letter.isprintable()))
         return f"expected printable text on one line, found the character {shown} in {name!a}"

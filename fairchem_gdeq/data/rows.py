@@ -108,20 +108,29 @@ def _read(source: Source, index: int) -> Atoms:
         BadRow: it cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            # ASE makes real numbers of complex ones, and says no more than this.
-            warnings.simplefilter("error", np.exceptions.ComplexWarning)
-            try:
-                return source.read(index)
-            except np.exceptions.ComplexWarning as error:
+        _refuse_complex_numbers()
+        try:
+            return source.read(index)
+        except np.exceptions.ComplexWarning as error:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # for its name
                 where = _called(source.read(index), source.where(index))
-                raise BadRow(where, "complex numbers: expected real ones in every array") from error
+            raise BadRow(where, "complex numbers: expected real ones in every array") from error
     except BadRow:
         raise
     except Exception as error:
         # Whatever a library raises on damaged bytes: lmdb, zlib, json, pickle, ase, numpy.
         raise BadRow(source.where(index), f"cannot be read ({_on_one_line(error)})") from error
+
+
+def _refuse_complex_numbers() -> None:
+    """Have ASE fail where it makes real numbers of complex ones, of which it says no more than a warning.
+
+    Set once, not around every row: when filters change, Python forgets which warnings it has shown.
+    """
+    kind = np.exceptions.ComplexWarning
+    if not warnings.filters or warnings.filters[0][:3:2] != ("error", kind):
+        warnings.filterwarnings("error", category=kind, module=r"ase\b|numpy\b")
 
 
 def _called(atoms: Atoms, where: str) -> str:
@@ -141,7 +150,8 @@ def _on_one_line(error: Exception) -> str:
 def check_names(atoms: Atoms, where: str) -> None:
     """Refuse a name (``sid``) that nothing can be called, or a number of its frame (``fid``).
 
-    fairchem joins both to one name. A structure without them is called by its place.
+    fairchem joins both to one name, and writes lists of one. A structure without them is called by its
+    place.
 
     Raises:
         BadRow: names ``where``, what was expected and what was found.
@@ -149,6 +159,9 @@ def check_names(atoms: Atoms, where: str) -> None:
     for key in ("sid", "fid"):
         if key not in atoms.info or (key == "fid" and atoms.info[key] is None):
             continue
+        name = atoms.info[key]
+        if isinstance(name, list | np.ndarray) and np.size(name) == 1:
+            atoms.info[key] = np.asarray(name).item()
         if reason := wrong_name(key, atoms.info[key]):
             raise BadRow(where, reason)
 

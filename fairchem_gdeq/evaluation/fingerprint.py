@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -48,6 +50,12 @@ def _pieces(value: Any) -> Iterator[bytes]:
     elif isinstance(value, list | tuple):
         for each in value:
             yield from _pieces(each)
+    elif isinstance(value, set | frozenset):
+        yield repr(sorted(map(repr, value))).encode()  # their order differs from process to process
+    elif isinstance(value, partial):
+        yield from _pieces([value.func, value.args, value.keywords])
+    elif isinstance(value, FunctionType | type):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
     elif " at 0x" not in (text := repr(value)):  # where it is in memory is not what it is
         yield text.encode()
 

@@ -23,7 +23,7 @@ from fairchem_gdeq.training.damage import damage_of_file
 from fairchem_gdeq.training.failing import Diverging
 from fairchem_gdeq.training.history import require_some_end
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
-from fairchem_gdeq.training.ranks import gather
+from fairchem_gdeq.training.ranks import from_the_first, gather
 from fairchem_gdeq.training.replay import Replay, for_signal, optimize
 from fairchem_gdeq.training.steps import Beside, Update
 
@@ -52,8 +52,10 @@ class GDEQTrainer(EvaluatingTrainer):
         Raises:
             ValueError: a run goes on whose best model is gone or damaged.
         """
-        own = self._writes and (self._folder / "checkpoint.pt").is_file()  # it may be another run's
-        if self.step > 0 and own and (reason := damage_of_file(self._folder / BEST)):
+        begins = self._begins  # before this run has written anything
+        if begins and self.step > 0:
+            self.history.begin_with_another()
+        if not begins and (reason := from_the_first(lambda: damage_of_file(self._folder / BEST))):
             raise ValueError(
                 f"{self._folder / BEST}: expected the run's best model so far, found {reason}. Put it "
                 "back; a copy of checkpoint.pt in its place is the latest model. Or remove "
@@ -68,9 +70,15 @@ class GDEQTrainer(EvaluatingTrainer):
             records = self.scoring("val").relaxed(self.base)
             require_some_end(records, self.is2rs.alpha)
             self.history.set_base(summarise(records, self.is2rs.basin), records)
-        if self.step == 0:  # what is kept where no epoch is better
+        if begins:  # what is kept where no epoch is better
             self.save({}, checkpoint_file=BEST, training_state=False)
         super().train(disable_eval_tqdm)
+
+    @property
+    def _begins(self) -> bool:
+        """Whether nothing of the run is there yet, also where it begins with another one's checkpoint."""
+        own = self._folder / "checkpoint.pt"
+        return self.is_debug or self.step == 0 or from_the_first(lambda: not own.is_file())
 
     def differentiate(self, batch: Batch) -> tuple[SignalReport, Operator]:
         """Add the training signal's gradient for one batch to the parameters' ``.grad``."""

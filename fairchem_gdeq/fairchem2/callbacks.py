@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,26 +153,31 @@ class KeepBest(Callback):
         if unit.train_progress.num_steps_completed == 0:
             self._save(unit)
         elif self.folder is not None:
-            if distutils.is_master():
-                put_back(self.folder)
-            distutils.synchronize()
-            self._require_whole(self.folder, Path(str(unit.lazy_state_location)).resolve())
-            if (self.folder / STATE).is_file():
-                epochs = open_checkpoint(self.folder / STATE)["history"]["epochs"]
-                unit.history.kept = epochs[-1] if epochs else None
+            latest = Path(str(unit.lazy_state_location)).resolve()
+            if from_the_first(partial(self._begins, self.folder, latest)):
+                unit.history.begin_with_another()
+                self._save(unit)
+            if reason := from_the_first(partial(self._damage, self.folder)):
+                raise ValueError(
+                    f"{self.folder}: expected the run's best model so far, found {reason}. Put that "
+                    f"folder back; a copy of {latest} in its place is the latest model. Or remove "
+                    f"{self.folder.parents[1]} to begin anew"
+                )
+            epochs = open_checkpoint(self.folder / STATE)["history"]["epochs"]
+            unit.history.kept = epochs[-1] if epochs else None
 
     @staticmethod
-    def _require_whole(folder: Path, latest: Path) -> None:
-        """Refuse to train on towards a table that would lack the model of which it speaks."""
-        if folder.resolve().parents[1] not in latest.parents:
-            return  # it goes on from another run
-        for name in (UNIT_INFERENCE_CHECKPOINT, STATE):
-            if reason := damage_of_file(folder / name):
-                raise ValueError(
-                    f"{folder / name}: expected a file of the run's best model so far, found {reason}. "
-                    f"Put that folder back; a copy of {latest} in its place is the latest model. Or "
-                    f"remove {folder.parents[1]} to begin anew"
-                )
+    def _begins(folder: Path, latest: Path) -> bool:
+        """Whether a run begins with the checkpoint of another, and so has no best model yet."""
+        put_back(folder)
+        return not folder.exists() and folder.resolve().parents[1] not in latest.parents
+
+    @staticmethod
+    def _damage(folder: Path) -> str | None:
+        """What is wrong with a best model; the table would lack it, and speak of it."""
+        files = (folder / name for name in (UNIT_INFERENCE_CHECKPOINT, STATE))
+        found = ((file.name, damage_of_file(file)) for file in files)
+        return next((f"{name}: {reason}" for name, reason in found if reason), None)
 
     def on_eval_epoch_end(self, state: State, unit: GDEQTrainer) -> None:
         """Save the epoch if it is the best."""

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairchem_gdeq.training.config_parts import unbuilt, unfit_job
 from fairchem_gdeq.training.config_table import (
+    LOADERS,
     PATTERNS,
     RELAXNET,
     RELAXNET_RULES,
@@ -51,7 +52,7 @@ def _unmet(config: DictConfig) -> Iterator[str]:
     if _select(config, "runner._target_") == RELAXNET:
         rules, told = RULES | RELAXNET_RULES, TOLD | RELAXNET_TOLD
     values = {key: _select(config, key) for key in rules}
-    broken = {k for k, v in values.items() if v is not _ABSENT and not rules[k].accepts(v)}
+    broken = {k for k, v in values.items() if v is not _ABSENT and not _meets(rules[k], v)}
     stored: Any = OmegaConf.to_container(config)
     referring = [f"${{{key}}}" for key in broken]  # said of the key that they refer to
     for key in rules:
@@ -61,8 +62,16 @@ def _unmet(config: DictConfig) -> Iterator[str]:
         if key in rules:
             continue
         found = rules[told[key]] if key in told else _of_a_pattern(key)
-        if found is not None and not found.accepts(value):
+        if found is not None and not _meets(found, value):
             yield f"{key}={said(value)}: expected {found.expected}"
+
+
+def _meets(rule: Rule, value: Any) -> bool:
+    """Whether a rule accepts a value; one with something in it that cannot be resolved is named later."""
+    try:
+        return rule.accepts(value)
+    except OmegaConfBaseException:
+        return True
 
 
 def _at(stored: Any, key: str) -> Any:
@@ -89,11 +98,30 @@ def _own_values(key: str, stored: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _words_for_sections(config: DictConfig) -> Iterator[str]:
-    """A word, a number or nothing where a section of keys stands."""
+    """A word, a number or nothing where a section of keys stands; a loader of no data."""
+    for loader in LOADERS:
+        if FULL.accepts(_select(config, loader)):
+            yield from _without_data(config, f"{loader}.dataset.dataset_configs")
     for key in SECTIONS:
         value = _select(config, key)
         if value is not _ABSENT and not FULL.accepts(value):
             yield f"{key}={said(value)}: expected a section of keys. Set a key of it, {key}.KEY=VALUE"
+
+
+def _without_data(config: DictConfig, key: str) -> Iterator[str]:
+    """Data sets that are no sections, or have no splits."""
+    configs = _select(config, key)
+    if not FULL.accepts(configs):
+        yield f"{key}: expected a section of data sets, found none"
+        return
+    for name, each in configs.items():
+        splits: Any = each.get("splits") if FULL.accepts(each) else None
+        if not FULL.accepts(splits) or not all(map(_has_source, splits.values())):
+            yield f"{key}.{name}: expected a section with splits, each a section with src, found none"
+
+
+def _has_source(split: Any) -> bool:
+    return bool(FULL.accepts(split) and "src" in split)
 
 
 def _unsuited_splits(config: DictConfig) -> Iterator[str]:

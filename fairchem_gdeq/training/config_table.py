@@ -41,6 +41,11 @@ def _is_memory(value: Any) -> bool:
     return True
 
 
+def _is_task(value: Any) -> bool:
+    """A section, or where one is, by reference."""
+    return FULL.accepts(value) or (isinstance(value, str) and value.startswith("${"))
+
+
 FRAMES = Rule(
     f"a folder of frames, a list of folders, {BASE}, {NO_FORCES} or null", SOURCE.or_null().accepts
 )
@@ -48,7 +53,7 @@ HINT = Rule("text", lambda v: isinstance(v, str))
 PATH = Rule("the path of a class or function", lambda v: WORD.accepts(v) and "." in v.strip("."))
 TASKS = Rule(
     "a section of keys, or a list of them",
-    lambda v: all(map(FULL.accepts, v)) and bool(v) if isinstance(v, list) else FULL.accepts(v),
+    lambda v: all(map(_is_task, v)) and bool(v) if isinstance(v, list) else FULL.accepts(v),
 )
 SEED = whole(0, 2**32 - 1)  # what NumPy takes
 UNIT = "runner.train_eval_unit"
@@ -132,16 +137,16 @@ RULES: dict[str, Rule] = {
     "job.deterministic": TRUTH,
     "job.scheduler.mode": one_of("LOCAL", "SLURM"),
     "job.scheduler.distributed_init_method": one_of("TCP", "FILE"),
-    "job.scheduler.num_array_jobs": whole(1),
-    "job.scheduler.slurm.mem_gb": whole(1),
-    "job.scheduler.slurm.cpus_per_task": whole(1),
+    "job.scheduler.num_array_jobs": whole(1).or_digits(),
+    "job.scheduler.slurm.mem_gb": whole(1).or_digits(),
+    "job.scheduler.slurm.cpus_per_task": whole(1).or_digits(),
     "job.scheduler.slurm.partition": NAME.or_null(),
     "job.scheduler.slurm.qos": NAME.or_null(),
     "job.scheduler.slurm.account": NAME.or_null(),
     "job.scheduler.slurm.additional_parameters": SECTION.or_null(),
-    "job.scheduler.ranks_per_node": whole(1),
-    "job.scheduler.num_nodes": whole(1),
-    "job.scheduler.slurm.timeout_hr": whole(1),  # sbatch takes no part of an hour
+    "job.scheduler.ranks_per_node": whole(1).or_digits(),
+    "job.scheduler.num_nodes": whole(1).or_digits(),
+    "job.scheduler.slurm.timeout_hr": whole(1).or_digits(),  # sbatch takes no part of an hour
     f"{UNIT}.clip_grad_norm": POSITIVE.or_infinite().or_null(),
     f"{UNIT}.print_every": whole(1),
     f"{UNIT}.optimizer_fn.weight_decay": NOT_NEGATIVE,
@@ -270,12 +275,13 @@ RELAXNET_TOLD: dict[str, str] = {
     "val_loader.dataset.dataset_configs.is2rs.frames": "frames",
     "test_loader.dataset.dataset_configs.is2rs.frames": "frames",
 }
+LOADERS = tuple(f"runner.{split}_dataloader" for split in ("train", "eval", "test"))
 # What is a section of keys, and neither null nor a word.
 SECTIONS = (
     *("paths", "forces", "relaxer", "diagnose", "audit", "audit.nve", "collate"),
     *("job", "job.scheduler", "job.scheduler.slurm", "runner"),
     *("train_loader", "val_loader", "test_loader", "is2rs"),
-    *("runner.train_dataloader", "runner.eval_dataloader", "runner.test_dataloader"),
+    *LOADERS,
     *(UNIT, f"{UNIT}.model", f"{UNIT}.is2rs", f"{UNIT}.is2rs.basin", f"{UNIT}.is2rs.descent"),
     *(f"{UNIT}.is2rs.relaxer", f"{UNIT}.signal", f"{UNIT}.job_config"),
     *(f"{UNIT}.optimizer_fn", f"{UNIT}.cosine_lr_scheduler_fn"),

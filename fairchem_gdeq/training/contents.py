@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,26 @@ def contents_of(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _files(path: str) -> Iterator[Path]:
     """Data files of a folder, a file or a pattern; not the locks that a reader makes."""
     for found in map(Path, sorted(glob(path))):
-        inside = found.rglob("*") if found.is_dir() else [found]
+        inside = sorted(found.rglob("*")) if found.is_dir() else [found]
         yield from (file for file in inside if file.is_file() and "lock" not in file.suffix)
 
 
 def _sampled(files: Sequence[Path]) -> str:
-    """Twelve digits of the sizes of files and of as many blocks of each."""
+    """Twelve digits of all files' sizes, and of blocks of as many files as there may be blocks."""
     digest = hashlib.sha256()
-    most = max(2, BLOCKS // len(files))
-    for path in files:
-        size = path.stat().st_size
-        count = -(-size // BLOCK)
-        few = min(count, most)
-        digest.update(f"{size} bytes".encode())
-        with path.open("rb") as file:
-            for k in range(few):
-                file.seek(BLOCK * (k if few == count else k * (count - 1) // (most - 1)))
+    sizes = [path.stat().st_size for path in files]
+    digest.update(f"{sizes}".encode())
+    most = max(1, BLOCKS // len(files))
+    for i in _spread(len(files), BLOCKS):
+        with files[i].open("rb") as file:
+            for k in _spread(-(-sizes[i] // BLOCK), most):
+                file.seek(BLOCK * k)
                 digest.update(file.read(BLOCK))
     return digest.hexdigest()[:12]
+
+
+def _spread(count: int, most: int) -> Iterable[int]:
+    """All numbers below ``count``, or ``most`` of them from the first to the last."""
+    if count <= most:
+        return range(count)
+    return (k * (count - 1) // max(1, most - 1) for k in range(most))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-SUMS = "checksums.json"  # of the other files of a checkpoint
+SUMS = "checksums.json"  # of the other files of a checkpoint, but for
+# what no run goes on from: the model by itself, which is large, and the config, which may be edited.
+LEFT_OUT = ("inference_ckpt.pt", "resume.yaml")
+BLOCK = 1 << 22  # bytes read at a time
 
 
 def damage_of_file(path: Path) -> str | None:
@@ -33,8 +36,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def write_sums(checkpoint: Path) -> None:
-    """Keep the checksums of all that is in a checkpoint, once all ranks have written."""
-    files = sorted(path for path in checkpoint.iterdir() if path.is_file())
+    """Keep the checksums of what is in a checkpoint, once all ranks have written."""
+    files = sorted(p for p in checkpoint.iterdir() if p.is_file() and p.name not in LEFT_OUT)
     (checkpoint / SUMS).write_text(json.dumps({path.name: _sum(path) for path in files}, indent=1))
 
 
@@ -53,5 +56,9 @@ def changed(checkpoint: Path) -> str | None:
 
 
 def _sum(path: Path) -> str:
+    """Quick rather than safe from forgers: all ranks wait for it at every checkpoint."""
+    found = 0
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            found = zlib.crc32(block, found)
+    return f"{found:08x}"

@@ -105,6 +105,13 @@ class History:
         """Whether there is something that epochs can be compared with."""
         return self._base_ends is not None
 
+    def begin_with_another(self) -> None:
+        """Go on with the model of another run: its epochs are no choice: their models are elsewhere."""
+        logging.info(
+            "the run goes on from another one's checkpoint: that model is kept until an epoch is better"
+        )
+        self.epochs, self.kept = [], None
+
     def set_base(self, scores: dict[str, float], records: Sequence[Scored]) -> None:
         """Validation of the untrained model, which competes as epoch 0."""
         if self.keep == "better":

@@ -18,11 +18,11 @@ from omegaconf.errors import (
 )
 
 from fairchem_gdeq.training.config_rules import broken_rules
+from fairchem_gdeq.training.config_table import LOADERS
 from fairchem_gdeq.training.frame_checks import NO_FORCES
 from fairchem_gdeq.training.replay import BASE
 
 PARTS = (".", "logs", "checkpoints", "results")  # of a run's folder, which fairchem and we make
-LOADERS = ("train_dataloader", "eval_dataloader", "test_dataloader")
 
 
 def refusals(config: DictConfig) -> list[str]:
@@ -124,7 +124,7 @@ def shared(config: DictConfig) -> str | None:
     """What to say where two splits of a training have a file in common; folds of one set may."""
     seen: dict[Path, str] = {}
     for loader in LOADERS:
-        for each in config.runner[loader].dataset.dataset_configs.values():
+        for each in OmegaConf.select(config, loader).dataset.dataset_configs.values():
             for name, split in each.splits.items():
                 for source in _flat(() if split.get("fold") else split.src):
                     for file in _files(source):
@@ -164,11 +164,11 @@ def missing(config: DictConfig) -> str | None:
     runner = config.runner
     here = f"(working folder {Path.cwd()})"
     for loader in LOADERS:
-        for each in runner[loader].dataset.dataset_configs.values():
+        for each in OmegaConf.select(config, loader).dataset.dataset_configs.values():
             for split in each.splits.values():
                 for source in _flat(split.src):
                     if not glob(source):
-                        return f"data set {source}: no such file or folder {here}. {each.hint}"
+                        return f"data set {source}: no such file or folder {here}. {each.get('hint', '')}"
     for key, folder in _frames(runner):
         if not glob(folder):
             return no_frames(folder, f"forces.{key}", NO_FORCES if key == "src" else "null")

@@ -28,6 +28,13 @@ class Rule:
         """The same, or infinity, with which a limit is none."""
         return Rule(f"{self.expected}, or inf", lambda v: v == math.inf or self.accepts(v))
 
+    def or_digits(self) -> Rule:
+        """The same, or its digits as text, as an environment variable has them."""
+        return Rule(
+            self.expected,
+            lambda v: self.accepts(int(v) if isinstance(v, str) and v.isdecimal() else v),
+        )
+
     def or_null(self) -> Rule:
         """The same, or null."""
         return Rule(f"{self.expected}, or null", lambda v: v is None or self.accepts(v))

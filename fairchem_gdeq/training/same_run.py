@@ -65,15 +65,19 @@ def settings_of(config: DictConfig) -> str:
     found |= {f"job.{key}": job.get(key) for key in ("seed", "deterministic")}
     scheduler = job.get("scheduler", {})
     found[PACKAGE] = version("fairchem-gdeq")
-    found |= {f"{key}{CONTENTS}": told for key, told in contents_of(found)}
+    found |= {f"{key}{CONTENTS}": told for key, told in contents_of(that_count(FREE, found))}
     found[RANKS] = scheduler.get("ranks_per_node", 1) * scheduler.get("num_nodes", 1)
     return without(FREE, found)
 
 
 def without(free: Iterable[str], settings: Mapping[str, Any]) -> str:
     """Settings by their keys as JSON, without those that may differ (patterns)."""
-    kept = {k: v for k, v in settings.items() if not any(fnmatchcase(k, f) for f in free)}
-    return json.dumps(kept, indent=1, sort_keys=True, default=str)
+    return json.dumps(that_count(free, settings), indent=1, sort_keys=True, default=str)
+
+
+def that_count(free: Iterable[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that may differ (patterns)."""
+    return {k: v for k, v in settings.items() if not any(fnmatchcase(k, f) for f in free)}
 
 
 def require_same_run(
@@ -166,8 +170,13 @@ def differences(settings: str, checkpoints: Path) -> dict[str, tuple[Any, Any]]:
     return {
         key: pair
         for key, pair in pairs.items()
-        if pair[0] != pair[1] and not (key.endswith(CONTENTS) and NOTHING in pair)
+        if pair[0] != pair[1] and not (key.endswith(CONTENTS) and _unknown(pair))
     }
+
+
+def _unknown(pair: tuple[Any, Any]) -> bool:
+    """Whether contents cannot be compared: something is missing, or an older version kept its size."""
+    return NOTHING in pair or str(pair[0]).endswith(" bytes")
 
 
 def _said(found: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -> list[str]:

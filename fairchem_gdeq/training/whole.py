@@ -21,14 +21,14 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
 
     Args:
         folder: of the run's checkpoints.
-        asked: a checkpoint that is asked for. One of another folder is taken as it is.
+        asked: a checkpoint that is asked for. One of another folder is where a run begins: it is taken
+            as it is, until the run has one of its own.
 
     Raises:
         ValueError: there are checkpoints, and none of them is whole.
     """
     first = [] if asked is None else [Path(asked).resolve()]
-    if first and folder.resolve() not in first[0].parents:
-        return first[0]
+    another = first.pop() if first and folder.resolve() not in first[0].parents else None
     found = [Path(path) for path, _ in get_subdirectories_sorted_by_time(str(folder))]
     newest = [path for path in reversed(found) if not path.is_symlink()]
     damaged = []
@@ -48,7 +48,7 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
             f"no checkpoint of {folder} is whole: {'; '.join(damaged)}. Remove that folder to begin "
             "anew, or choose another with job.timestamp_id=NAME"
         )
-    return None
+    return another
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -7,6 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from ase.constraints import (
     FixAtoms,
     FixBondLengths,
@@ -22,7 +23,16 @@ from ase.db import connect
 
 from fairchem_gdeq.data.convert import convert, main
 from fairchem_gdeq.data.is2rs import IS2RSDataset, TrajectoryDataset
-from fairchem_gdeq.data.rows import HEAVIEST, LIGHTEST, BadRow, BadRows, check, free_atoms, read_row
+from fairchem_gdeq.data.rows import (
+    HEAVIEST,
+    LIGHTEST,
+    BadRow,
+    BadRows,
+    check,
+    check_names,
+    free_atoms,
+    read_row,
+)
 from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.explore.starts import open_starts
 from fairchem_gdeq.relax.loss import delta_q, free_displacement
@@ -289,10 +299,10 @@ NO_NAMES = {
     "invisible": ("a\u200bb", r"'\u200b'"),
     "separator": ("a\u2028b", r"'\u2028'"),
     "half": ("a\ud800", r"'\ud800'"),
-    "none": (None, "found a NoneType"),
     "list": ([1, 2], "found a list"),
     "dict": ({"a": 1}, "found a dict"),
-    "float": (1.5, "found a float"),
+    "none": (None, "found a NoneType"),
+    "nan": (float("nan"), "found nan"),
     "bool": (True, "found a bool"),
     "array": (np.arange(2), "found a ndarray"),
 }
@@ -340,3 +350,19 @@ def test_names_that_ase_has_made_numbers_of_are_words_again(tmp_path):
     ase.io.write(file, rows)
     starts, _ = open_starts(file)
     assert [start.name for start in starts] == ["1.5", "True", "17", "a b"]
+
+
+@pytest.mark.parametrize("key", ["sid", "fid"])
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(["a"], "a"), (np.array([7]), 7), (np.array("b"), "b"), (1e5, 1e5)],
+)
+def test_a_name_as_fairchem_and_pandas_have_it(key, given, name):
+    """fairchem writes lists of one name, and an id from a table may be a float."""
+    atoms = bulk("Si", cubic=True)
+    atoms.info[key] = given
+    check_names(atoms, "row 1")
+    assert atoms.info[key] == name
+    atoms.info[key] = [1, 2]
+    with pytest.raises(BadRow, match="found a list"):
+        check_names(atoms, "row 1")

@@ -5,6 +5,7 @@ import math
 import re
 from fnmatch import fnmatchcase
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,30 @@ def test_the_runs_of_the_study_keep_the_rules(table):
     config = composed(table.config)
     for given in {run.overrides for run in table.runs()}:
         chosen = [each for each in given if not each.startswith("preset=")]
-        assert said(config, *chosen) == [], given
+        if any("lion_pytorch" in each for each in chosen) and find_spec("lion_pytorch") is None:
+            (line,) = said(config, *chosen)
+            assert "'lion_pytorch.Lion', where nothing is. Mend the name, or install" in line
+        else:
+            assert said(config, *chosen) == [], given
+
+
+def test_what_refers_to_other_keys_is_not_refused(config):
+    """Lists of references; one that leads nowhere is said by ``unresolved``, once."""
+    config = copy.deepcopy(config)
+    OmegaConf.update(config, "data", "???")
+    OmegaConf.update(config, "tasks", ["${energy}", "${forces_task}"], merge=False)
+    assert said(config) == []
+    assert said(config, "baselines=[${nothing}]") == []
+
+
+@pytest.mark.parametrize("key", ["ranks_per_node", "slurm.mem_gb", "slurm.cpus_per_task"])
+def test_numbers_of_a_job_may_come_from_the_environment(config, key, monkeypatch):
+    monkeypatch.setenv("MUCH", "80")
+    found = OmegaConf.merge(config, {})
+    OmegaConf.update(found, f"job.scheduler.{key}", "${oc.env:MUCH}", force_add=True)
+    assert said(found) == []
+    monkeypatch.setenv("MUCH", "much")
+    assert said(found) == [f"job.scheduler.{key}=much: expected a whole number from 1 on"]
 
 
 def test_what_can_be_meant_passes(config):

@@ -53,9 +53,7 @@ def flip(file):
 
 
 @pytest.mark.parametrize("damage", [cut, spoil])
-@pytest.mark.parametrize(
-    "name", ["gdeq_state.pt", ".metadata", "__0_0.distcp", "adjoints.0of1.pt", "resume.yaml"]
-)
+@pytest.mark.parametrize("name", ["gdeq_state.pt", ".metadata", "__0_0.distcp", "adjoints.0of1.pt"])
 def test_a_damaged_one_is_named_and_the_one_before_it_is_taken(checkpoints, name, damage, caplog):
     assert newest_whole(checkpoints, None) == checkpoints / "step_4"
     damage(checkpoints / "step_4" / name)
@@ -117,9 +115,31 @@ def test_a_run_whose_best_model_is_gone_says_so_at_its_start(
     steps = (checkpoints / "history.jsonl").read_text()
     code, out, err = fairchem(inputs, run_dir, "--mode", "train", "epochs=3")
     last = err.strip().splitlines()[-1]
-    assert code == 1 and f"results/best/{name}: expected a file of the run's best model" in last
-    assert said in last and f"a copy of {checkpoints / 'step_4'} in its place" in last
+    assert code == 1 and "results/best: expected the run's best model so far, found" in last
+    assert (
+        f"found {name}: " in last
+        and said in last
+        and f"a copy of {checkpoints / 'step_4'} in its place" in last
+    )
     assert (checkpoints / "history.jsonl").read_text() == steps and "tuned" not in out
+
+
+def test_a_run_that_begins_with_another_ones_checkpoint_can_be_started_again(
+    checkpoints, inputs, tmp_path
+):
+    """It has that model until an epoch is better, and goes on from its own checkpoint then."""
+    run_dir = tmp_path / "new"
+    typed = ["--mode", "train", "keep=better"]
+    first = [*typed, "epochs=3", f"+job.runner_state_path={checkpoints / 'step_4'}"]
+    for epochs in (3, 4):
+        code, out, err = fairchem(inputs, run_dir, *first, f"epochs={epochs}")
+        assert code == 0, err[-3000:]
+        own = run_dir / "gdeq" / "checkpoints" / "final"
+        assert (f"going on from the checkpoint {own}" in err) == (epochs == 4)
+        assert "goes on from another one's checkpoint" in err or epochs == 4
+        stored = json.loads((run_dir / "gdeq" / "results" / "test.json").read_text())
+        assert [e["epoch"] for e in stored["history"]["epochs"]] == list(range(3, epochs + 1))
+        assert "tuned" in stored["scores"]
 
 
 def test_a_swap_of_the_best_model_that_a_kill_has_cut_in_two_is_undone(checkpoints, inputs):

@@ -252,7 +252,7 @@ def assert_usable(atoms, given):
     assert {type(each) for each in atoms.constraints} <= {FixAtoms}
     sid = atoms.info["sid"]
     assert (type(sid) is str and sid.strip() and sid.isprintable()) or (
-        isinstance(sid, int | np.integer) and not isinstance(sid, bool)
+        isinstance(sid, int | float | np.number) and not isinstance(sid, bool) and np.isfinite(sid)
     )
 
 

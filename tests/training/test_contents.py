@@ -40,3 +40,19 @@ def test_a_change_anywhere_in_small_data_is_seen_and_one_at_the_ends_of_large(
         files[number].write_bytes(changed)
     assert small[20] != large[20], "all blocks are read"
     assert (small[8] != large[8]) == (place // 10 in (0, 3, 6, 9)), "four of ten blocks are read"
+
+
+def test_many_files_are_sampled_too(tmp_path, monkeypatch):
+    """One block of every other file or so; all sizes."""
+    monkeypatch.setattr(contents, "BLOCKS", 4)
+    files = [tmp_path / f"{k}.traj" for k in range(7)]
+    for k, file in enumerate(files):
+        file.write_bytes(bytes([k] * 10))
+    before, seen = told(tmp_path), []
+    for k, file in enumerate(files):
+        file.write_bytes(bytes([k + 100] * 10))
+        seen.append(told(tmp_path) != before)
+        file.write_bytes(bytes([k] * 10))
+    assert seen == [True, False, True, False, True, False, True]
+    files[1].write_bytes(bytes([1] * 11))
+    assert told(tmp_path) != before

@@ -139,6 +139,18 @@ def test_what_only_one_of_them_has_is_a_difference(tmp_path, key, value):
         require_same_run(settings(**sections, **{key: value}), tmp_path)
 
 
+def test_sizes_that_an_older_version_kept_are_no_difference(tmp_path):
+    (tmp_path / "data.aselmdb").write_bytes(b"rows")
+    named = settings(runner__train_dataloader__dataset__src=[str(tmp_path)])
+    stored = json.loads(named)
+    (key,) = [key for key in stored if key.endswith("what is in it")]
+    checkpoints = tmp_path / "checkpoints"
+    keep_settings(json.dumps(stored | {key: "4 bytes"}), checkpoints)
+    (checkpoints / "step_1").mkdir()
+    (checkpoints / "step_1" / ".metadata").touch()
+    require_same_run(named, checkpoints)
+
+
 def test_keys_of_another_version_are_no_difference(checkpoints):
     kept = checkpoints / KEPT
     stored = json.loads(kept.read_text())

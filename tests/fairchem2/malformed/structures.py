@@ -233,7 +233,7 @@ def row_with_an_empty_name(place):
     return []
 
 
-@case("data.aselmdb", "row 2", "name (sid)", "whole number", "a list")
+@case("data.aselmdb", "row 2", "name (sid)", "or a number", "a list")
 def row_with_a_list_of_names(place):
     rewrite(place, lambda atoms, data: data.update(sid=["a", "b"]))
     return []
