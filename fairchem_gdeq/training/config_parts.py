@@ -58,7 +58,8 @@ def _unmade(key: str, part: Any, made: Callable[[Any], str | None]) -> str | Non
     except OmegaConfBaseException:
         return None  # as above
     except Exception as error:  # whatever others' classes raise
-        text = sentence(error)
+        # Of an option that is unknown, here is known what there is in its place.
+        text = None if _UNKNOWN.search(str(error)) else sentence(error)
         return (
             (text if text.startswith(key) else f"{key}: {text}")
             if text
