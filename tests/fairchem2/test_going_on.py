@@ -101,9 +101,9 @@ def test_one_from_before_the_checksums_is_looked_at_as_it_is(checkpoints):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("inference_ckpt.pt", cut, "File is not a zip file"),
+        pytest.param("inference_ckpt.pt", cut, "File is not a zip file", marks=pytest.mark.slow),
         ("inference_ckpt.pt", flip, "is not what was written"),
-        ("gdeq_state.pt", cut, "File is not a zip file"),
+        pytest.param("gdeq_state.pt", cut, "File is not a zip file", marks=pytest.mark.slow),
         ("gdeq_state.pt", os.unlink, "no such file"),
     ],
 )
@@ -150,6 +150,7 @@ def test_a_swap_of_the_best_model_that_a_kill_has_cut_in_two_is_undone(checkpoin
     assert "tuned" in out and sorted(path.name for path in best.parent.glob("best*")) == ["best"]
 
 
+@pytest.mark.slow
 def test_a_history_that_is_damaged_is_not_taken_for_the_checkpoint(checkpoints, inputs):
     with (checkpoints / "history.jsonl").open("a") as file:
         file.write("5\n")
