@@ -19,6 +19,7 @@ from fairchem_gdeq.training.one_line import sentence
 from fairchem_gdeq.training.rules import said
 
 OPTIMIZER = f"{UNIT}.optimizer_fn"
+OF_OPTIONS = (TypeError, ValueError, InstantiationException)  # what says something of a config
 _UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -58,6 +59,8 @@ def _unmade(key: str, part: Any, made: Callable[[Any], str | None]) -> str | Non
     except OmegaConfBaseException:
         return None  # as above
     except Exception as error:  # whatever others' classes raise
+        if not isinstance(error, OF_OPTIONS) and sentence(error) is None:
+            return None  # it may need what is not on this machine, such as a GPU where a job is submitted
         # Of an option that is unknown, here is known what there is in its place.
         text = None if _UNKNOWN.search(str(error)) else sentence(error)
         return (
@@ -71,7 +74,10 @@ def _refused(key: str, part: Any, error: Exception) -> str:
     """What to say of a part whose class, of somebody else, has something against its options."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # Hydra's own is of several lines
-    reason, target = " ".join(str(error).split()).rstrip("."), part.get("_target_")
+    reason = " ".join(str(error).split()).rstrip(".")
+    if not isinstance(part, Mapping):
+        return f"{key}={said(part)}: expected one that can be made, found {reason}"
+    target = str(part.get("_target_"))
     if unknown := _UNKNOWN.search(reason):
         name = unknown[1]
         return (

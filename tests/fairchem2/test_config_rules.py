@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -292,3 +293,14 @@ def test_the_command_ends_with_one_sentence_for_each(tmp_path):
     assert done.stderr.splitlines()[-1].endswith(
         "is a file. Choose another with job.run_dir=FOLDER"
     )
+
+
+class NeedsAGPU(torch.optim.SGD):
+    """Of which only the machine that trains can say whether it is right."""
+
+    def __init__(self, params, lr, weight_decay=0.0):
+        raise RuntimeError("no GPU")
+
+
+def test_an_optimizer_that_cannot_be_made_here_is_left_to_the_machine_that_trains(config):
+    assert said(config, f"{UNIT}.optimizer_fn._target_={__name__}.NeedsAGPU") == []
