@@ -106,7 +106,7 @@ class History:
         return self._base_ends is not None
 
     def begin_with_another(self) -> None:
-        """Go on with the model of another run: its epochs are no choice: their models are elsewhere."""
+        """Go on with the model of another run, whose epochs are no choice: their models are elsewhere."""
         logging.info(
             "the run goes on from another one's checkpoint: that model is kept until an epoch is better"
         )

@@ -123,19 +123,24 @@ def _unset(stored: Any, key: str) -> Iterator[str]:
 def shared(config: DictConfig) -> str | None:
     """What to say where two splits of a training have a file in common; folds of one set may."""
     seen: dict[Path, str] = {}
-    for loader in LOADERS:
-        for each in OmegaConf.select(config, loader).dataset.dataset_configs.values():
-            for name, split in each.splits.items():
-                for source in _flat(() if split.get("fold") else split.src):
-                    for file in _files(source):
-                        other = seen.setdefault(file, name)
-                        if other != name:
-                            return (
-                                f"data set {source} is of the splits {other} and {name}: expected other "
-                                "structures in each, or scores are of what was trained on or chosen by. "
-                                f"Name another folder with paths.{name}=FOLDER"
-                            )
+    for each in _data_sets(config):
+        for name, split in each.splits.items():
+            for source in _flat(() if split.get("fold") else split.src):
+                for file in _files(source):
+                    other = seen.setdefault(file, name)
+                    if other != name:
+                        return (
+                            f"data set {source} is of the splits {other} and {name}: expected other "
+                            "structures in each, or scores are of what was trained on or chosen by. "
+                            f"Name another folder with paths.{name}=FOLDER"
+                        )
     return None
+
+
+def _data_sets(config: DictConfig) -> Iterator[DictConfig]:
+    """The sections of data sets of all loaders."""
+    for loader in LOADERS:
+        yield from OmegaConf.select(config, loader).dataset.dataset_configs.values()
 
 
 def _files(source: str) -> Iterator[Path]:
@@ -163,12 +168,13 @@ def missing(config: DictConfig) -> str | None:
     """
     runner = config.runner
     here = f"(working folder {Path.cwd()})"
-    for loader in LOADERS:
-        for each in OmegaConf.select(config, loader).dataset.dataset_configs.values():
-            for split in each.splits.values():
-                for source in _flat(split.src):
-                    if not glob(source):
-                        return f"data set {source}: no such file or folder {here}. {each.get('hint', '')}"
+    for each in _data_sets(config):
+        for split in each.splits.values():
+            for source in _flat(split.src):
+                if not glob(source):
+                    return (
+                        f"data set {source}: no such file or folder {here}. {each.get('hint', '')}"
+                    )
     for key, folder in _frames(runner):
         if not glob(folder):
             return no_frames(folder, f"forces.{key}", NO_FORCES if key == "src" else "null")
