@@ -65,7 +65,11 @@ def name_newest(folder: Path, link: Callable[[], bool], local: bool) -> bool:
             shutil.rmtree(folder)
         try:
             linked = link()
-        except FileExistsError:  # by a rank that has come to it only now
+        except (FileExistsError, IsADirectoryError, PermissionError):
+            # A rank that has come to it only now has made the folder, which `link` cannot remove
+            # (macOS says that with PermissionError).
+            if folder.is_symlink() or not folder.is_dir():
+                raise
             continue
         logging.info("interrupted: start the same command again to go on from the checkpoint")
         return linked

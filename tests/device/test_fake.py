@@ -157,10 +157,25 @@ def test_deterministic_mode_refuses_what_it_refuses_on_cuda(device, operation):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_a_mistake_in_a_backward_pass_is_raised(device, monkeypatch, checkpointed):
-    """Below C++ nodes, in autograd's own thread, where PyTorch would end the process."""
-    from fairchem_gdeq.testing.device import rules
+def test_a_mistake_in_a_backward_pass_is_raised(device, monkeypatch, checkpointed, cached):
+    """Below C++ nodes, in autograd's own thread, where PyTorch would end the process.
+
+    Also where Python has forgotten the attributes of types, which it looks up again then.
+    """
+    from fairchem_gdeq.testing.device import fake, rules
+
+    refuse = fake.refuse
+
+    def forgetting(*args):
+        try:
+            refuse(*args)
+        finally:
+            sys._clear_type_cache()
+
+    if not cached:
+        monkeypatch.setattr(fake, "refuse", forgetting)
 
     x, mask = numbers(4, 3).to(device).requires_grad_(True), torch.tensor([True, False, True, True])
 

@@ -1,5 +1,6 @@
 """The link to the newest checkpoint, whatever fairchem's handler does on other ranks meanwhile."""
 
+import os
 import signal
 
 import pytest
@@ -18,15 +19,21 @@ def handlers():
         signal.signal(each, handler)
 
 
-def test_a_folder_that_another_rank_makes_meanwhile_is_removed_again(tmp_path):
+@pytest.mark.parametrize("found", ["after its link", "before it"])
+def test_a_folder_that_another_rank_makes_meanwhile_is_removed_again(tmp_path, found):
     folder, checkpoint = tmp_path / "state", tmp_path / "step_3"
     checkpoint.mkdir()
     folder.mkdir()
     late = [True, True]  # other ranks come to it twice
 
     def link():
+        """As fairchem's, which removes the file that it finds."""
         assert not folder.exists()
-        if late and late.pop():
+        if found == "before it" and late and late.pop():
+            folder.mkdir()
+        if os.path.lexists(folder):
+            os.remove(folder)
+        if found == "after its link" and late and late.pop():
             folder.mkdir()
         folder.symlink_to(checkpoint)
         return True

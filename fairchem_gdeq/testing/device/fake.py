@@ -167,6 +167,9 @@ def _map(change: Callable[[Any], Any], value: Any) -> Any:
 # ---- the backend ---------------------------------------------------------------------------------
 
 _failures: list[BaseException] = []
+# Looked up here: a type's attribute that is not in Python's cache is looked up without the exception that
+# is on its way (``_PyType_Lookup`` clears it).
+_raise_what_is_on_its_way = ctypes.pythonapi.PyErr_Occurred
 
 
 class _Stream:
@@ -207,7 +210,7 @@ class _Guard(backend_registration._DummyDeviceGuard):
 
     def type_(self) -> Any:
         try:
-            ctypes.pythonapi.PyErr_Occurred()  # raises what is on its way
+            _raise_what_is_on_its_way()
         except BaseException as error:
             _failures.append(error)
         return torch._C._autograd.DeviceType.PrivateUse1
