@@ -11,15 +11,8 @@ from ase.constraints import FixAtoms
 from fairchem.core.datasets.atomic_data import AtomicData
 
 from fairchem_gdeq.data.is2rs import collate, set_ours
-from fairchem_gdeq.data.rows import (
-    TARGET,
-    BadRow,
-    BadRows,
-    check,
-    check_names,
-    check_pair,
-    free_atoms,
-)
+from fairchem_gdeq.data.reading import BadRows
+from fairchem_gdeq.data.rows import TARGET, BadRow, check, check_names, check_pair, free_atoms
 
 # Of ``Atoms.info``: what the potential (charge, spin) and the method (masses, free) read.
 READ = ("charge", "spin", "masses", "free")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairchem_gdeq.audit.sharing import shared
-from fairchem_gdeq.data.rows import TARGET, BadRow, Source, read_row
+from fairchem_gdeq.data.reading import Source, read_row
+from fairchem_gdeq.data.rows import TARGET, BadRow
 from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.evaluation.task import Batch, to_ase
 from fairchem_gdeq.training.ranks import gather

@@ -25,17 +25,8 @@ from tqdm import tqdm
 
 from fairchem_gdeq.data import writer
 from fairchem_gdeq.data.parts import FINAL, Part
-from fairchem_gdeq.data.rows import (
-    CHECKS,
-    TARGET,
-    BadRow,
-    BadRows,
-    Source,
-    free_atoms,
-    listed,
-    read_row,
-    repeated_names,
-)
+from fairchem_gdeq.data.reading import BadRows, Source, listed, read_row, repeated_names
+from fairchem_gdeq.data.rows import CHECKS, TARGET, BadRow, free_atoms
 from fairchem_gdeq.data.sources import open_source
 
 METADATA = "metadata.npz"

@@ -15,7 +15,8 @@ from ase.db.core import Database
 from fairchem.core.datasets.ase_datasets import AseDBDataset
 
 from fairchem_gdeq.data import lmdb_file
-from fairchem_gdeq.data.rows import CHECKS, TARGET, repeated_names
+from fairchem_gdeq.data.reading import repeated_names
+from fairchem_gdeq.data.rows import CHECKS, TARGET
 
 SHOWN = 5  # names of files in a message
 STAMP = "fairchem_gdeq"  # in the metadata of files that our converter wrote

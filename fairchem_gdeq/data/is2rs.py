@@ -22,17 +22,8 @@ from fairchem_gdeq.data.database import DatabaseSource
 from fairchem_gdeq.data.folds import Fold
 from fairchem_gdeq.data.legacy import LegacySource
 from fairchem_gdeq.data.parts import folders_of
-from fairchem_gdeq.data.rows import (
-    TARGET,
-    BadRows,
-    Source,
-    free_atoms,
-    listed,
-    masses,
-    read_row,
-    repeated_names,
-    scan,
-)
+from fairchem_gdeq.data.reading import BadRows, Source, listed, read_row, repeated_names, scan
+from fairchem_gdeq.data.rows import TARGET, free_atoms, masses
 from fairchem_gdeq.data.trajectories import TrajectorySource
 
 if TYPE_CHECKING:

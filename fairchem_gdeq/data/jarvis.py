@@ -26,7 +26,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
-from fairchem_gdeq.data.rows import BadRow, listed
+from fairchem_gdeq.data.reading import listed
+from fairchem_gdeq.data.rows import BadRow
 from fairchem_gdeq.extras import require
 
 DATASET = "alignn_ff_db"  # its figshare name in jarvis-tools

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ase import Atoms
 
-from fairchem_gdeq.data.rows import Source
+from fairchem_gdeq.data.reading import Source
 
 FINAL = "data.aselmdb"  # in the folder of a conversion that has ended
 _NAME = re.compile(r"part_(\d+)_of_(\d+)")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fairchem_gdeq.data.legacy import LegacySource
 from fairchem_gdeq.data.parts import Part, PartSource
-from fairchem_gdeq.data.rows import TARGET, Source
+from fairchem_gdeq.data.reading import Source
+from fairchem_gdeq.data.rows import TARGET
 from fairchem_gdeq.data.trajectories import TrajectorySource
 
 DATABASES = (".aselmdb", ".db")

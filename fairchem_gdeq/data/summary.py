@@ -12,7 +12,8 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fairchem_gdeq.data.rows import BadRow, Source, free_atoms, listed, masses, read_row
+from fairchem_gdeq.data.reading import Source, listed, read_row
+from fairchem_gdeq.data.rows import BadRow, free_atoms, masses
 from fairchem_gdeq.relax import Structures
 from fairchem_gdeq.relax.loss import delta_q, max_displacement
 from fairchem_gdeq.relax.rigid import FREE, pinned_motions

@@ -28,7 +28,8 @@ from ase_db_backends.aselmdb import encode_object
 from tqdm import tqdm
 
 from fairchem_gdeq.data.parts import Part
-from fairchem_gdeq.data.rows import TARGET, BadRow, Source, read_row
+from fairchem_gdeq.data.reading import Source, read_row
+from fairchem_gdeq.data.rows import TARGET, BadRow
 from fairchem_gdeq.data.sources import open_source
 
 CHUNK = 256  # rows between commits

@@ -18,7 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from fairchem_gdeq.data.rows import TARGET, listed
+from fairchem_gdeq.data.reading import listed
+from fairchem_gdeq.data.rows import TARGET
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.explore import (
     Folder,

@@ -10,7 +10,8 @@ from ase import Atoms
 from ase.geometry import find_mic
 
 from fairchem_gdeq.data.names import write_extxyz
-from fairchem_gdeq.data.rows import BadRow, BadRows, check_pair
+from fairchem_gdeq.data.reading import BadRows
+from fairchem_gdeq.data.rows import BadRow, check_pair
 from fairchem_gdeq.explore.records import Folder, Label, Record, replaced
 from fairchem_gdeq.explore.starts import read_frames
 

@@ -13,15 +13,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from tqdm import tqdm
 
-from fairchem_gdeq.data.rows import (
-    BadRow,
-    BadRows,
-    Source,
-    free_atoms,
-    masses,
-    read_row,
-    repeated_names,
-)
+from fairchem_gdeq.data.reading import BadRows, Source, read_row, repeated_names
+from fairchem_gdeq.data.rows import BadRow, free_atoms, masses
 from fairchem_gdeq.data.sources import DATABASES, open_source
 from fairchem_gdeq.data.trajectories import KEPT
 

@@ -19,7 +19,8 @@ from torch_geometric.data import Batch, Data
 
 from fairchem_gdeq.data.frames import for_fairchem
 from fairchem_gdeq.data.legacy import LegacySource
-from fairchem_gdeq.data.rows import BadRow, read_row
+from fairchem_gdeq.data.reading import read_row
+from fairchem_gdeq.data.rows import BadRow
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.splits import LMDB_FORMATS
 from fairchem_gdeq.training.force_errors import Compared, compared

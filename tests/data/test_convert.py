@@ -20,7 +20,8 @@ from fairchem_gdeq.data.convert import convert, main
 from fairchem_gdeq.data.is2rs import IS2RSDataset, LegacyDataset, collate
 from fairchem_gdeq.data.legacy import LegacySource
 from fairchem_gdeq.data.parts import Part
-from fairchem_gdeq.data.rows import BadRow, BadRows, Scan, free_atoms, scan
+from fairchem_gdeq.data.reading import BadRows, Scan, scan
+from fairchem_gdeq.data.rows import BadRow, free_atoms
 from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.data.summary import summarise, text
 from fairchem_gdeq.relax import Operator, Structures

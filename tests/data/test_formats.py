@@ -20,7 +20,8 @@ import fairchem_gdeq.fairchem2  # noqa: F401  registers the formats
 from fairchem_gdeq.data.convert import convert
 from fairchem_gdeq.data.is2rs import IS2RSDataset, LegacyDataset, TrajectoryDataset, collate
 from fairchem_gdeq.data.lmdb_file import DamagedFile
-from fairchem_gdeq.data.rows import BadRow, BadRows, check
+from fairchem_gdeq.data.reading import BadRows
+from fairchem_gdeq.data.rows import BadRow, check
 from fairchem_gdeq.data.trajectories import TrajectorySource
 from fairchem_gdeq.fairchem2.loaders import open_split
 from fairchem_gdeq.testing import pyg

@@ -12,7 +12,8 @@ from fairchem_gdeq.data import lmdb_file
 from fairchem_gdeq.data.is2rs import IS2RSDataset, LegacyDataset, collate
 from fairchem_gdeq.data.legacy import LegacySource
 from fairchem_gdeq.data.lmdb_file import DamagedFile
-from fairchem_gdeq.data.rows import BadRow, BadRows, free_atoms, read_row
+from fairchem_gdeq.data.reading import BadRows, read_row
+from fairchem_gdeq.data.rows import BadRow, free_atoms
 from fairchem_gdeq.data.safe_pickle import RefusedPickle
 from fairchem_gdeq.testing import pyg
 

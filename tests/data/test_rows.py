@@ -23,16 +23,8 @@ from ase.db import connect
 
 from fairchem_gdeq.data.convert import convert, main
 from fairchem_gdeq.data.is2rs import IS2RSDataset, TrajectoryDataset
-from fairchem_gdeq.data.rows import (
-    HEAVIEST,
-    LIGHTEST,
-    BadRow,
-    BadRows,
-    check,
-    check_names,
-    free_atoms,
-    read_row,
-)
+from fairchem_gdeq.data.reading import BadRows, read_row
+from fairchem_gdeq.data.rows import HEAVIEST, LIGHTEST, BadRow, check, check_names, free_atoms
 from fairchem_gdeq.data.sources import open_source
 from fairchem_gdeq.explore.starts import open_starts
 from fairchem_gdeq.relax.loss import delta_q, free_displacement
@@ -232,7 +224,7 @@ def test_a_file_that_was_checked_for_less_is_checked_again(tmp_path, monkeypatch
     with monkeypatch.context() as then:
         then.setattr("fairchem_gdeq.data.convert.CHECKS", 1)
         then.setattr("fairchem_gdeq.data.rows.wrong_constraint", lambda atoms: None)
-        then.setattr("fairchem_gdeq.data.rows.use_fix_atoms", lambda atoms: None)
+        then.setattr("fairchem_gdeq.data.reading.use_fix_atoms", lambda atoms: None)
         convert(source, tmp_path / "out")
     with pytest.raises(BadRows, match="row 2, structure other: it has a FixedPlane"):
         IS2RSDataset({"src": str(tmp_path / "out")})

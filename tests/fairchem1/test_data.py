@@ -10,7 +10,7 @@ from fairchem.core.datasets.base_dataset import create_dataset
 from torch.utils.data import DataLoader
 
 import fairchem_gdeq.fairchem1  # noqa: F401  registers the formats
-from fairchem_gdeq.data.rows import BadRows
+from fairchem_gdeq.data.reading import BadRows
 from fairchem_gdeq.fairchem1.batches import plain, select_structures
 from fairchem_gdeq.fairchem1.splits import rows_of
 from fairchem_gdeq.testing import pyg

@@ -24,14 +24,8 @@ from omegaconf import OmegaConf
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset
 from fairchem_gdeq.data.lmdb_file import DamagedFile
-from fairchem_gdeq.data.rows import (
-    HEAVIEST,
-    LIGHTEST,
-    BadRow,
-    free_atoms,
-    masses,
-    read_row,
-)
+from fairchem_gdeq.data.reading import read_row
+from fairchem_gdeq.data.rows import HEAVIEST, LIGHTEST, BadRow, free_atoms, masses
 from fairchem_gdeq.testing.fairchem2 import small
 from fairchem_gdeq.training.preflight import refusals
 from tests import commands

@@ -7,7 +7,7 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 from fairchem.core.datasets.atomic_data import atomicdata_list_to_batch
 
-from fairchem_gdeq.data.rows import BadRows
+from fairchem_gdeq.data.reading import BadRows
 from fairchem_gdeq.relaxnet.frames import FramesDataset, equidistant
 from fairchem_gdeq.relaxnet.held import reference_of
 from tests.fairchem2.relaxnet import paths
