@@ -111,6 +111,11 @@ class DatabaseSource:
         )
 
     @property
+    def converted(self) -> bool:
+        """Every file was written by our converter, of this version or an earlier one."""
+        return all(self._stamps())
+
+    @property
     def repeated_names(self) -> str:
         """What is to be said of names that several rows have, in one file or in several; empty if
         nothing.

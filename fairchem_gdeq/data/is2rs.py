@@ -106,6 +106,11 @@ class SourceDataset(AseAtomsDataset):
             if self.source.repeated_names:
                 logging.warning(f"data set {name}: {self.source.repeated_names}")
             return list(indices)
+        if fold is None and isinstance(self.source, DatabaseSource) and self.source.converted:
+            logging.info(
+                f"data set {name} was converted by a version that checked less, so its rows are "
+                "looked at whenever it is opened. Convert it again, by this version, and they are not"
+            )
         shown = tqdm(indices, desc=f"checking {name}", disable=len(indices) < LONG)
         found = scan(self.source, shown)
         if found.bad and (not config.get("skip_bad") or not found.good):

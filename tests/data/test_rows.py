@@ -216,8 +216,9 @@ def test_the_converter_keeps_what_is_held_and_names_what_it_would_drop(tmp_path,
     assert isinstance(found.constraints[0], FixAtoms)
 
 
-def test_a_file_that_was_checked_for_less_is_checked_again(tmp_path, monkeypatch):
+def test_a_file_that_was_checked_for_less_is_checked_again(tmp_path, monkeypatch, caplog):
     """The plane was let through by the converter of then."""
+    caplog.set_level("INFO")
     other = structure(sid="other")
     other.set_constraint(FixedPlane([0], (0, 0, 1)))
     source = written(tmp_path / "lmdb", structure(), other)
@@ -228,6 +229,13 @@ def test_a_file_that_was_checked_for_less_is_checked_again(tmp_path, monkeypatch
         convert(source, tmp_path / "out")
     with pytest.raises(BadRows, match="row 2, structure other: it has a FixedPlane"):
         IS2RSDataset({"src": str(tmp_path / "out")})
+    again = "converted by a version that checked less"
+    assert again in caplog.text
+    caplog.clear()
+    IS2RSDataset({"src": str(written(tmp_path / "own", structure()))})  # nobody converted it
+    convert(written(tmp_path / "lmdb2", structure()), tmp_path / "now")
+    IS2RSDataset({"src": str(tmp_path / "now")})
+    assert again not in caplog.text
 
 
 # ---- numbers --------------------------------------------------------------------------------------
