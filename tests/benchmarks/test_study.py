@@ -81,6 +81,7 @@ def test_an_arm_with_a_config_of_its_own_has_none_of_the_overrides_of_the_table(
     assert found["other"] == ("si/relaxnet.yml", ("lr=2",))
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_kept():
     text = docs.PAGE.read_text()
     assert docs.renewed(text, TABLES) == text, "run python -m benchmarks.study docs"

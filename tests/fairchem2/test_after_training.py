@@ -200,6 +200,7 @@ def test_predicted_structures_come_back_with_forces(inputs, trained, tmp_path):
         assert row[key] == pytest.approx(tuned[key], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_legacy_test_splits_become_a_submission(inputs, tmp_path):
     """OC22's two splits as LMDBs without targets; the names of the rows are those of the file."""
     wanted = {"id": [100, 101, 102], "ood": [100, 101]}

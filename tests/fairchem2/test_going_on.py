@@ -124,6 +124,7 @@ def test_a_run_whose_best_model_is_gone_says_so_at_its_start(
     assert (checkpoints / "history.jsonl").read_text() == steps and "tuned" not in out
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_with_another_ones_checkpoint_can_be_started_again(
     checkpoints, inputs, tmp_path
 ):

@@ -102,7 +102,7 @@ def test_uma_with_a_checkpoint_in_the_released_format(kind, slabs, tmp_path):
     assert atoms.get_stress().shape == (6,) and np.abs(atoms.get_forces()).max() > 0
 
 
-@pytest.mark.parametrize("name", ["oc20", "oc22"])
+@pytest.mark.parametrize("name", ["oc20", pytest.param("oc22", marks=pytest.mark.slow)])
 def test_full_sets(name, released, slabs, tmp_path):
     options = [f"data={slabs}", f"base={released}", "dataset=oc25", "val_structures=1.0", CPU]
     config = f"{name}/gdeq_esen.yml"

@@ -245,6 +245,7 @@ def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, train
     assert after["steps"][len(lines)]["train/lr"] > 2 * ended and longer > ended
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_said_and_the_run_goes_on(inputs, trained, tmp_path):
     """No file can be as large as a checkpoint, until somebody makes room."""
     typed = command(inputs, tmp_path, "--mode", "train")
@@ -265,6 +266,7 @@ def test_a_disk_that_is_full_is_said_and_the_run_goes_on(inputs, trained, tmp_pa
     assert_equal_up_to_rounding(comparable(tmp_path / "gdeq"), comparable(trained[0] / "gdeq"))
 
 
+@pytest.mark.slow
 def test_a_second_process_in_a_run_s_folder_is_refused(inputs, tmp_path):
     """While the first goes on, and ends."""
     typed = command(inputs, tmp_path, "--mode", "train")

@@ -96,7 +96,10 @@ FORCES = {
 }
 
 
-@pytest.mark.parametrize("config", FORCES)
+@pytest.mark.parametrize(
+    "config",
+    [name if name == "implicit" else pytest.param(name, marks=pytest.mark.slow) for name in FORCES],
+)
 def test_other_signals_run_from_their_configs(inputs, tmp_path, config):
     """With no forces beside them, with the base's, and with frames that come first."""
     options, known = FORCES[config]

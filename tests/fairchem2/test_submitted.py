@@ -52,6 +52,7 @@ def test_nothing_is_submitted_without_its_files(inputs, sbatch, tmp_path, lackin
     assert not sbatch.exists() and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_gpu_is_of_the_other_machine_and_errors_there_are_a_sentence(inputs, sbatch, tmp_path):
     """The job is started here by hand, as Slurm would."""
     extra = ("--mode", "train", *SLURM, "job.device_type=CUDA", "dataset=another", REQUEUE)

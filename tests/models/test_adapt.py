@@ -226,7 +226,7 @@ def test_checkpoint_brings_its_own_descriptors(kind, tmp_path, monkeypatch):
 
 
 # "default" merges and compiles where a model can, and falls back when the composition changes.
-@pytest.mark.parametrize("preset", ["batch", "default"])
+@pytest.mark.parametrize("preset", ["batch", pytest.param("default", marks=pytest.mark.slow)])
 def test_plain_fairchem_gives_the_models_forces(tmp_path, preset):
     small.checkpoint(tmp_path / "adapt.pt", "adapt")
     structures = small.silicon(3)

@@ -1,4 +1,4 @@
-"""A thousand entries of OC20's old format, from the LMDB to the leaderboard's file, as typed."""
+"""OC20's old format, LMDB to leaderboard's file, as typed: a thousand entries, a hundred scored."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from tests.fairchem2.test_oc_configs import fairchem
 
 pytestmark = pytest.mark.slow
 
-ENTRIES, FEW = 1000, 5
+ENTRIES, SCORED, FEW = 1000, 100, 5
 SPLITS = {  # rows of each, and whether they have targets
     "train": (ENTRIES, True),
     "val_id": (FEW, True),
-    "val_ood_both": (ENTRIES, True),
-    "test_id": (ENTRIES, False),
+    "val_ood_both": (SCORED, True),
+    "test_id": (SCORED, False),
     "test_ood_ads": (FEW, False),
     "test_ood_cat": (FEW, False),
     "test_ood_both": (FEW, False),
@@ -68,14 +68,14 @@ def test_a_thousand_entries(tmp_path):
         module("fairchem_gdeq.data.convert", old / split, new / split, *options)
     assert len(np.load(new / "train" / "metadata.npz")["natoms"]) == ENTRIES
 
-    part = ["train_structures=0.004", "test_structures=0.005"]
+    part = ["train_structures=0.004", "test_structures=0.05"]
     assert "tuned" in run(tmp_path, "train", *part)  # a step: four structures of the thousand
     results = tmp_path / "runs" / "gdeq_seed0" / "results"
     assert (results / "best" / "inference_ckpt.pt").is_file()
 
     run(tmp_path, "validate")
     scores = json.loads((results / "validate" / "val_ood_both.json").read_text())["scores"]
-    assert all(scores[row]["structures"] == ENTRIES for row in ("unrelaxed X_0", "base", "tuned"))
+    assert all(scores[row]["structures"] == SCORED for row in ("unrelaxed X_0", "base", "tuned"))
 
     files = []
     for split in (name for name, (_, has_target) in SPLITS.items() if not has_target):
@@ -87,7 +87,7 @@ def test_a_thousand_entries(tmp_path):
     module(script, "--dataset", "OC20", *files, "--out-path", joined)
 
     stored = np.load(joined)
-    assert sorted(map(int, stored["id_ids"])) == list(range(100, 100 + ENTRIES))
+    assert sorted(map(int, stored["id_ids"])) == list(range(100, 100 + SCORED))
     predicted = np.split(stored["id_pos"], stored["id_chunk_idx"])
     for sid, positions in zip(stored["id_ids"], predicted, strict=True):
         start = slabs[int(sid) - 100]
