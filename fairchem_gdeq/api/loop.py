@@ -117,9 +117,9 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         differentiate = partial(self._differentiate, batch)
         with tf32_context_manager(False):
-            log = optimize(
-                len(self.steps), self.total, batch, differentiate, self._update, self.replay
-            )
+            step, forces = len(self.steps), self.replay
+            silent = forces is not None and forces.settings.without_signal(step, self.total)
+            log = optimize(step, silent, batch, differentiate, self._update, forces)
         log["train/lr"] = float(np.ravel(self.scheduler.get_last_lr())[0])
         self.scheduler.step()
         return log

@@ -103,7 +103,8 @@ def forces_below(thresholds: ArrayLike) -> Summary:
         forces = columns["reference_force"]
         if any(force is None for force in forces):
             return None
-        return share_below(forces, thresholds)
+        lost = columns["diverged"].astype(bool)
+        return share_below(np.where(lost, np.inf, forces.astype(float)), thresholds)
 
     return share
 
@@ -123,9 +124,12 @@ def mean_energy(columns: Columns, basin: Basin) -> float | None:
 
 
 def within_energy(columns: Columns, basin: Basin) -> float | None:
-    """Share of structures at most ``ENERGY_WITHIN`` above their target; failures are above."""
+    """Share of structures at most ``ENERGY_WITHIN`` above their target; failures are above, and so is
+    one that diverged.
+    """
     known = known_energies(columns)
-    return None if known is None else float((known <= ENERGY_WITHIN).mean())
+    ended = ~columns["diverged"].astype(bool)
+    return None if known is None else float(((known <= ENERGY_WITHIN) & ended).mean())
 
 
 def was_relaxed(scores: Scores) -> bool:

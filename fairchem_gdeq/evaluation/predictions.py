@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
+from glob import escape
 from pathlib import Path
 
 from ase import Atoms
@@ -47,7 +49,7 @@ class Journal:
     def read(self) -> dict[str, Atoms]:
         """Structures by their ``start_of``; a line cut short by an interruption is left out."""
         found: dict[str, Atoms] = {}
-        for path in sorted(self.folder.glob(f"{self.split}.{self.made_by}.*.jsonl")):
+        for path in sorted(self.folder.glob(f"{escape(self.split)}.{self.made_by}.*.jsonl")):
             for line in path.read_text(errors="replace").splitlines():
                 try:
                     entry = decode(line)
@@ -77,8 +79,10 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the split's journals, those of other models and settings too."""
-        for path in self.folder.glob(f"{self.split}.*.jsonl"):
-            path.unlink(missing_ok=True)
+        own = re.compile(rf"{re.escape(self.split)}\.[^.]+\.\d+\.jsonl")
+        for path in self.folder.iterdir():
+            if own.fullmatch(path.name):  # that of the split ood.v2 is not of ood
+                path.unlink(missing_ok=True)
 
 
 def relax_all(journal: Journal, rows: Iterable[Batch], bulk: Bulk, bar: tqdm) -> list[Atoms]:

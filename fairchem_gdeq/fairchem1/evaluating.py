@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,13 @@ class EvaluatingTrainer(OCPTrainer):
     def _save_history(self) -> None:
         if self._writes:
             part = self._folder / f"{STATE}.part"
-            torch.save({"history": self.history.state()}, part)
+            torch.save({"history": self.history.state(), "epochs": self.epochs}, part)
             os.replace(part, self._folder / STATE)
+
+    @cached_property
+    def epochs(self) -> int:
+        """That the run was begun with. One that is made longer keeps the phases that it has had."""
+        return int(self.config["optim"]["max_epochs"])
 
     @property
     def warm_start(self) -> bool:
@@ -238,6 +244,7 @@ class EvaluatingTrainer(OCPTrainer):
         if not inference_only:
             stored = open_checkpoint(state)
             self.history.load(stored["history"])
+            self.epochs = stored.get("epochs", self.epochs)
             if self._writes and "steps" in stored["history"]:  # from before the file of steps
                 done = [s for s in stored["history"]["steps"] if s["train/step"] <= self.step]
                 self.history.take_over(self._folder, done)

@@ -20,7 +20,7 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.relax import Operator, SignalReport
 from fairchem_gdeq.training import steps
 from fairchem_gdeq.training.damage import damage_of_file
-from fairchem_gdeq.training.failing import Diverging
+from fairchem_gdeq.training.failing import Diverging, is_guided
 from fairchem_gdeq.training.history import require_some_end
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.ranks import from_the_first, gather
@@ -44,7 +44,7 @@ class GDEQTrainer(EvaluatingTrainer):
     @cached_property
     def diverging(self) -> Diverging:
         """What ends the run where too many structures diverge."""
-        return Diverging(self.settings.most_diverged)
+        return Diverging(self.settings.most_diverged, is_guided(self.signal))
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
         """As fairchem's; what is done goes to the history beside the checkpoints.
@@ -114,10 +114,11 @@ class GDEQTrainer(EvaluatingTrainer):
         started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self.device)
-        total = len(self.train_loader) * self.config["optim"]["max_epochs"]
+        step, replay, total = self.step - 1, self.replay, self.epochs * len(self.train_loader)
+        silent = replay is not None and replay.settings.without_signal(step, total)
         signal = partial(self.differentiate, batch)
         with full_precision(self.device):
-            log = optimize(self.step - 1, total, batch, signal, self._update, self.replay)
+            log = optimize(step, silent, batch, signal, self._update, replay)
         if "train/structures" in log:  # not where the step was of forces alone
             self.diverging.add(log)
         log["train/seconds"] = time.perf_counter() - started

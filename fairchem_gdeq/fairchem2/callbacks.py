@@ -168,9 +168,9 @@ class KeepBest(Callback):
 
     @staticmethod
     def _begins(folder: Path, latest: Path) -> bool:
-        """Whether a run begins with the checkpoint of another, and so has no best model yet."""
+        """Whether a run begins with the checkpoint of another, and so has no best model of its own."""
         put_back(folder)
-        return not folder.exists() and folder.resolve().parents[1] not in latest.parents
+        return folder.resolve().parents[1] not in latest.parents
 
     @staticmethod
     def _damage(folder: Path) -> str | None:

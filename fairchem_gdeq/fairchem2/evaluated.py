@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fairchem.core.common.distutils import get_device_for_local_rank
 from fairchem.core.models.base import HydraModel
@@ -19,6 +21,7 @@ from fairchem_gdeq.fairchem2.fields import force_task
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE
+from fairchem_gdeq.training.swap import LEFTOVERS
 
 
 def evaluated(name: str, model: HydraModel, is2rs: IS2RS, compiled: bool) -> EvaluatedModel:
@@ -44,6 +47,10 @@ def chosen_file(checkpoint: str | None, results: Path) -> Path | None:
     path = Path(checkpoint or results / "best" / UNIT_INFERENCE_CHECKPOINT)
     if path.is_file():
         return path
+    # A kill, or a training that is at it, is between the two halves of a swap.
+    before = path.parent.with_name(path.parent.name + LEFTOVERS[1]) / path.name
+    if checkpoint is None and before.is_file():
+        return before
     if path.is_dir():
         raise ValueError(_a_folder(path))
     if checkpoint is not None:
@@ -88,6 +95,23 @@ def warn_of_another_kind(path: Path, tuned: HydraModel, base: HydraModel) -> Non
         )
 
 
+def warn_of_another_step(path: Path, state: Mapping[str, Any], alpha: float) -> None:
+    """Say where a table will be of two steps of the operator, none of them learnt.
+
+    Args:
+        path: of the tuned model.
+        state: the trainer's, beside it.
+        alpha: the step of now, with which the base relaxes, Angstrom per (eV/Angstrom).
+    """
+    trained = float(state["alpha"])
+    if state.get("alpha_optimizer") is None and not math.isclose(trained, alpha, rel_tol=1e-6):
+        logging.warning(
+            f"checkpoint {path} was trained with alpha={trained:g} and relaxes with it, and the base "
+            f"with alpha={alpha:g}: the table compares two steps, not a model with what it was. Take "
+            f"alpha={trained:g}"
+        )
+
+
 def _kind(backbone: nn.Module) -> str:
     count = sum(each.numel() for each in backbone.parameters())
     return f"{type(backbone).__name__} of {count:,} parameters"
@@ -124,8 +148,10 @@ def open_tuned(
         wanted = [t for t in checkpoint.tasks_config if set(t["datasets"]) & set(datasets)]
         model.own_tasks = [instantiate(task) for task in wanted]
         force_task(model.own_tasks).normalizer.to(get_device_for_local_rank())
-    if (state := path.with_name(STATE)).is_file():
-        is2rs = is2rs.with_learnt(open_checkpoint(state))
+    if (file := path.with_name(STATE)).is_file():
+        state = open_checkpoint(file)
+        warn_of_another_step(path, state, is2rs.alpha)
+        is2rs = is2rs.with_learnt(state)
     return evaluated(TUNED, model, is2rs, compiled)
 
 

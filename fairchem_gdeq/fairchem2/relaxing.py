@@ -32,7 +32,9 @@ from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.damage import reason_of, write_sums
+from fairchem_gdeq.training.failing import Diverging
 from fairchem_gdeq.training.history import STATE, History
+from fairchem_gdeq.training.length import Length
 from fairchem_gdeq.training.ranks import gather
 from fairchem_gdeq.training.swap import replacing
 
@@ -48,10 +50,14 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         adjoints: of the structures of this rank, where adjoint solves start warm.
         displaces: what is trained predicts displacements in one shot and is no potential.
         score_base: set by the runner, which has the validation split: records of the base on it.
+        length: of the run, once training starts.
+        diverging: counts structures that diverge, where too many end the run.
     """
 
     warm_start: bool
     displaces: bool = False
+    length: Length
+    diverging: Diverging | None = None
 
     def __init__(
         self, *, is2rs: IS2RS, alpha_lr: float, keep: str, compiled: bool, **fairchems: Any
@@ -84,6 +90,13 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         self.alpha_optimizer = torch.optim.Adam(self.learnt, lr=alpha_lr) if learn else None
         self.adjoints = Adjoints()
         self.epoch_records: list[Record] = []
+
+    def on_train_start(self, state: State) -> None:
+        """As fairchem's, which may go on from a checkpoint."""
+        assert state.train_state is not None
+        loader: Any = state.train_state.dataloader
+        self.length = Length(state.train_state.max_epochs or 1, len(loader))
+        super().on_train_start(state)
 
     @property
     def tuned_task(self) -> IS2RS:
@@ -162,6 +175,8 @@ class RelaxingUnit(MLIPTrainEvalUnit):
                 and {key: value.cpu() for key, value in self.decoder.state_dict().items()},
                 "alpha_optimizer": self.alpha_optimizer and self.alpha_optimizer.state_dict(),
                 "fresh": fresh,
+                "length": self.length.state(),
+                "diverging": self.diverging and self.diverging.state(),
             }
             torch.save(state, os.path.join(checkpoint_location, STATE))
         super().save_state(checkpoint_location)
@@ -183,10 +198,19 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         try:
             steps = self._load(checkpoint_location)
         except (Exception, CheckpointException) as error:  # the latter is no Exception
+            for cause, _ in getattr(error, "failures", {}).values():
+                if not isinstance(cause, Exception):  # a signal has ended it, not damage
+                    raise cause from error
+            own = self._folder.resolve() in Path(checkpoint_location).resolve().parents
+            advice = (
+                "Remove that folder: the same command goes on from the checkpoint before it, or begins "
+                "anew where there is none"
+                if own
+                else "Name another with job.runner_state_path=FOLDER"
+            )
             raise ValueError(
                 f"checkpoint {checkpoint_location}: expected one that is whole, found what cannot be "
-                f"read ({reason_of(error)}). Remove that folder: the same command goes on from the "
-                "checkpoint before it, or begins anew where there is none"
+                f"read ({reason_of(error)}). {advice}"
             ) from error
         if distutils.is_master():
             if steps is not None:
@@ -198,8 +222,12 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         """What fairchem's unit and ours have kept there; steps where it is older than their file."""
         schedule = [dict(vars(each)) for each in self._schedule]
         super()._execute_load_state(checkpoint_location)
-        self._reschedule(schedule)
         state = open_checkpoint(os.path.join(checkpoint_location, STATE))
+        if "length" in state:  # older checkpoints do not say it
+            self._place(Length(**state["length"]))
+        self._reschedule(schedule)
+        if self.diverging is not None and state.get("diverging"):
+            self.diverging.load(state["diverging"])
         # Older checkpoints do not say it; theirs of before the first step surely are.
         if state.get("fresh", self.train_progress.num_steps_completed == 0):  # as in ``save_model``
             self.optimizer.state.clear()
@@ -215,6 +243,22 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         steps: list[dict[str, float]] | None = state["history"].get("steps")
         return steps
 
+    def _place(self, before: Length) -> None:
+        """Be where the checkpoint was, also where the ranks of now take other steps."""
+        self.length = self.length.going_on(before)
+        if before.steps != self.length.steps:
+            progress = self.train_progress
+            within = self.length.moved(progress.num_steps_completed_in_epoch, before)
+            progress._num_steps_completed_in_epoch = within
+            self.scheduler.last_epoch = self.length.moved(self.scheduler.last_epoch, before)
+
+    @property
+    def place(self) -> int:
+        """Steps of the run that are done, as if the ranks of now had taken all of them."""
+        progress = self.train_progress
+        epochs = progress.num_epochs_completed
+        return epochs * self.length.steps + progress.num_steps_completed_in_epoch
+
     @property
     def _schedule(self) -> list[Any]:
         """The functions of the learning rate by the step, where fairchem's schedule has such."""
@@ -223,8 +267,10 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         ]
 
     def _reschedule(self, wanted: list[dict[str, Any]]) -> None:
-        """Take the config's schedule in the place of that in the checkpoint: a run may be longer now."""
-        if [dict(vars(each)) for each in self._schedule] == wanted:
+        """Take the config's schedule in the place of that in the checkpoint: a run may be longer now, and
+        have other ranks.
+        """
+        if not wanted:
             return
         for each, settings in zip(self._schedule, wanted, strict=True):
             vars(each).update(settings)

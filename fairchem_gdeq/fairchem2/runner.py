@@ -35,7 +35,12 @@ from fairchem_gdeq.page.write import name_of
 from fairchem_gdeq.training.in_use import in_use
 from fairchem_gdeq.training.ranks import from_the_first, share_cores
 from fairchem_gdeq.training.run_frames import elements_of
-from fairchem_gdeq.training.same_run import keep_settings, require_same_run, warn_of_another
+from fairchem_gdeq.training.same_run import (
+    keep_settings,
+    require_nothing_done,
+    require_same_run,
+    warn_of_another,
+)
 from fairchem_gdeq.training.whole import newest_whole
 
 MODES = ("train", "validate", "predict", "diagnose", "audit")
@@ -153,7 +158,8 @@ class GDEQRunner(ScoringRunner):
         """Train (or go on), then score unrelaxed, base and best epoch on the test split.
 
         Raises:
-            ValueError: as ``require_same_run``, or frames that the run should not train on.
+            ValueError: as ``require_same_run`` and ``require_nothing_done``, or frames that the run
+                should not train on.
         """
         if self.settings is not None:
             require_same_run(self.settings, self._checkpoints)
@@ -166,6 +172,8 @@ class GDEQRunner(ScoringRunner):
         if self.settings is not None and distutils.is_master():
             keep_settings(self.settings, self._checkpoints)
         going_on = from_the_first(lambda: newest_whole(self._checkpoints, self._asked))
+        if going_on is None or self._checkpoints.resolve() not in going_on.resolve().parents:
+            require_nothing_done(self.results, self._checkpoints)
         if going_on is not None:
             logging.info(f"going on from the checkpoint {going_on}")
             super().load_state(str(going_on))

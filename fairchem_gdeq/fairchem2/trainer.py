@@ -29,7 +29,7 @@ from fairchem_gdeq.relax import SIGNALS, Operator, Signal, SignalReport, make_si
 from fairchem_gdeq.relax.deprecated import current_settings
 from fairchem_gdeq.relax.signals import Direct
 from fairchem_gdeq.training import steps
-from fairchem_gdeq.training.failing import Diverging
+from fairchem_gdeq.training.failing import Diverging, is_guided
 from fairchem_gdeq.training.history import require_some_end
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 from fairchem_gdeq.training.proximal import Proximal
@@ -117,7 +117,7 @@ class GDEQTrainer(RelaxingUnit):
         self.displaces = isinstance(signal, Direct)
         self.force_task.normalizer.to(get_device_for_local_rank())
         self.warm_start = warm_start
-        self.diverging = Diverging(most_diverged)
+        self.diverging = Diverging(most_diverged, is_guided(signal))
         # Now: a resumed state is loaded later, and these are the base's weights.
         self.proximal = None
         if proximal:
@@ -172,7 +172,7 @@ class GDEQTrainer(RelaxingUnit):
         self.optimizer.zero_grad(set_to_none=True)
         step = self.train_progress.num_steps_completed
         with tf32_context_manager(self.tf32):
-            log = self._optimize(step, batch, state)
+            log = self._optimize(step, batch)
         seconds = time.perf_counter() - started
 
         log |= {
@@ -192,14 +192,16 @@ class GDEQTrainer(RelaxingUnit):
         self.scheduler.step()
         return log
 
-    def _optimize(self, step: int, batch: AtomicData, state: State) -> dict[str, float]:
+    def _optimize(self, step: int, batch: AtomicData) -> dict[str, float]:
         """A step of the run, ``replay.optimize``; its log."""
-        assert state.train_state is not None
-        total = len(state.train_state.dataloader) * (state.train_state.max_epochs or 1)
+        silent = self.forces is not None and self.forces.without_signal(
+            self.place, self.length.total
+        )
         differentiate = partial(self.differentiate, batch)
-        log = optimize(step, total, batch, differentiate, self._update, self._replay)
+        log = optimize(step, silent, batch, differentiate, self._update, self._replay)
         self.last_grad_norm = log["train/grad_norm"]
         if "train/structures" in log:  # not where the step was of forces alone
+            assert self.diverging is not None
             self.diverging.add(log)
         return log
 

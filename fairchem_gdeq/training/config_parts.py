@@ -11,7 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from fairchem_gdeq.relax import ADJOINTS, SOLVERS
 from fairchem_gdeq.training.config_table import UNIT
@@ -31,12 +31,11 @@ def unfit_job(config: DictConfig) -> str | None:
         merged = OmegaConf.merge({"job": OmegaConf.structured(JobConfig)}, config)
         OmegaConf.to_container(merged.job, resolve=True)
     except OmegaConfBaseException as error:
-        key = error.full_key or "job"
-        value = OmegaConf.select(config, key)
-        return (
-            f"{key}={said(value)}: expected what fairchem's section job can hold, found that "
-            f"{str(error).splitlines()[0]}"
-        )
+        key, first = error.full_key or "job", str(error).splitlines()[0]
+        if isinstance(error, InterpolationResolutionError):
+            return f"{key}: expected a value that can be made out, found that {first}"
+        value = said(OmegaConf.select(config, key))
+        return f"{key}={value}: expected what fairchem's section job can hold, found that {first}"
     return None
 
 

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fairchem_gdeq.training.config_parts import unbuilt, unfit_job
 from fairchem_gdeq.training.config_table import (
     LOADERS,
+    NEEDED,
     PATTERNS,
     RELAXNET,
     RELAXNET_RULES,
@@ -104,7 +105,10 @@ def _words_for_sections(config: DictConfig) -> Iterator[str]:
             yield from _without_data(config, f"{loader}.dataset.dataset_configs")
     for key in SECTIONS:
         value = _select(config, key)
-        if value is not _ABSENT and not FULL.accepts(value):
+        if value is _ABSENT:
+            if key in NEEDED:
+                yield f"{key}: expected a section of keys, found none. Take it from a config of ours"
+        elif not FULL.accepts(value):
             yield f"{key}={said(value)}: expected a section of keys. Set a key of it, {key}.KEY=VALUE"
 
 

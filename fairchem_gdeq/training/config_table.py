@@ -276,6 +276,8 @@ RELAXNET_TOLD: dict[str, str] = {
     "test_loader.dataset.dataset_configs.is2rs.frames": "frames",
 }
 LOADERS = tuple(f"runner.{split}_dataloader" for split in ("train", "eval", "test"))
+# What a run cannot be without.
+NEEDED = (*LOADERS, UNIT, f"{UNIT}.model")
 # What is a section of keys, and neither null nor a word.
 SECTIONS = (
     *("paths", "forces", "relaxer", "diagnose", "audit", "audit.nve", "collate"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -33,20 +33,21 @@ def refusals(config: DictConfig) -> list[str]:
     """
     if broken := list(broken_rules(config)):
         return broken
-    text = unresolved(config) or unwritable(config.job)
+    text = unresolved(config) or unwritable(config.get("job") or {})
     if not text and not is_local(config):
         text = no_slurm()
     text = text or missing(config)
     if not text and is_local(config):  # else the device is another machine's
         text = no_device(config)
-    if not text and config.mode == "train":
+    if not text and config.get("mode") == "train":
         text = shared(config)
     return [text] if text else []
 
 
 def is_local(config: DictConfig) -> bool:
     """Whether it runs on this machine."""
-    return str(config.job.scheduler.mode).upper() == "LOCAL"
+    mode = OmegaConf.select(config, "job.scheduler.mode", default="LOCAL")  # fairchem's own
+    return str(mode).upper() == "LOCAL"
 
 
 def no_base(path: str, hint: str) -> str | None:
@@ -81,11 +82,13 @@ def no_slurm() -> str | None:
     )
 
 
-def unwritable(job: DictConfig) -> str | None:
+def unwritable(job: Mapping[str, Any]) -> str | None:
     """What to say where a run's folder, or one in it, can be neither written nor made."""
     name = job.get("timestamp_id")  # else fairchem makes a new one
+    if "run_dir" not in job:  # fairchem makes one
+        return None
     for key, part in (("run_dir", ""), *((("timestamp_id", p) for p in PARTS) if name else ())):
-        place = Path(str(job.run_dir), str(name) if part else "", part).absolute()
+        place = Path(str(job["run_dir"]), str(name) if part else "", part).absolute()
         there = next(each for each in (place, *place.parents) if each.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             return (
@@ -186,7 +189,8 @@ def missing(config: DictConfig) -> str | None:
 
 def no_device(config: DictConfig) -> str | None:
     """What to say where this machine, on which the run would start, has no such device."""
-    if config.job.device_type == "CUDA" and not torch.cuda.is_available():
+    wanted = OmegaConf.select(config, "job.device_type", default="CUDA")  # fairchem's own
+    if wanted == "CUDA" and not torch.cuda.is_available():
         return "job.device_type is CUDA, and PyTorch finds no GPU: add job.device_type=CPU"
     return None
 

@@ -155,7 +155,7 @@ class Replay:
 
 def optimize(
     step: int,
-    steps: int,
+    silent: bool,
     batch: Batch,
     differentiate: Callable[[], tuple[SignalReport, Operator]],
     update: Callable[[int, Beside | None], Update],
@@ -165,15 +165,14 @@ def optimize(
 
     Args:
         step: counted from 0.
-        steps: of the whole run.
+        silent: whether it is of forces alone (``ReplaySettings.without_signal``).
         batch: structures of the step.
         differentiate: adds the signal's gradient for them to ``.grad``.
         update: ``steps.update`` with the gradient there, by the number of structures of this rank.
         replay: forces beside the signal.
     """
-    losses, alone, silent = list[float](), 0, False
+    losses, alone = list[float](), 0
     if replay is not None:
-        silent = replay.settings.without_signal(step, steps)
         alone = replay.settings.updates + silent
         for turn in range(alone):
             replay.differentiate(step, turn, batch, None, losses)

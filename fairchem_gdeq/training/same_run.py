@@ -116,6 +116,20 @@ def require_same_run(
         logging.warning(f"the run goes on with a difference: {said}")
 
 
+def require_nothing_done(results: Path, checkpoints: Path) -> None:
+    """Refuse to begin a run where one has come to its end, and its checkpoints are gone since.
+
+    Raises:
+        ValueError: its table is there; says what to do.
+    """
+    for table in sorted(results.glob("*.json")):
+        raise ValueError(
+            f"{table} is of a training that has ended, and {checkpoints} has no checkpoint to go on "
+            "from: expected a new folder, or the model of that training would be lost. Choose another "
+            f"with job.timestamp_id=NAME, or remove {results.parent} to begin anew"
+        )
+
+
 def _named(keys: list[str]) -> str:
     """The first keys of several, for a last line."""
     more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""

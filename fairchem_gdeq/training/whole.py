@@ -14,6 +14,8 @@ from fairchem_gdeq.training.damage import changed, reason_of
 from fairchem_gdeq.training.history import STATE
 
 METADATA = ".metadata"  # torch writes it last
+LINK = "preemption_state"  # fairchem's, to the newest at an interruption, which may be gone by now
+BEGUN_WITH = "begun_with.txt"  # beside the checkpoints: the one of another run that this began with
 
 
 def newest_whole(folder: Path, asked: str | None) -> Path | None:
@@ -22,13 +24,20 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
     Args:
         folder: of the run's checkpoints.
         asked: a checkpoint that is asked for. One of another folder is where a run begins: it is taken
-            as it is, until the run has one of its own.
+            as it is, until the run has one of its own. It is remembered, since a job that Slurm begins
+            again does not ask for it any more.
 
     Raises:
-        ValueError: there are checkpoints, and none of them is whole.
+        ValueError: there are checkpoints, and none of them is whole; or the one that is asked for is of
+            this run, and not there.
     """
     first = [] if asked is None else [Path(asked).resolve()]
     another = first.pop() if first and folder.resolve() not in first[0].parents else None
+    if first and asked is not None and Path(asked).name != LINK and not first[0].exists():
+        raise ValueError(
+            f"job.runner_state_path={asked}: expected a checkpoint, found that it is not there. Leave it "
+            "out, and the run goes on from its newest one"
+        )
     found = [Path(path) for path, _ in get_subdirectories_sorted_by_time(str(folder))]
     newest = [path for path in reversed(found) if not path.is_symlink()]
     damaged = []
@@ -48,6 +57,16 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
             f"no checkpoint of {folder} is whole: {'; '.join(damaged)}. Remove that folder to begin "
             "anew, or choose another with job.timestamp_id=NAME"
         )
+    return _begun_with(folder / BEGUN_WITH, another)
+
+
+def _begun_with(kept: Path, another: Path | None) -> Path | None:
+    """The checkpoint of another run that this one begins with, or was to begin with when it was asked."""
+    if another is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(f"{another}\n")
+    elif kept.is_file():
+        another = Path(kept.read_text().strip())
     return another
 
 

@@ -171,6 +171,11 @@ def test_summary():
     gone = summarise([near], Basin())
     assert gone["adwt"] == gone["average_distance_within_threshold"] == 0
     assert [gone[key] for key in ("basins", "basins_displacement", "basins_paper")] == [0, 0, 0]
+    known = replace(near, reference_force=0.001, reference_energy=0.0)
+    gone = summarise([known], Basin())
+    assert [gone[key] for key in ("fbt", "afbt", "reference_within")] == [0, 0, 0]
+    there = summarise([replace(known, diverged=False)], Basin())
+    assert [there[key] for key in ("fbt", "afbt", "reference_within")] == [1, 1, 1]
     assert s["converged"] == pytest.approx(2 / 3) and s["diverged"] == pytest.approx(1 / 3)
     assert s["exploded"] == pytest.approx(1 / 3) and s["not_finite"] == s["out_of_steps"] == 0
     # ADwT: the share of (structure, threshold) pairs with the mean distance below the threshold.

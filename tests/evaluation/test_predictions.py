@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fairchem_gdeq.data.names import write_extxyz, wrong_name
-from fairchem_gdeq.evaluation.predictions import each_row_once, write
+from fairchem_gdeq.evaluation.predictions import Journal, each_row_once, write
 from fairchem_gdeq.evaluation.reference import ReferenceFile
 from fairchem_gdeq.evaluation.task import Label
 
@@ -75,3 +75,18 @@ def test_plain_names_are_written_plainly_and_structures_stay_as_they_are(tmp_pat
     assert images[1].info == {"sid": "007", "row": 1}
     again = ase.io.read(tmp_path / "out.extxyz")
     assert again.info["sid"] == "007" and again.get_potential_energy() == 1.0
+
+
+def test_journals_of_a_split_are_not_those_of_another_that_begins_like_it(tmp_path):
+    """A split has a name of its own, which another one may go on from."""
+    names = ("ood", "ood.v2", "o[a-z]d")
+    journals = {name: Journal(tmp_path, name, "1a", 0) for name in names}
+    old = Journal(tmp_path, "ood", "2b", 1)
+    for name, journal in [*journals.items(), ("old", old)]:
+        journal.append(name, Atoms("H", info={"failed": False}))
+    assert list(journals["o[a-z]d"].read()) == ["o[a-z]d"]
+    journals["ood"].remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "o[a-z]d.1a.0.jsonl",
+        "ood.v2.1a.0.jsonl",
+    ]

@@ -10,6 +10,7 @@ import pytest
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.fairchem2.callbacks import Checkpoints
+from fairchem_gdeq.fairchem2.evaluated import chosen_file
 from fairchem_gdeq.training.history import History
 from fairchem_gdeq.training.whole import newest_whole
 from tests.fairchem2.running import fairchem
@@ -141,6 +142,52 @@ def test_a_run_that_begins_with_another_ones_checkpoint_can_be_started_again(
         stored = json.loads((run_dir / "gdeq" / "results" / "test.json").read_text())
         assert [e["epoch"] for e in stored["history"]["epochs"]] == list(range(3, epochs + 1))
         assert "tuned" in stored["scores"]
+
+
+def test_the_checkpoint_of_another_run_is_remembered(checkpoints, tmp_path):
+    """A job that Slurm begins again is not told of it any more, and may have none of its own yet."""
+    own, other = tmp_path / "own", str(checkpoints / "step_2")
+    assert newest_whole(own, None) is None
+    assert newest_whole(own, other) == newest_whole(own, None) == checkpoints / "step_2"
+    assert newest_whole(own, str(own / "preemption_state")) == checkpoints / "step_2"
+    later = str(checkpoints / "step_4")
+    assert newest_whole(own, later) == newest_whole(own, None) == checkpoints / "step_4"
+    shutil.copytree(checkpoints / "step_2", own / "step_3")
+    assert newest_whole(own, None) == newest_whole(own, other) == own / "step_3"
+
+
+def test_one_of_the_run_that_is_not_there_is_named(checkpoints):
+    with pytest.raises(
+        ValueError, match=r"step_99: expected a checkpoint, found that it is not there"
+    ):
+        newest_whole(checkpoints, str(checkpoints / "step_99"))
+
+
+def test_a_run_at_its_end_without_its_checkpoints_is_not_begun_anew(checkpoints, inputs):
+    """They are large, and somebody may have removed them: the best model is all that there is."""
+    for path in checkpoints.glob("step_*"):
+        shutil.rmtree(path)
+    best = checkpoints.parent / "results" / "best"
+    before = {path.name: path.read_bytes() for path in best.iterdir() if path.is_file()}
+    for more in (
+        [],
+        ["lr=3e-3"],
+        [f"+job.runner_state_path={checkpoints.parents[1] / 'elsewhere'}"],
+    ):
+        code, _, err = fairchem(inputs, checkpoints.parents[1], "--mode", "train", *more)
+        assert code != 0 and "step/s" not in err
+        said = err.strip().splitlines()[-1]
+        assert (
+            "test.json is of a training that has ended" in said and "job.timestamp_id=NAME" in said
+        )
+    assert {path.name: path.read_bytes() for path in best.iterdir() if path.is_file()} == before
+
+
+def test_a_model_in_the_middle_of_a_swap_is_scored(checkpoints, inputs, caplog):
+    results = checkpoints.parent / "results"
+    os.replace(results / "best", results / "best.old")
+    assert chosen_file(None, results) == results / "best.old" / "inference_ckpt.pt"
+    assert chosen_file("base", results) is None and not caplog.messages
 
 
 def test_a_swap_of_the_best_model_that_a_kill_has_cut_in_two_is_undone(checkpoints, inputs):

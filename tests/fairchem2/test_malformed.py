@@ -3,9 +3,11 @@
 Together with the numbers and words of ``test_config_rules``, more than 120 inputs.
 """
 
+import copy
 import shutil
 import warnings
 from contextlib import suppress
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from fairchem_gdeq.data.reading import read_row
 from fairchem_gdeq.data.rows import HEAVIEST, LIGHTEST, BadRow, free_atoms, masses
 from fairchem_gdeq.testing.fairchem2 import small
 from fairchem_gdeq.training.preflight import refusals
+from fairchem_gdeq.training.same_run import settings_of
 from tests import commands
 from tests.fairchem2.malformed import CASES, CONFIGS, cut
 from tests.fairchem2.running import ROOT, fairchem
@@ -315,3 +318,34 @@ def test_a_config_with_any_value_of_any_key_is_checked_to_its_end(config, key, v
             holder[name] = value
     for line in refusals(OmegaConf.create(changed)):
         assert "\n" not in line and len(line) > 20
+
+
+def sections(stored, *above):
+    """The way to each key of a plain config, those of sections too."""
+    for name, value in stored.items():
+        yield (*above, name)
+        if isinstance(value, dict):
+            yield from sections(value, *above, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["si/gdeq.yml", "si/relaxnet.yml"])
+def test_a_config_without_any_of_its_keys_is_checked_to_its_end(name):
+    """As one that somebody writes, or one that ``~key`` has taken something from."""
+    whole = OmegaConf.to_container(composed(name))
+    silent = []
+    for *above, last in sections(whole):
+        key = ".".join([*above, last])
+        less = copy.deepcopy(whole)
+        holder = reduce(dict.__getitem__, above, less)
+        del holder[last]
+        config = OmegaConf.create(less)
+        OmegaConf.set_struct(config, True)
+        lines = refusals(config) if "runner" in less else ["of nobody"]
+        assert all(
+            ("\n" not in line and len(line) > 20) or line == "of nobody" for line in lines
+        ), key
+        if not lines:
+            silent.append(key)
+            settings_of(config)
+    assert "runner.train_eval_unit.model" not in silent and "job.run_dir" in silent

@@ -199,6 +199,34 @@ def test_two_ranks_that_are_interrupted_twice_go_on_and_end_the_same(inputs, tmp
     assert_equal_up_to_rounding(comparable(cut / "gdeq"), comparable(whole / "gdeq"))
 
 
+@pytest.mark.slow
+def test_a_longer_run_of_other_ranks_is_where_it_was(inputs, tmp_path):
+    """In its epoch, in its schedule, and past the phase of forces alone, which it has had."""
+    arguments = ("--mode", "train", "checkpoint_minutes=0", "forces.alone=0.5")
+    code, _, err = fairchem(inputs, tmp_path, *arguments)
+    assert code == 0, err[-3000:]
+    checkpoints = tmp_path / "gdeq" / "checkpoints"
+    lines = (checkpoints / "history.jsonl").read_text().splitlines()
+    n = len(lines) // 2
+    assert ["train/structures" in json.loads(line) for line in lines] == [False] * n + [True] * n
+    shutil.rmtree(checkpoints / "final")  # the one before is in the middle of an epoch
+    (tmp_path / "gdeq" / "results" / "test.json").unlink()
+    code, _, err = ranks_of(2, inputs, tmp_path, *arguments, "epochs=4")
+    assert code == 0, err[-3000:]
+    half = n // 2
+    done = (n - 1) * half // n
+    assert f"setting sampler state to 1, {done}" in err
+    assert "job.ranks: 1 there, 2 now" in err and "max_epochs: 2 there, 4 now" in err
+    steps = [json.loads(line) for line in (checkpoints / "history.jsonl").read_text().splitlines()]
+    new = steps[2 * n - 1 :]
+    assert len(new) == 3 * half - done and all("train/structures" in step for step in new)
+    assert new[0]["train/epoch"] == pytest.approx(1 + done / half)
+    # Four epochs end as two did; a third has three eighths of them behind it, as the schedule has.
+    rates = [step["train/lr"] for step in steps]
+    assert rates[-1] == pytest.approx(json.loads(lines[-1])["train/lr"])
+    assert rates[2 * n - 1] == pytest.approx(json.loads(lines[done + half])["train/lr"])
+
+
 def test_another_run_is_not_mixed_into_the_folder(inputs, trained):
     """Its learning rate, step and base would be, in one table."""
     results = trained[0] / "gdeq" / "results" / "test.json"
@@ -230,8 +258,10 @@ def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, train
     (checkpoints / "history.jsonl").unlink()
     path = checkpoints / "final" / "gdeq_state.pt"
     state = torch.load(path, weights_only=True)
-    assert set(state) == {"history", "alpha", "alpha_optimizer", "decoder", "fresh"}
-    del state["fresh"]
+    known = {"history", "alpha", "alpha_optimizer", "decoder", "fresh", "length", "diverging"}
+    assert set(state) == known
+    for key in ("fresh", "length", "diverging"):
+        del state[key]
     (checkpoints / "final" / "checksums.json").unlink()
     state["history"]["steps"] = [json.loads(line) for line in lines]
     state["adjoints"] = {"row0": torch.ones(8, 3)}

@@ -3,7 +3,8 @@
 import pytest
 
 from fairchem_gdeq.evaluation.failures import CAUSES
-from fairchem_gdeq.training.failing import LOOKED_AT, Diverging, TooManyDiverged
+from fairchem_gdeq.relax import SIGNALS, make_signal
+from fairchem_gdeq.training.failing import LOOKED_AT, Diverging, TooManyDiverged, is_guided
 
 
 def log_of(structures, **shares):
@@ -61,3 +62,28 @@ def test_the_causes_are_counted():
         counted.add(log_of(40, collapsed=1.0))
     said = "85 of the latest 100 structures diverged (40 collapsed, 30 exploded, 15 not finite)"
     assert said in str(error.value)
+
+
+def test_without_guidance_a_structure_without_an_equilibrium_gradient_teaches_nothing():
+    """A week of them would leave the base as it was."""
+    counted = Diverging(0.5, guided=False)
+    counted.add(log_of(60, out_of_steps=0.5))
+    with pytest.raises(TooManyDiverged) as error:
+        counted.add(log_of(40, oscillates=0.5, exploded=0.25) | {"train/adjoint_unsolved": 0.25})
+    said = "70 of the latest 100 structures taught nothing (30 out of steps, 20 oscillates, 10 exploded,"
+    assert said in str(error.value)
+
+
+def test_which_signals_are_guided():
+    unguided = [name for name in SIGNALS if not is_guided(make_signal(name))]
+    assert unguided == ["implicit"]
+
+
+def test_the_latest_are_known_to_a_run_that_goes_on():
+    """Else one that is interrupted often would never be ended."""
+    counted = Diverging(0.5)
+    counted.add(log_of(60, exploded=1.0) | {"train/loss": 3.0})
+    again = Diverging(0.5)
+    again.load(counted.state())
+    with pytest.raises(TooManyDiverged, match="60 of the latest 100"):
+        again.add(log_of(40))

@@ -53,7 +53,8 @@ class Run:
         return Update(torch.tensor(1.0), True, 0.25)
 
     def step(self, step, steps=4):
-        return optimize(step, steps, BATCH, self.signal, self.update, self.replay)
+        silent = self.replay is not None and self.replay.settings.without_signal(step, steps)
+        return optimize(step, silent, BATCH, self.signal, self.update, self.replay)
 
 
 def test_without_forces_a_step_is_the_signals(monkeypatch):
