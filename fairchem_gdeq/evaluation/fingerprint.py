@@ -21,7 +21,8 @@ def fingerprint(*parts: Any) -> str:
 
     Args:
         parts: modules, by their weights, buffers and plain attributes, such as a cutoff; dataclasses,
-            containers and tensors, by what is in them; anything else by what it prints as.
+            containers and tensors, by what is in them; anything else by what it prints as, or where that
+        says nothing, by its plain attributes.
     """
     digest = hashlib.sha256()
     for piece in _pieces(parts):
@@ -58,13 +59,15 @@ def _pieces(value: Any) -> Iterator[bytes]:
         yield f"{value.__module__}.{value.__qualname__}".encode()
     elif " at 0x" not in (text := repr(value)):  # where it is in memory is not what it is
         yield text.encode()
+    elif hasattr(value, "__dict__"):
+        yield from _pieces(_attributes(value))
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Plain ones that a module is made with, not what it keeps for itself or is just now."""
+def _attributes(made: Any) -> dict[str, Any]:
+    """Plain ones that a module or an object is made with, not what it keeps for itself or is just now."""
     return {
         name: value
-        for name, value in sorted(vars(module).items())
+        for name, value in sorted(vars(made).items())
         if _is_plain(value) and not name.startswith("_") and name not in OF_NOW
     }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fairchem.core.common import distutils
+
 from fairchem_gdeq.training.contents import contents_of
-from fairchem_gdeq.training.same_run import CONTENTS, flat, without
+from fairchem_gdeq.training.same_run import CONTENTS, PROCESSES, flat, without
 
 SECTIONS = ("task", "model", "optim", "dataset", "val_dataset")
 FREE = (
@@ -21,4 +23,4 @@ def settings_of(config: Mapping[str, Any]) -> str:
     """As ``training.same_run.settings_of``, of a trainer's config."""
     found = dict(flat("", {key: config.get(key) for key in SECTIONS}))
     found |= {f"{key}{CONTENTS}": told for key, told in contents_of(found)}
-    return without(FREE, found)
+    return without(FREE, found | {PROCESSES: distutils.get_world_size()})

@@ -118,11 +118,14 @@ def _taken(lock: FileLock, holder: Path) -> str | None:
                     found.get(key, "(unknown)")
                     for key in ("process", "machine", "since", "command")
                 )
-                return (
+                text = (
                     f"{holder.parent} is in use by process {who} on {where} since {since}: {what}. Wait "
                     "for it, stop it, or choose another folder with job.timestamp_id=NAME "
                     "(fairchem-core 1: --task.run_id=NAME)"
                 )
+                # Some file systems of a network cannot lock, and then nobody gives up for a dead node.
+                there = where == socket.gethostname()
+                return text if there else f"{text}. If it is dead, remove {lock.lock_file}"
             time.sleep(0.2)
     mine = {
         "process": os.getpid(),

@@ -46,6 +46,7 @@ COMPARED = (
 SHOWN = 12
 NAMED = 6  # in the last line, after those that are shown
 PACKAGE = "package"  # the version of this one: another has other keys
+PROCESSES = "processes"  # of fairchem 1, which would be elsewhere in its epoch with others
 NOTHING = "nothing"  # where there is no such key
 CONTENTS = ", what is in it"  # after the key of a path, where there is something
 
@@ -184,12 +185,12 @@ def differences(settings: str, checkpoints: Path) -> dict[str, tuple[Any, Any]]:
     return {
         key: pair
         for key, pair in pairs.items()
-        if pair[0] != pair[1] and not (key.endswith(CONTENTS) and _unknown(pair))
+        if pair[0] != pair[1] and not (key.endswith((CONTENTS, PROCESSES)) and _unknown(pair))
     }
 
 
 def _unknown(pair: tuple[Any, Any]) -> bool:
-    """Whether contents cannot be compared: something is missing, or an older version kept its size."""
+    """Whether a pair cannot be compared: one is missing, or an older version kept a file's size."""
     return NOTHING in pair or str(pair[0]).endswith(" bytes")
 
 

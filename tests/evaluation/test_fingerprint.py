@@ -73,3 +73,13 @@ def test_where_something_is_in_memory_does_not(value):
 
     assert fingerprint(Other()) == fingerprint(Other())
     assert fingerprint(value) == fingerprint(copy.copy(value))
+
+
+def test_a_part_that_prints_as_nothing_counts_by_what_it_is_made_with():
+    """Such as a solver of a user's own that is no dataclass."""
+
+    class Solver:
+        def __init__(self, step):
+            self.step, self._seen = step, object()
+
+    assert fingerprint(Solver(0.1)) == fingerprint(Solver(0.1)) != fingerprint(Solver(0.2))

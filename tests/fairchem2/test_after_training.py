@@ -139,6 +139,18 @@ def test_a_checkpoint_of_another_architecture_is_named(inputs, trained, tmp_path
     assert "is a ADAPTBackbone of" in err and "the table compares two architectures" in err
 
 
+@pytest.mark.slow
+def test_a_checkpoint_of_another_alpha_is_named(inputs, trained, tmp_path):
+    """One table of two steps: the tuned model keeps that which it was trained with."""
+    best = trained[0] / "gdeq" / "results" / "best" / "inference_ckpt.pt"
+    for mode in ("validate", "predict"):
+        code, _, err = fairchem(
+            inputs, tmp_path, "--mode", mode, f"checkpoint={best}", "alpha=0.02"
+        )
+        assert code == 0, err[-3000:]
+        assert "was trained with alpha=0.05 and relaxes with it" in err and "alpha=0.02: the" in err
+
+
 def test_structures_larger_than_a_batch_are_not_left_out_in_silence(inputs, trained):
     code, _, err = fairchem(inputs, trained[0], "--mode", "validate", "eval_max_atoms=7")
     assert code != 0

@@ -5,9 +5,11 @@ import signal
 
 import pytest
 from omegaconf import OmegaConf
+from torch.distributed.checkpoint.api import CheckpointException
 
 from fairchem_gdeq.fairchem2 import interruption
 from fairchem_gdeq.fairchem2.interruption import INTERRUPTED, name_newest
+from fairchem_gdeq.fairchem2.relaxing import RelaxingUnit
 from fairchem_gdeq.fairchem2.runner import GDEQRunner
 
 
@@ -88,3 +90,31 @@ def test_what_torch_makes_of_a_signal_ends_as_an_interruption(tmp_path):
 def test_an_error_of_its_own_stays_one(tmp_path, scheduler, told):
     with pytest.raises(ValueError, match="process group"):
         Stopped(tmp_path, scheduler, told).run()
+
+
+class Loading(RelaxingUnit):
+    """A unit whose loading of a checkpoint is ended, as torch says it."""
+
+    def __init__(self, folder, cause):
+        self.job_config = OmegaConf.create({"metadata": {"checkpoint_dir": str(folder)}})
+        self.cause = cause
+
+    def _load(self, checkpoint_location):
+        raise CheckpointException("load", {0: (self.cause, None)})
+
+
+def test_a_signal_while_a_checkpoint_is_loaded_is_not_its_damage(tmp_path):
+    with pytest.raises(SystemExit, match="3"):
+        Loading(tmp_path, SystemExit(3))._execute_load_state(str(tmp_path / "step_1"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "advice"),
+    [("step_1", "Remove that folder"), ("../other/step_1", "Name another with")],
+)
+def test_one_that_is_damaged_is_not_to_be_removed_where_it_is_of_another_run(
+    tmp_path, folder, advice
+):
+    own = tmp_path / "own"
+    with pytest.raises(ValueError, match=f"found what cannot be read .*{advice}"):
+        Loading(own, OSError("gone"))._execute_load_state(str(own / folder))

@@ -119,6 +119,29 @@ def test_a_killed_prediction_has_every_structure_once(ranks, inputs, trained, tm
         np.testing.assert_allclose(mine.positions, theirs.positions, atol=0.02)
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_starts_or_predicts_is_no_end(how, inputs, trained, tmp_path):
+    """What comes after it, `predict && submit`, does not go on; the same command does."""
+    shutil.copytree(trained[0] / "gdeq", tmp_path / "gdeq")
+    typed = ["--mode", "predict", "split=train", "eval_max_atoms=17"]
+    predicted = tmp_path / "gdeq" / "results" / "predictions" / "train.extxyz"
+    began = time.monotonic()
+    ends(start(inputs, tmp_path, *typed), tmp_path)
+    takes, told = time.monotonic() - began, 0
+    for share in (0.02, 0.2, 0.4, 0.6, 0.8):
+        predicted.unlink(missing_ok=True)
+        process = start(inputs, tmp_path, *typed)
+        process.join(share * takes)
+        if process.exitcode is None:
+            os.kill(process.pid, how)
+            process.join(120)
+            told += 1
+            assert process.exitcode or predicted.exists(), said(tmp_path)
+    assert told > 2
+    ends(start(inputs, tmp_path, *typed), tmp_path)
+    assert [a.info["row"] for a in ase.io.read(predicted, ":")] == list(range(8))
+
+
 def ends(process, run):
     """It does, well."""
     process.join(600)

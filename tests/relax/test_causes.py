@@ -66,7 +66,7 @@ METHOD = {"horizon": 3, "fmax": 1e-8, "max_steps": 400, "adjoint": GMRES(tol=1e-
 METHOD |= {"solver": Picard(), "lambda_guide": 1.0, "lambda_eq": 1.0}
 
 
-def batch_of(*cases):
+def batch_of(*cases, cap=CAP):
     """An operator, starts and targets of a structure of two atoms for each case."""
     s = structures([2] * len(cases))
     s = replace(s, masses=torch.ones_like(s.masses))
@@ -74,13 +74,13 @@ def batch_of(*cases):
     sites = torch.tensor([wells for _, wells, _ in cases]).reshape(-1, 3)
     away = torch.tensor([[far, far] for _, _, far in cases]).reshape(-1, 1)
     starts = sites + away * torch.tensor([1.0, -0.5, 0.25])
-    operator = Operator.build(Wells(curvatures, sites, s.batch), s, ALPHA, CAP)
+    operator = Operator.build(Wells(curvatures, sites, s.batch), s, ALPHA, cap)
     return operator, starts, sites + torch.tensor([0.1, 0.2, -0.1])
 
 
-def gradient_of(signal, *cases):
+def gradient_of(signal, *cases, cap=CAP):
     """The report, and what the gradient is of each structure's push, but for 1 / s."""
-    operator, starts, targets = batch_of(*cases)
+    operator, starts, targets = batch_of(*cases, cap=cap)
     report = make_signal(signal, **METHOD)(operator, starts, targets)
     return report, operator.field.push.grad * len(cases)
 
@@ -94,6 +94,21 @@ def test_a_cause_is_told_and_the_others_learn_the_same(signal, cause):
     assert report.contributing.tolist() == [True, False, True]
     torch.testing.assert_close(among[[0, 2]], alone, rtol=1e-10, atol=0)
     assert among.isfinite().all()
+
+
+@pytest.mark.parametrize("signal", ["gdeq", "implicit", "coupled", "bptt"])
+@pytest.mark.parametrize("rho", [1.5, 9.0, 1e3, 1e6])
+@pytest.mark.parametrize("cap", [CAP, None])
+def test_a_map_that_is_no_contraction_by_far_stays_alone(signal, rho, cap):
+    """rho(J_G) of one structure: plain steps of it are held by the cap, or leave any bounds."""
+    stiff = ([(1 + rho) / ALPHA] * 3, APART, 0.01)
+    report, among = gradient_of(signal, SOUND, stiff, SOUND, cap=cap)
+    _, alone = gradient_of(signal, SOUND, SOUND, cap=cap)
+    torch.testing.assert_close(among[[0, 2]], alone, rtol=1e-10, atol=0)
+    assert among.isfinite().all()
+    if signal != "bptt":
+        assert report.contributing.tolist() == [True, False, True]
+        assert report.cause[1] in (Cause.OSCILLATES, Cause.EXPLODED, Cause.NOT_FINITE)
 
 
 def test_all_of_them_together():

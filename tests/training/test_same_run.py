@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from fairchem_gdeq.training.same_run import (
     KEPT,
+    PROCESSES,
     keep_settings,
     require_same_run,
     settings_of,
@@ -149,6 +150,18 @@ def test_sizes_that_an_older_version_kept_are_no_difference(tmp_path):
     (checkpoints / "step_1").mkdir()
     (checkpoints / "step_1" / ".metadata").touch()
     require_same_run(named, checkpoints)
+
+
+def test_fairchem_1_goes_on_with_as_many_processes(tmp_path):
+    """Its place in an epoch is a number of steps, of which others take other structures."""
+    (tmp_path / "checkpoint.pt").touch()
+    keep_settings(json.dumps({"optim.lr": 1}), tmp_path)  # of before that was kept
+    now = json.dumps({"optim.lr": 1, PROCESSES: 2})
+    require_same_run(now, tmp_path)
+    keep_settings(now, tmp_path)
+    require_same_run(now, tmp_path)
+    with pytest.raises(ValueError, match=r"processes: 2 there, 1 now"):
+        require_same_run(json.dumps({"optim.lr": 1, PROCESSES: 1}), tmp_path)
 
 
 def test_keys_of_another_version_are_no_difference(checkpoints):
