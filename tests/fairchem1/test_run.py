@@ -263,7 +263,8 @@ def test_interrupted_training_goes_on_and_ends_the_same(inputs, trained, tmp_pat
 
     folders = [run / "checkpoints" / "run" for run in (trained, tmp_path)]
     state = torch.load(folders[0] / "gdeq_state.pt", weights_only=True)
-    assert set(state) == {"history"} and set(state["history"]) == {"epochs", "base", "base_ends"}
+    assert set(state) == {"history", "epochs"} and state["epochs"] == 2
+    assert set(state["history"]) == {"epochs", "base", "base_ends"}
     lines = [(folder / "history.jsonl").read_text().splitlines() for folder in folders]
     assert len(lines[0]) == len(lines[1]) == 4
     one, other = (torch.load(folder / "adjoints.0of1.pt", weights_only=True) for folder in folders)
@@ -287,6 +288,8 @@ def test_a_checkpoint_from_before_the_history_file_is_gone_on_from(inputs, train
     assert found["steps"][:4] == steps
     assert [step["train/step"] for step in found["steps"]] == [1, 2, 3, 4, 5, 6]
     assert len(found["epochs"]) == 3
+    # Shares of the run stay those of the run as it was begun.
+    assert torch.load(folder / "gdeq_state.pt", weights_only=True)["epochs"] == 2
 
 
 def test_two_ranks_take_the_steps_of_one(inputs, trained, tmp_path):

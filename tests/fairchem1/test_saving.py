@@ -18,7 +18,7 @@ def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_p
     files = []
     monkeypatch.setattr(OCPTrainer, "save", lambda self, metrics, file, state: files.append(file))
     trainer = GDEQTrainer.__new__(GDEQTrainer)  # with what saving reads of a trainer alone
-    trainer.config = {"cmd": {"checkpoint_dir": str(tmp_path)}}
+    trainer.config = {"cmd": {"checkpoint_dir": str(tmp_path)}, "optim": {"max_epochs": 2}}
     trainer.is_debug, trainer.history, trainer.adjoints = False, History("last"), Adjoints()
 
     def known():
@@ -40,7 +40,7 @@ def test_the_best_epoch_leaves_the_adjoints_of_the_checkpoint(monkeypatch, tmp_p
 def test_what_cannot_be_written_leaves_the_old_checkpoint(monkeypatch, tmp_path):
     """fairchem would write over it."""
     trainer = GDEQTrainer.__new__(GDEQTrainer)
-    trainer.config = {"cmd": {"checkpoint_dir": str(tmp_path)}}
+    trainer.config = {"cmd": {"checkpoint_dir": str(tmp_path)}, "optim": {"max_epochs": 2}}
     trainer.is_debug, trainer.history, trainer.adjoints = False, History("last"), Adjoints()
     full = [False]
 
