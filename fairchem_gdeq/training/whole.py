@@ -62,11 +62,12 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
 
 def _begun_with(kept: Path, another: Path | None) -> Path | None:
     """The checkpoint of another run that this one begins with, or was to begin with when it was asked."""
-    if another is not None:
+    if another is None and kept.is_file():
+        return Path(kept.read_text().strip())
+    # A name that was mistyped is not kept.
+    if another is not None and (another / METADATA).is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(f"{another}\n")
-    elif kept.is_file():
-        another = Path(kept.read_text().strip())
     return another
 
 

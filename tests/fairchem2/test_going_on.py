@@ -148,6 +148,8 @@ def test_the_checkpoint_of_another_run_is_remembered(checkpoints, tmp_path):
     """A job that Slurm begins again is not told of it any more, and may have none of its own yet."""
     own, other = tmp_path / "own", str(checkpoints / "step_2")
     assert newest_whole(own, None) is None
+    assert newest_whole(own, str(tmp_path / "mistyped")) == tmp_path / "mistyped"
+    assert newest_whole(own, None) is None
     assert newest_whole(own, other) == newest_whole(own, None) == checkpoints / "step_2"
     assert newest_whole(own, str(own / "preemption_state")) == checkpoints / "step_2"
     later = str(checkpoints / "step_4")
