@@ -111,9 +111,10 @@ class DatabaseSource:
         )
 
     @property
-    def converted(self) -> bool:
-        """Every file was written by our converter, of this version or an earlier one."""
-        return all(self._stamps())
+    def checked_less(self) -> bool:
+        """Every file was written by our converter, some by a version that checked less."""
+        stamps = self._stamps()
+        return all(stamps) and any(stamp.get("checks") != CHECKS for stamp in stamps)
 
     @property
     def repeated_names(self) -> str:

@@ -106,7 +106,7 @@ class SourceDataset(AseAtomsDataset):
             if self.source.repeated_names:
                 logging.warning(f"data set {name}: {self.source.repeated_names}")
             return list(indices)
-        if fold is None and isinstance(self.source, DatabaseSource) and self.source.converted:
+        if fold is None and isinstance(self.source, DatabaseSource) and self.source.checked_less:
             logging.info(
                 f"data set {name} was converted by a version that checked less, so its rows are "
                 "looked at whenever it is opened. Convert it again, by this version, and they are not"

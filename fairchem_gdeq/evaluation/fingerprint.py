@@ -22,7 +22,7 @@ def fingerprint(*parts: Any) -> str:
     Args:
         parts: modules, by their weights, buffers and plain attributes, such as a cutoff; dataclasses,
             containers and tensors, by what is in them; anything else by what it prints as, or where that
-        says nothing, by its plain attributes.
+            says nothing, by its plain attributes.
     """
     digest = hashlib.sha256()
     for piece in _pieces(parts):

@@ -244,7 +244,8 @@ class EvaluatingTrainer(OCPTrainer):
         if not inference_only:
             stored = open_checkpoint(state)
             self.history.load(stored["history"])
-            self.epochs = stored.get("epochs", self.epochs)
+            if Path(checkpoint_path).resolve().parent == self._folder.resolve():
+                self.epochs = stored.get("epochs", self.epochs)
             if self._writes and "steps" in stored["history"]:  # from before the file of steps
                 done = [s for s in stored["history"]["steps"] if s["train/step"] <= self.step]
                 self.history.take_over(self._folder, done)

@@ -35,7 +35,11 @@ from fairchem_gdeq.fairchem1.trainer import GDEQTrainer
 from fairchem_gdeq.page.write import NAME, name_of
 from fairchem_gdeq.training.in_use import in_use
 from fairchem_gdeq.training.ranks import rank, synchronize
-from fairchem_gdeq.training.same_run import keep_settings, require_same_run
+from fairchem_gdeq.training.same_run import (
+    keep_settings,
+    require_nothing_done,
+    require_same_run,
+)
 
 
 def results(trainer: GDEQTrainer) -> Path:
@@ -106,7 +110,7 @@ class Train(TrainTask):
         """fairchem's training, and our table after it.
 
         Raises:
-            ValueError: as ``require_same_run`` and ``in_use``.
+            ValueError: as ``require_same_run``, ``require_nothing_done`` and ``in_use``.
         """
         trainer = self.trainer
         if not isinstance(trainer, GDEQTrainer) or trainer.is_debug:
@@ -116,6 +120,8 @@ class Train(TrainTask):
         with in_use(folder, "train"):
             settings = settings_of(trainer.config)
             require_same_run(settings, folder, "--task.run_id=NAME")
+            if not (folder / "checkpoint.pt").is_file():
+                require_nothing_done(results(trainer), folder, "--task.run_id=NAME")
             synchronize()  # before the settings are written anew, all ranks have read them
             if rank() == 0:
                 keep_settings(settings, folder)

@@ -38,7 +38,7 @@ class Progress(Callback):
         training: Any = state.train_state
         steps = len(training.dataloader)
         total = steps * training.max_epochs if training.max_epochs else None
-        done = unit.train_progress.num_steps_completed
+        done = unit.place
         self._bar = tqdm(total=total, initial=done, desc=unit.signal_name, unit="step")
 
     def on_train_step_end(self, state: State, unit: GDEQTrainer) -> None:
@@ -154,7 +154,7 @@ class KeepBest(Callback):
             self._save(unit)
         elif self.folder is not None:
             latest = Path(str(unit.lazy_state_location)).resolve()
-            if from_the_first(partial(self._begins, self.folder, latest)):
+            if from_the_first(partial(self._begins, self.folder, unit.is_own(latest))):
                 unit.history.begin_with_another()
                 self._save(unit)
             if reason := from_the_first(partial(self._damage, self.folder)):
@@ -167,10 +167,10 @@ class KeepBest(Callback):
             unit.history.kept = epochs[-1] if epochs else None
 
     @staticmethod
-    def _begins(folder: Path, latest: Path) -> bool:
+    def _begins(folder: Path, own: bool) -> bool:
         """Whether a run begins with the checkpoint of another, and so has no best model of its own."""
         put_back(folder)
-        return folder.resolve().parents[1] not in latest.parents
+        return not own
 
     @staticmethod
     def _damage(folder: Path) -> str | None:

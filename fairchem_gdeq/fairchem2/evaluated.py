@@ -49,7 +49,7 @@ def chosen_file(checkpoint: str | None, results: Path) -> Path | None:
         return path
     # A kill, or a training that is at it, is between the two halves of a swap.
     before = path.parent.with_name(path.parent.name + LEFTOVERS[1]) / path.name
-    if checkpoint is None and before.is_file():
+    if checkpoint is None and not path.parent.exists() and before.is_file():
         return before
     if path.is_dir():
         raise ValueError(_a_folder(path))

@@ -20,6 +20,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import (
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.optim.lr_scheduler import LambdaLR
 from torchtnt.framework import State
 from torchtnt.utils.loggers import TensorBoardLogger
 
@@ -107,6 +108,10 @@ class RelaxingUnit(MLIPTrainEvalUnit):
     def _folder(self) -> Path:
         """Where the run's checkpoints are, and the steps of its history."""
         return Path(self.job_config.metadata.checkpoint_dir)
+
+    def is_own(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is of this run, and not of another one that it begins with."""
+        return self._folder.resolve() in checkpoint.resolve().parents
 
     def _log(self, values: dict[str, float], step: int) -> None:
         """To W&B where ``job.logger`` asks for it, else to TensorBoard in the run's logs.
@@ -201,11 +206,10 @@ class RelaxingUnit(MLIPTrainEvalUnit):
             for cause, _ in getattr(error, "failures", {}).values():
                 if not isinstance(cause, Exception):  # a signal has ended it, not damage
                     raise cause from error
-            own = self._folder.resolve() in Path(checkpoint_location).resolve().parents
             advice = (
                 "Remove that folder: the same command goes on from the checkpoint before it, or begins "
                 "anew where there is none"
-                if own
+                if self.is_own(Path(checkpoint_location))
                 else "Name another with job.runner_state_path=FOLDER"
             )
             raise ValueError(
@@ -223,10 +227,11 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         schedule = [dict(vars(each)) for each in self._schedule]
         super()._execute_load_state(checkpoint_location)
         state = open_checkpoint(os.path.join(checkpoint_location, STATE))
+        own = self.is_own(Path(checkpoint_location))
         if "length" in state:  # older checkpoints do not say it
-            self._place(Length(**state["length"]))
+            self._place(Length(**state["length"]), own)
         self._reschedule(schedule)
-        if self.diverging is not None and state.get("diverging"):
+        if own and self.diverging is not None and state.get("diverging"):
             self.diverging.load(state["diverging"])
         # Older checkpoints do not say it; theirs of before the first step surely are.
         if state.get("fresh", self.train_progress.num_steps_completed == 0):  # as in ``save_model``
@@ -243,14 +248,16 @@ class RelaxingUnit(MLIPTrainEvalUnit):
         steps: list[dict[str, float]] | None = state["history"].get("steps")
         return steps
 
-    def _place(self, before: Length) -> None:
+    def _place(self, before: Length, own: bool) -> None:
         """Be where the checkpoint was, also where the ranks of now take other steps."""
-        self.length = self.length.going_on(before)
+        if own:
+            self.length = self.length.going_on(before)
         if before.steps != self.length.steps:
             progress = self.train_progress
             within = self.length.moved(progress.num_steps_completed_in_epoch, before)
             progress._num_steps_completed_in_epoch = within
-            self.scheduler.last_epoch = self.length.moved(self.scheduler.last_epoch, before)
+            if self._schedule:
+                self.scheduler.last_epoch = self.length.moved(self.scheduler.last_epoch, before)
 
     @property
     def place(self) -> int:
@@ -261,10 +268,10 @@ class RelaxingUnit(MLIPTrainEvalUnit):
 
     @property
     def _schedule(self) -> list[Any]:
-        """The functions of the learning rate by the step, where fairchem's schedule has such."""
-        return [
-            each for each in getattr(self.scheduler, "lr_lambdas", []) if hasattr(each, "__dict__")
-        ]
+        """The functions of the learning rate by the step, where the schedule has such."""
+        if not isinstance(self.scheduler, LambdaLR):
+            return []
+        return [each for each in self.scheduler.lr_lambdas if hasattr(each, "__dict__")]
 
     def _reschedule(self, wanted: list[dict[str, Any]]) -> None:
         """Take the config's schedule in the place of that in the checkpoint: a run may be longer now, and

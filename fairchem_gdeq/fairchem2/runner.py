@@ -41,7 +41,7 @@ from fairchem_gdeq.training.same_run import (
     require_same_run,
     warn_of_another,
 )
-from fairchem_gdeq.training.whole import newest_whole
+from fairchem_gdeq.training.whole import newest_whole, remember
 
 MODES = ("train", "validate", "predict", "diagnose", "audit")
 
@@ -50,6 +50,7 @@ class GDEQRunner(ScoringRunner):
     """fairchem's training runner with evaluation and prediction beside it."""
 
     _stopped = False  # by a signal of a local run
+    _going_on: Path | None = None  # a checkpoint
 
     def __init__(
         self,
@@ -149,6 +150,8 @@ class GDEQRunner(ScoringRunner):
         purpose = self.mode if self.mode == "train" else f"{self.mode}_{self.split}"
         with ending(lambda: self._stopped), in_use(self.results.parent, purpose):
             self.results.mkdir(parents=True, exist_ok=True)
+            if self.mode == "train":
+                self._check_folder()
             self._check_structures()
             getattr(self, self.mode)()
 
@@ -158,11 +161,8 @@ class GDEQRunner(ScoringRunner):
         """Train (or go on), then score unrelaxed, base and best epoch on the test split.
 
         Raises:
-            ValueError: as ``require_same_run`` and ``require_nothing_done``, or frames that the run
-                should not train on.
+            ValueError: frames that the run should not train on.
         """
-        if self.settings is not None:
-            require_same_run(self.settings, self._checkpoints)
         for callback in self.callbacks:
             if isinstance(callback, KeepBest):
                 callback.folder = self.results / "best"
@@ -171,14 +171,27 @@ class GDEQRunner(ScoringRunner):
         distutils.synchronize()  # before the settings are written anew, all ranks have read them
         if self.settings is not None and distutils.is_master():
             keep_settings(self.settings, self._checkpoints)
-        going_on = from_the_first(lambda: newest_whole(self._checkpoints, self._asked))
-        if going_on is None or self._checkpoints.resolve() not in going_on.resolve().parents:
-            require_nothing_done(self.results, self._checkpoints)
-        if going_on is not None:
-            logging.info(f"going on from the checkpoint {going_on}")
-            super().load_state(str(going_on))
+        if self._going_on is not None:
+            logging.info(f"going on from the checkpoint {self._going_on}")
+            super().load_state(str(self._going_on))
         super().run()
         self.score(self.test, self.results)
+
+    def _check_folder(self) -> None:
+        """Find what the run goes on from, before anything is written.
+
+        Raises:
+            ValueError: as ``require_same_run``, ``newest_whole`` and ``require_nothing_done``.
+        """
+        if self.settings is not None:
+            require_same_run(self.settings, self._checkpoints)
+        found = from_the_first(lambda: newest_whole(self._checkpoints, self._asked))
+        if found is None or not self.train_eval_unit.is_own(found):
+            require_nothing_done(self.results, self._checkpoints)
+        distutils.synchronize()  # all ranks have looked
+        if found is not None and distutils.is_master() and not self.train_eval_unit.is_own(found):
+            remember(self._checkpoints, found)
+        self._going_on = found
 
     def _check_structures(self) -> None:
         """Refuse elements that the base does not know, and a reference that lacks a structure."""

@@ -103,10 +103,11 @@ def _words_for_sections(config: DictConfig) -> Iterator[str]:
     for loader in LOADERS:
         if FULL.accepts(_select(config, loader)):
             yield from _without_data(config, f"{loader}.dataset.dataset_configs")
+    ours = str(_select(config, "runner._target_")).startswith("fairchem_gdeq.")
     for key in SECTIONS:
         value = _select(config, key)
         if value is _ABSENT:
-            if key in NEEDED:
+            if key in NEEDED and ours:
                 yield f"{key}: expected a section of keys, found none. Take it from a config of ours"
         elif not FULL.accepts(value):
             yield f"{key}={said(value)}: expected a section of keys. Set a key of it, {key}.KEY=VALUE"

@@ -89,7 +89,7 @@ class ReplaySettings:
 
     def without_signal(self, step: int, steps: int) -> bool:
         """Whether a step, counted from 0, of a run of so many is of forces alone."""
-        return step < round(self.alone * steps)
+        return self.alone == 1 or step < round(self.alone * steps)  # also where it was made longer
 
 
 S = TypeVar("S", bound=ReplaySettings)

@@ -117,8 +117,14 @@ def require_same_run(
         logging.warning(f"the run goes on with a difference: {said}")
 
 
-def require_nothing_done(results: Path, checkpoints: Path) -> None:
+def require_nothing_done(
+    results: Path, checkpoints: Path, another: str = "job.timestamp_id=NAME"
+) -> None:
     """Refuse to begin a run where one has come to its end, and its checkpoints are gone since.
+
+    Args:
+        results, checkpoints: the run's folders.
+        another: as ``require_same_run``.
 
     Raises:
         ValueError: its table is there; says what to do.
@@ -127,7 +133,7 @@ def require_nothing_done(results: Path, checkpoints: Path) -> None:
         raise ValueError(
             f"{table} is of a training that has ended, and {checkpoints} has no checkpoint to go on "
             "from: expected a new folder, or the model of that training would be lost. Choose another "
-            f"with job.timestamp_id=NAME, or remove {results.parent} to begin anew"
+            f"with {another}, or remove {results} to begin anew"
         )
 
 

@@ -24,20 +24,15 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
     Args:
         folder: of the run's checkpoints.
         asked: a checkpoint that is asked for. One of another folder is where a run begins: it is taken
-            as it is, until the run has one of its own. It is remembered, since a job that Slurm begins
-            again does not ask for it any more.
+            as it is, until the run has one of its own. Where none is asked for, it is the remembered one.
 
     Raises:
-        ValueError: there are checkpoints, and none of them is whole; or the one that is asked for is of
-            this run, and not there.
+        ValueError: there are checkpoints, and none of them is whole; or one of this run is asked for, and
+            there is none.
     """
     first = [] if asked is None else [Path(asked).resolve()]
     another = first.pop() if first and folder.resolve() not in first[0].parents else None
-    if first and asked is not None and Path(asked).name != LINK and not first[0].exists():
-        raise ValueError(
-            f"job.runner_state_path={asked}: expected a checkpoint, found that it is not there. Leave it "
-            "out, and the run goes on from its newest one"
-        )
+    gone = bool(first) and Path(str(asked)).name != LINK and not first[0].exists()
     found = [Path(path) for path, _ in get_subdirectories_sorted_by_time(str(folder))]
     newest = [path for path in reversed(found) if not path.is_symlink()]
     damaged = []
@@ -49,6 +44,10 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
                 )
             continue
         if (reason := damage(path)) is None:
+            if gone:
+                logging.warning(
+                    f"{asked}: this checkpoint is not there any more; another one is taken"
+                )
             return path
         damaged.append(f"{path} ({reason})")
         logging.warning(f"checkpoint {damaged[-1]} is damaged: looking for one before it")
@@ -57,18 +56,30 @@ def newest_whole(folder: Path, asked: str | None) -> Path | None:
             f"no checkpoint of {folder} is whole: {'; '.join(damaged)}. Remove that folder to begin "
             "anew, or choose another with job.timestamp_id=NAME"
         )
-    return _begun_with(folder / BEGUN_WITH, another)
-
-
-def _begun_with(kept: Path, another: Path | None) -> Path | None:
-    """The checkpoint of another run that this one begins with, or was to begin with when it was asked."""
-    if another is None and kept.is_file():
-        return Path(kept.read_text().strip())
-    # A name that was mistyped is not kept.
-    if another is not None and (another / METADATA).is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(f"{another}\n")
+    if gone:
+        raise ValueError(
+            f"job.runner_state_path={asked}: expected a checkpoint, found that it is not there, and no "
+            "other one of this run. Leave it out to begin anew"
+        )
+    if another is None and (folder / BEGUN_WITH).is_file():
+        return Path((folder / BEGUN_WITH).read_text().strip())
     return another
+
+
+def remember(folder: Path, another: Path) -> None:
+    """Keep the checkpoint of another run that this one begins with; one process calls it.
+
+    A job that Slurm begins again is not told of it any more.
+
+    Args:
+        folder: of the run's checkpoints.
+        another: that checkpoint. A name that was mistyped is not kept.
+    """
+    if (another / METADATA).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{BEGUN_WITH}.part"
+        part.write_text(f"{another}\n")
+        part.replace(folder / BEGUN_WITH)
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -158,6 +158,19 @@ def test_a_run_whose_best_model_is_gone_says_so_at_its_start(inputs, trained, tm
     distutils.cleanup()
 
 
+def test_a_run_at_its_end_without_its_checkpoint_is_not_begun_anew(inputs, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "checkpoints" / "run" / "checkpoint.pt").unlink()
+    best = run / "checkpoints" / "run" / "best_checkpoint.pt"
+    before = best.read_bytes()
+    said = r"test\.json is of a training that has ended.*--task\.run_id=NAME"
+    with pytest.raises(ValueError, match=said):
+        fairchem(inputs, run, "train", *CONSTANT)
+    distutils.cleanup()
+    assert best.read_bytes() == before
+
+
 def test_the_base_is_predicted_with_only_where_it_is_asked_for(inputs, tmp_path):
     with pytest.raises(ValueError, match=r"no best_checkpoint\.pt in .*--checkpoint base"):
         fairchem(inputs, tmp_path, "predict")

@@ -13,6 +13,7 @@ from fairchem_gdeq.fairchem2.callbacks import Checkpoints, KeepBest
 from fairchem_gdeq.fairchem2.trainer import GDEQTrainer
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.history import History
+from fairchem_gdeq.training.length import Length
 
 
 def saved_steps(monkeypatch, folder, minutes, seconds, first=True):
@@ -70,7 +71,7 @@ def test_adjoints_are_in_the_checkpoints_to_go_on_from_alone(monkeypatch, tmp_pa
     unit.history, unit.adjoints = History("last"), Adjoints()
     unit.adjoints.known[3] = torch.ones(2, 3)
     unit.alpha, unit.alpha_optimizer, unit.decoder = torch.tensor(0.05), None, None
-    unit.optimizer = torch.optim.AdamW([torch.zeros(1)])
+    unit.optimizer, unit.length = torch.optim.AdamW([torch.zeros(1)]), Length(2, 4)
     unit.history.add_epoch(1, {"delta_q_mean": 2.0}, [], Basin())
     keep = KeepBest()
     keep.folder = tmp_path / "best"

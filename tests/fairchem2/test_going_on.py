@@ -12,7 +12,7 @@ from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.fairchem2.callbacks import Checkpoints
 from fairchem_gdeq.fairchem2.evaluated import chosen_file
 from fairchem_gdeq.training.history import History
-from fairchem_gdeq.training.whole import newest_whole
+from fairchem_gdeq.training.whole import newest_whole, remember
 from tests.fairchem2.running import fairchem
 from tests.records import RECORD
 
@@ -148,21 +148,26 @@ def test_the_checkpoint_of_another_run_is_remembered(checkpoints, tmp_path):
     """A job that Slurm begins again is not told of it any more, and may have none of its own yet."""
     own, other = tmp_path / "own", str(checkpoints / "step_2")
     assert newest_whole(own, None) is None
-    assert newest_whole(own, str(tmp_path / "mistyped")) == tmp_path / "mistyped"
+    remember(own, tmp_path / "mistyped")
+    assert newest_whole(own, other) == checkpoints / "step_2"
     assert newest_whole(own, None) is None
-    assert newest_whole(own, other) == newest_whole(own, None) == checkpoints / "step_2"
+    remember(own, checkpoints / "step_2")
+    assert newest_whole(own, None) == checkpoints / "step_2"
     assert newest_whole(own, str(own / "preemption_state")) == checkpoints / "step_2"
-    later = str(checkpoints / "step_4")
-    assert newest_whole(own, later) == newest_whole(own, None) == checkpoints / "step_4"
+    assert newest_whole(own, str(checkpoints / "step_4")) == checkpoints / "step_4"
+    remember(own, checkpoints / "step_4")
+    assert newest_whole(own, None) == checkpoints / "step_4"
     shutil.copytree(checkpoints / "step_2", own / "step_3")
     assert newest_whole(own, None) == newest_whole(own, other) == own / "step_3"
 
 
-def test_one_of_the_run_that_is_not_there_is_named(checkpoints):
-    with pytest.raises(
-        ValueError, match=r"step_99: expected a checkpoint, found that it is not there"
-    ):
-        newest_whole(checkpoints, str(checkpoints / "step_99"))
+def test_one_of_the_run_that_is_not_there_is_named(checkpoints, tmp_path, caplog):
+    """It may have been there when the command was typed first, which then goes on."""
+    assert newest_whole(checkpoints, str(checkpoints / "step_99")) == checkpoints / "step_4"
+    assert "step_99: this checkpoint is not there any more" in caplog.text
+    empty = tmp_path / "empty"
+    with pytest.raises(ValueError, match=r"step_99: expected a checkpoint, found that it is not"):
+        newest_whole(empty, str(empty / "step_99"))
 
 
 def test_a_run_at_its_end_without_its_checkpoints_is_not_begun_anew(checkpoints, inputs):
@@ -170,6 +175,7 @@ def test_a_run_at_its_end_without_its_checkpoints_is_not_begun_anew(checkpoints,
     for path in checkpoints.glob("step_*"):
         shutil.rmtree(path)
     best = checkpoints.parent / "results" / "best"
+    kept = (checkpoints / "gdeq_settings.json").read_bytes()
     before = {path.name: path.read_bytes() for path in best.iterdir() if path.is_file()}
     for more in (
         [],
@@ -183,6 +189,21 @@ def test_a_run_at_its_end_without_its_checkpoints_is_not_begun_anew(checkpoints,
             "test.json is of a training that has ended" in said and "job.timestamp_id=NAME" in said
         )
     assert {path.name: path.read_bytes() for path in best.iterdir() if path.is_file()} == before
+    assert (checkpoints / "gdeq_settings.json").read_bytes() == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("linked", ["checkpoints", "results"])
+def test_a_folder_that_is_a_link_is_of_the_run(checkpoints, inputs, tmp_path, linked):
+    """Scratch is elsewhere on many machines: it goes on, and its best model stays in the choice."""
+    run = checkpoints.parent
+    os.replace(run / linked, tmp_path / "scratch")
+    (run / linked).symlink_to(tmp_path / "scratch")
+    code, _, err = fairchem(inputs, run.parent, "--mode", "train", "epochs=3")
+    assert code == 0, err[-3000:]
+    assert "step_4" in err and "another one's checkpoint" not in err
+    stored = json.loads((run / "results" / "test.json").read_text())
+    assert [e["epoch"] for e in stored["history"]["epochs"]] == [1, 2, 3]
 
 
 def test_a_model_in_the_middle_of_a_swap_is_scored(checkpoints, inputs, caplog):

@@ -71,6 +71,9 @@ class Stopped(GDEQRunner):
         (folder / "checkpoint").mkdir()
         self.job_config = OmegaConf.create({"scheduler": {"mode": scheduler}, "metadata": places})
 
+    def _check_folder(self):
+        pass
+
     def _check_structures(self):
         pass
 

@@ -111,6 +111,8 @@ def test_the_share_of_steps_without_the_signal(alone, silent):
     settings = ReplaySettings("frames", alone=alone)
     found = [settings.without_signal(step, 8) for step in range(8)]
     assert found == [True] * silent + [False] * (8 - silent)
+    # A longer run has had that share already; all of it is all.
+    assert settings.without_signal(8, 8) == (alone == 1)
 
 
 def test_places_on_the_way():
