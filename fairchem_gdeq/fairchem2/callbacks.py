@@ -154,7 +154,8 @@ class KeepBest(Callback):
             self._save(unit)
         elif self.folder is not None:
             latest = Path(str(unit.lazy_state_location)).resolve()
-            if from_the_first(partial(self._begins, self.folder, unit.is_own(latest))):
+            from_the_first(partial(put_back, self.folder))
+            if not unit.is_own(latest):  # and so there is no best model of its own
                 unit.history.begin_with_another()
                 self._save(unit)
             if reason := from_the_first(partial(self._damage, self.folder)):
@@ -165,12 +166,6 @@ class KeepBest(Callback):
                 )
             epochs = open_checkpoint(self.folder / STATE)["history"]["epochs"]
             unit.history.kept = epochs[-1] if epochs else None
-
-    @staticmethod
-    def _begins(folder: Path, own: bool) -> bool:
-        """Whether a run begins with the checkpoint of another, and so has no best model of its own."""
-        put_back(folder)
-        return not own
 
     @staticmethod
     def _damage(folder: Path) -> str | None:
