@@ -5,6 +5,7 @@ where there is one. ``pytest --device NAME``, which may be repeated, chooses: ``
 ``cuda``.
 """
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -65,10 +66,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Load the pretended device, if any test asks for it, before autograd starts its threads."""
+    """Load the pretended device, if any test asks for it, before autograd starts its threads.
+
+    What has been imported by now is no garbage: to look through it again and again takes seconds.
+    """
     asked = (getattr(item, "callspec", None) for item in session.items)
     if any(spec is not None and spec.params.get("device") == "fake" for spec in asked):
         import fairchem_gdeq.testing.device.fake  # noqa: F401
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """What the server of ``tests/commands.py`` has done before its first fork: nothing of it is ours."""
 
+import gc
 from importlib import import_module
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 for name in (
     "ase.db",
@@ -32,3 +34,23 @@ samplers.get_batches(np.array([8, 7]), np.arange(2), 16, 0)
 machine = import_module("fairchem.core.common.environment")
 found = machine._collect_system_environment()
 machine._collect_system_environment = lambda: found
+
+# To find keys that nothing uses, fairchem resolves a config once for each of its sixty keys, for
+# seconds. tests/fairchem2/test_config_rules.py has it do so.
+cli = import_module("fairchem.core._cli")
+
+
+def _resolved(config: DictConfig) -> DictConfig:
+    """The rest of ``get_canonical_config``."""
+    job = OmegaConf.to_object(config.job)
+    job.__post_init__()
+    config.job = job
+    OmegaConf.resolve(config)
+    return OmegaConf.create(
+        {key: config[key] for key in config if key in cli.ALLOWED_TOP_LEVEL_KEYS}
+    )
+
+
+cli.get_canonical_config = _resolved
+
+gc.freeze()  # a fork needs not look, again and again, for garbage in all that was imported

@@ -115,7 +115,7 @@ def test_other_runners_may_have_their_own_modes(echo):
     assert "ECHO mode=fly" in done.stdout
 
 
-@pytest.mark.parametrize("suffix", ["yml", "yaml"])
+@pytest.mark.parametrize("suffix", ["yml", pytest.param("yaml", marks=pytest.mark.slow)])
 def test_packaged_configs_merge_at_the_root_from_any_folder(tmp_path, suffix):
     """A ``.yml`` is composed from a temporary folder: only the search path can resolve this."""
     file = tmp_path / f"mine.{suffix}"

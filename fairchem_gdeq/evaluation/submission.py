@@ -9,7 +9,7 @@ from pathlib import Path
 import ase
 import numpy as np
 
-from fairchem_gdeq.training.in_use import naming
+from fairchem_gdeq.training.in_use import whole_file
 
 
 def write_positions(path: Path, images: list[ase.Atoms]) -> None:
@@ -38,12 +38,10 @@ def write_positions(path: Path, images: list[ase.Atoms]) -> None:
         )
         return
     ids = sorted(named)
-    part = path.with_name(f"{path.name}.part")
-    with naming(part), part.open("wb") as file:
+    with whole_file(path) as part, part.open("wb") as file:
         np.savez_compressed(
             file,
             ids=np.array(ids),
             pos=np.concatenate([named[sid].positions for sid in ids]),
             chunk_idx=np.cumsum([len(named[sid]) for sid in ids])[:-1],
         )
-    part.replace(path)

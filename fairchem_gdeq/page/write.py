@@ -15,6 +15,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.utils import PlotlyJSONEncoder
 
+from fairchem_gdeq.training.in_use import whole_file
+
 HERE = "fairchem_gdeq.page"
 NAME = "report.html"
 # What a template may ask for with ``bundled(...)``; scripts/README.md says where they come from.
@@ -63,9 +65,9 @@ def write_page(folder: Path, package: str, template: str, name: str = NAME, **va
     pages.globals |= {"bundled": bundled, "version": version("fairchem-gdeq")}
     text = pages.get_template(template).render(**values)
     folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / name, folder / f"{name}.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    path = folder / name
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
     return path
 
 

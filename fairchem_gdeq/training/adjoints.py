@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fairchem_gdeq.relax import SignalReport
+from fairchem_gdeq.training.in_use import whole_file
 from fairchem_gdeq.training.ranks import rank, ranks
 
 NAME = "adjoints"  # of the files, one a rank
@@ -60,9 +61,8 @@ class Adjoints:
             return
         sizes = torch.tensor([len(u) for u in self.known.values()])
         stored = {"rows": torch.tensor(list(self.known)), "sizes": sizes}
-        part = path.with_suffix(".part")
-        torch.save(stored | {"adjoints": torch.cat(list(self.known.values()))}, part)
-        part.replace(path)
+        with whole_file(path) as part:
+            torch.save(stored | {"adjoints": torch.cat(list(self.known.values()))}, part)
 
     def load(self, folder: Path) -> None:
         """Take up what ``save`` has written.

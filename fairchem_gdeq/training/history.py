@@ -10,7 +10,7 @@ from typing import Any
 
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.comparison import End, Scored, compare, warn_of_few
-from fairchem_gdeq.training.in_use import naming
+from fairchem_gdeq.training.in_use import naming, whole_file
 
 STEPS = "history.jsonl"
 STATE = "gdeq_state.pt"  # beside a checkpoint: what fairchem's own has no place for
@@ -80,10 +80,8 @@ class History:
 
     def _write(self, path: Path, steps: list[dict[str, float]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        with naming(part):
+        with whole_file(path) as part:
             part.write_text("".join(json.dumps(step) + "\n" for step in steps))
-        part.replace(path)
         self._path, self.last = path, steps[-1] if steps else None
 
     def add_step(self, log: dict[str, float]) -> None:

@@ -82,6 +82,15 @@ def naming(file: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write into, which takes its name at the end, if that comes."""
+    part = path.with_name(f"{path.name}.part")
+    with naming(part):
+        yield part
+    part.replace(path)
+
+
 def unwritten(error: BaseException) -> bool:
     """Whether something could not be written, which torch's own file format says in a RuntimeError."""
     text = str(error)

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fairchem_gdeq.training.contents import contents_of
-from fairchem_gdeq.training.in_use import naming
+from fairchem_gdeq.training.in_use import whole_file
 from fairchem_gdeq.training.ranks import rank
 
 KEPT = "gdeq_settings.json"  # beside the checkpoints: what they were trained with
@@ -156,10 +156,8 @@ def warn_of_another(settings: str, checkpoints: Path) -> None:
 def keep_settings(settings: str, checkpoints: Path) -> None:
     """Keep what checkpoints are of beside them; one process alone may do so."""
     checkpoints.mkdir(parents=True, exist_ok=True)
-    part = checkpoints / f"{KEPT}.part"
-    with naming(part):
+    with whole_file(checkpoints / KEPT) as part:
         part.write_text(settings)
-    part.replace(checkpoints / KEPT)
 
 
 def differences(settings: str, checkpoints: Path) -> dict[str, tuple[Any, Any]]:

@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.damage import changed, reason_of
 from fairchem_gdeq.training.history import STATE
+from fairchem_gdeq.training.in_use import whole_file
 
 METADATA = ".metadata"  # torch writes it last
 LINK = "preemption_state"  # fairchem's, to the newest at an interruption, which may be gone by now
@@ -77,9 +78,8 @@ def remember(folder: Path, another: Path) -> None:
     """
     if (another / METADATA).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{BEGUN_WITH}.part"
-        part.write_text(f"{another}\n")
-        part.replace(folder / BEGUN_WITH)
+        with whole_file(folder / BEGUN_WITH) as part:
+            part.write_text(f"{another}\n")
 
 
 def damage(checkpoint: Path) -> str | None:

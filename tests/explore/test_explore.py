@@ -204,6 +204,7 @@ def test_parts_equal_the_whole(whole, explore, tmp_path, capsys):
     assert natoms.tolist() == [len(atoms) for atoms in rows_of(tmp_path / "out").values()]
 
 
+@pytest.mark.slow
 def test_workers_equal_one_process(given, whole, tmp_path):
     """Each spends seconds on imports, so those that label are in the slow test below."""
     into, starts = Folder(tmp_path), open_starts(given / "starts")[0]

@@ -245,7 +245,7 @@ def test_legacy_test_splits_become_a_submission(inputs, tmp_path):
             assert end.shape == start.positions.shape
 
 
-@pytest.mark.parametrize("base", ["esen", "adapt"])
+@pytest.mark.parametrize("base", ["esen", pytest.param("adapt", marks=pytest.mark.slow)])
 def test_tuned_model_opens_in_plain_fairchem(inputs, trained, tmp_path, base):
     """In a fresh process that imports nothing of ours; forces as in training, to 1e-6."""
     run_dir, config = trained[0], "gdeq"

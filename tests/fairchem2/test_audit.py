@@ -381,6 +381,7 @@ def typed(inputs, run_dir):
     )
 
 
+@pytest.mark.slow
 def test_the_command(inputs, tmp_path):
     """One check that cannot be made, and a frame without forces: the others are made."""
     done = commands.fairchem(*typed(inputs, tmp_path), "job.scheduler.ranks_per_node=1", cwd=ROOT)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairchem.core._cli import ALLOWED_TOP_LEVEL_KEYS, get_canonical_config
+from fairchem.core.launchers.api import JobConfig
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -45,6 +47,27 @@ def config():
 @pytest.mark.parametrize("name", FILES)
 def test_every_config_of_ours_keeps_the_rules(name):
     assert list(broken_rules(composed(name))) == []
+
+
+@pytest.mark.slow  # seconds for each, which is why commands of other tests do not (tests/preloaded.py)
+@pytest.mark.parametrize("name", FILES)
+def test_fairchem_finds_no_key_that_nothing_uses(name):
+    assert set(get_canonical_config(as_a_command_has_it(name))) <= ALLOWED_TOP_LEVEL_KEYS
+
+
+def test_fairchem_finds_a_key_that_nothing_uses():
+    config = as_a_command_has_it("si/gdeq.yml")
+    OmegaConf.set_struct(config, False)
+    config.nobody_s = 1
+    with pytest.raises(ValueError, match=r"unused keys .*'nobody_s'"):
+        get_canonical_config(config)
+
+
+def as_a_command_has_it(name):
+    """With what only a user knows."""
+    config = composed(name)
+    own = {key: "given" for key in config if OmegaConf.is_missing(config, key)}
+    return OmegaConf.merge({"job": OmegaConf.structured(JobConfig)}, config, own)
 
 
 def test_every_rule_is_of_a_key(config):

@@ -143,3 +143,20 @@ def test_what_may_not_be_read_is_not_what_may_not_be_written(tmp_path):
 
 def test_an_error_without_words_is_named_by_its_kind(tmp_path):
     assert "could not be written (OSError)" in module.cannot_write(tmp_path, OSError())
+
+
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "kept.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match=r"kept\.txt\.part"):
+        written_until_full(path)
+    assert path.read_text() == "old"
+    with module.whole_file(path) as part:
+        part.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def written_until_full(path):
+    with module.whole_file(path) as part:
+        part.write_text("ne")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -155,6 +155,7 @@ def test_training_resuming_and_scoring(device, runner_on, tmp_path):
         ).run()  # with the best, which is the device's
 
 
+@pytest.mark.slow
 def test_going_on_from_before_the_first_update(runner_on, tmp_path, monkeypatch):
     """The first gradient is thrown away, so that a step has passed and the optimizer has no state yet."""
     update = GDEQTrainer._update
