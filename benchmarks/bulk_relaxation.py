@@ -32,6 +32,7 @@ from fairchem.core.units.mlip_unit.utils import load_inference_model
 from fairchem_gdeq import relax
 from fairchem_gdeq.batching.bulk import Bulk
 from fairchem_gdeq.data.is2rs import IS2RSDataset, collate
+from fairchem_gdeq.fairchem2.compiling import compile_backbone
 from fairchem_gdeq.fairchem2.fields import HydraForceField, hydra_model
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import LBFGS, Relaxer
@@ -115,8 +116,12 @@ def main() -> None:
     parser.add_argument(
         "--eager",
         action="store_true",
-        help="ASE without torch.compile, which fairchem's predictor uses by default; in flight, "
-        "where sizes change all the time, nothing is compiled",
+        help="ASE without torch.compile, which fairchem's predictor uses by default",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="in flight too, as compile: true does; a first, untimed pass of each way compiles",
     )
     args = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -137,6 +142,8 @@ def main() -> None:
         load_inference_model(args.checkpoint, use_ema=True, return_checkpoint=False)
     )
     model.to(args.device).eval()
+    if args.compile:
+        compile_backbone(model)
     ase_way = Relaxer(0, relax.FIRE(), fmax=args.fmax, max_steps=args.max_steps)
     ways = {
         f"in flight, {args.horizon} plain steps + L-BFGS, fixed guess": Relaxer(
@@ -153,6 +160,9 @@ def main() -> None:
             return [collate([dataset[i]]) for i in which]
 
         one_at_a_time(calculator, rows()[:1], Relaxer(max_steps=1))  # warm-up
+        if args.compile and repeat == 0:
+            for way in ways.values():
+                in_flight(model, tasks, rows(), way, args.alpha, args.max_atoms, args.device)
         reference = timed(partial(one_at_a_time, calculator, rows(), ase_way))
         report(repeat, "ASE FIRE, one at a time", reference, args.structures)
         for name, way in ways.items():

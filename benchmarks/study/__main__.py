@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 import benchmarks.study
+from benchmarks.study.again import drawn, make
+from benchmarks.study.again import markdown as repeats_markdown
 from benchmarks.study.docs import renew
 from benchmarks.study.outcomes import rows_of
 from benchmarks.study.pictures import draw
@@ -38,21 +40,29 @@ def main() -> None:
     run.add_argument("--arms", nargs="+", help="default: those of the table")
     run.add_argument("--points", nargs="+", help="default: those of the table")
     run.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    for action in (run, actions.add_parser("show", help="Markdown, CSV and a picture")):
+    shown = actions.add_parser("show", help="Markdown, CSV and a picture")
+    again = actions.add_parser("again", help="make one run of a table again, drawn by chance")
+    again.add_argument("--draw", type=int, default=0, help="another number draws another run")
+    for action in (run, shown, again):
         action.add_argument("table", choices=tables)
-        action.add_argument("--split", choices=SPLITS, default="test", help="shown")
         action.add_argument("--folder", type=Path, default=Path("runs/study"), help="of all of it")
+    for action in (run, shown):
+        action.add_argument("--split", choices=SPLITS, default="test", help="shown")
     actions.add_parser("docs", help="tables of docs/results.md, and pictures of those with points")
     arguments = parser.parse_args()
     if arguments.action == "docs":
         renew(tables)
         return
     table = tables[arguments.table]
-    if arguments.action == "run" and table.patch:
+    if arguments.action != "show" and table.patch:
         raise SystemExit(
             f"{table.name}: its runs need {table.patch}, see benchmarks/patches/README.md. What they "
             f"ended with: python -m benchmarks.study show {table.name}"
         )
+    if arguments.action == "again":
+        make(drawn(table, arguments.draw), arguments.folder)
+        print(repeats_markdown({table.name: table}))
+        return
     if arguments.action == "run":
         wanted = [
             run

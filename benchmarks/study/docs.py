@@ -1,7 +1,7 @@
 """Tables of ``docs/results.md``, made anew from what is kept.
 
 A table stands between ``<!-- study TABLE SPLIT [ARM ...] -->`` and ``<!-- end -->``; with arms, it has
-only those.
+only those. That of runs made again stands between ``<!-- again -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.study import again
 from benchmarks.study.outcomes import rows_of
 from benchmarks.study.pictures import draw
 from benchmarks.study.showing import markdown
 from benchmarks.study.tables import Table
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+AGAIN = re.compile(r"(<!-- again -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"<!-- study ([^>]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -42,6 +44,7 @@ def renewed(text: str, tables: Mapping[str, Table]) -> str:
             raise SystemExit(f"{PAGE.name} names the table {name}: there are {', '.join(tables)}")
         return f"<!-- study {found[1]} -->\n{made(tables[name], split, arms)}\n<!-- end -->"
 
+    text = AGAIN.sub(lambda found: f"{found[1]}{again.markdown(tables)}\n{found[2]}", text)
     return BLOCK.sub(block, text)
 
 

@@ -34,7 +34,12 @@ def run_all(runs: Iterable[Run], folder: Path, jobs: int) -> None:
 
 
 def run_one(run: Run, folder: Path) -> None:
-    """Train, and keep the outcome.
+    """Train, and keep the outcome."""
+    write(run.kept, trained(run, folder))
+
+
+def trained(run: Run, folder: Path) -> dict[str, Any]:
+    """Its outcome.
 
     Raises:
         CalledProcessError: a command failed; its log is in the folder.
@@ -45,7 +50,7 @@ def run_one(run: Run, folder: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (place / f"{run.name}.log").open("a") as log:
         subprocess.run(command(run, place), stdout=log, stderr=log, env=environment, check=True)
-    write(run, outcome(run, json.loads(results(run, place).read_text())))
+    return outcome(run, json.loads(results(run, place).read_text()))
 
 
 def command(run: Run, place: Path) -> list[str]:
@@ -105,9 +110,9 @@ def outcome(run: Run, stored: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(run: Run, found: dict[str, Any]) -> None:
+def write(kept: Path, found: dict[str, Any]) -> None:
     """Keep it, whole or not at all."""
-    run.kept.parent.mkdir(parents=True, exist_ok=True)
-    part = run.kept.with_suffix(".part")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(".part")
     part.write_text(json.dumps(found) + "\n")
-    part.replace(run.kept)
+    part.replace(kept)

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from benchmarks.study import docs, outcomes, running, showing
+from benchmarks.study import again, docs, outcomes, running, showing
 from benchmarks.study.__main__ import main as study_main
 from benchmarks.study.pictures import draw
 from benchmarks.study.tables import Table, read_tables
@@ -34,12 +34,15 @@ def kept(tmp_path, monkeypatch):
     )
 
     def write(arm, point, seed, ends):
-        rows = {"base": [[i, FAR, 30] for i in range(3)]}
-        rows["tuned"] = [[i, far, 20] for i, far in enumerate(ends)]
-        found = {"test": rows, "val": rows, "training": {"seconds": 60.0 * (1 + seed)}}
-        running.write(table.run(arm, point, seed), found)
+        running.write(table.run(arm, point, seed).kept, outcome(ends, seed))
 
     return table, write
+
+
+def outcome(ends, seed):
+    rows = {"base": [[i, FAR, 30] for i in range(3)]}
+    rows["tuned"] = [[i, far, 20] for i, far in enumerate(ends)]
+    return {"test": rows, "val": rows, "training": {"seconds": 60.0 * (1 + seed)}}
 
 
 def test_every_run_has_a_file_of_its_own():
@@ -164,3 +167,40 @@ def test_what_is_kept_is_not_run_again(kept, monkeypatch):
         FAR,
         30,
     ]
+
+
+def test_a_run_made_again_is_one_of_those_that_are_kept(kept):
+    table, write = kept
+    with pytest.raises(SystemExit, match="small: none of its runs is kept"):
+        again.drawn(table, 0)
+    write("gdeq", "8", 0, [NEAR] * 3)
+    assert {again.drawn(table, draw).name for draw in range(9)} == {"gdeq_8_seed0"}
+    write("forces", "16", 1, [NEAR] * 3)
+    assert {again.drawn(table, draw).name for draw in range(9)} == {
+        "gdeq_8_seed0",
+        "forces_16_seed1",
+    }
+    assert again.drawn(table, 3) == again.drawn(table, 3)
+
+
+def test_a_run_made_again_is_compared_with_its_first_outcome(kept, tmp_path, monkeypatch):
+    table, write = kept
+    monkeypatch.setattr(again, "AGAIN", tmp_path / "again")
+    monkeypatch.setattr(again, "trained", lambda run, folder: outcome([NEAR, FAR, NEAR], run.seed))
+    write("gdeq", "8", 0, [NEAR, FAR, FAR])
+    assert again.markdown({"small": table}).count("\n") == 1  # nothing yet
+    run = again.drawn(table, 0)
+    before = run.kept.read_text()
+    again.make(run, tmp_path)
+    assert run.kept.read_text() == before
+    (found,) = again.repeats({"small": table})
+    assert (found.then, found.now) == pytest.approx(((NEAR + 2 * FAR) / 3, (2 * NEAR + FAR) / 3))
+    assert found.others == ()
+    log = (np.log1p(NEAR) - np.log1p(FAR)) / 3
+    assert found.moved.log.log_change == pytest.approx(log)
+    write("gdeq", "8", 1, [FAR] * 3)
+    shown = again.markdown({"small": table}).splitlines()[-1]
+    assert shown.startswith("| `small` | `gdeq_8_seed0` | 2.167 | 1.333 | 3.000 | ")
+    assert shown.endswith("| 1 : 0 |")
+    page = docs.renewed("<!-- again -->\nold\n<!-- end -->", {"small": table})
+    assert shown in page and "old" not in page
