@@ -101,13 +101,16 @@ def _centre_and_shells(crystal: Atoms) -> tuple[int, list[np.ndarray]]:
     return centre, shells
 
 
-def build(defect: Defect, repeat: tuple[int, int, int] = (2, 2, 2)) -> tuple[Atoms, np.ndarray]:
+def build(defect: Defect, crystal: Atoms | None = None) -> tuple[Atoms, np.ndarray]:
     """The unrelaxed defect and the point [3] (Angstrom) that it is built around.
+
+    Args:
+        crystal: the host, 64 atoms where there is none.
 
     Raises:
         ValueError: the kind is none that :func:`catalogue` or :func:`further` yields.
     """
-    atoms = host(repeat)
+    atoms = host() if crystal is None else crystal.copy()
     centre, (first, second, third) = _centre_and_shells(atoms)
     origin = atoms.positions[centre].copy()
     bonds = find_mic(atoms.positions[first] - origin, atoms.cell)[0]

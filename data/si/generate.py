@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from defects import LATTICE, Defect, build, distort
+from defects import LATTICE, Defect, build, distort, host
 from plan import Job, plan
 
 HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ def pack_large(out: Path) -> None:
     """Write ``large/``: start structures of 216 and 648 host atoms."""
     rows: list[tuple[Atoms, dict[str, object]]] = []
     for name, (defect, repeat) in LARGE.items():
-        atoms = moved(distort(*build(defect, repeat), name))
+        atoms = moved(distort(*build(defect, host(repeat)), name))
         atoms.positions = atoms.positions.round(6)
         rows.append((atoms, {"sid": name, "defect": defect.name}))
     write(out / "large", rows)
@@ -78,15 +78,18 @@ def relax(jobs: list[Job], relaxed: Path, workers: int, reference: str) -> None:
     relax_all(starts, workers, FMAX, MAX_STEPS, REFERENCES[reference])
 
 
-def pack(split: str, jobs: list[Job], relaxed: Path, out: Path) -> None:
+def pack(split: str, jobs: list[Job], relaxed: Path, out: Path, fmax: float = FMAX) -> None:
     """Write ``<split>/`` (starts and targets), ``<split>_frames/`` and the split's statistics.
+
+    Args:
+        fmax: eV/Angstrom; what ends with a larger force is left out.
 
     Raises:
         Incomplete: some of its relaxations are not there; nothing was written.
     """
     members = {job.sid: job for job in jobs if job.split == split}
     found = packing.read_split(split, {sid: file_of(job, relaxed) for sid, job in members.items()})
-    kept = {sid: record for sid, record in found.items() if record.max_forces[-1] <= FMAX}
+    kept = {sid: record for sid, record in found.items() if record.max_forces[-1] <= fmax}
     rows: list[tuple[Atoms, dict[str, object]]] = []
     for sid, record in kept.items():
         start, end = packing.start_of(record), record.frames[-1]
