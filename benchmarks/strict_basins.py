@@ -68,9 +68,18 @@ def targets_of(folders: Sequence[Path]) -> dict[str, Atoms]:
 def judge(
     predictions: Mapping[str, Atoms], targets: Mapping[str, Atoms], folder: Path, within: float
 ) -> Iterator[Judged]:
-    """Each prediction whose relaxation lies in the folder."""
+    """Each prediction, by its relaxation that lies in the folder.
+
+    Raises:
+        SystemExit: a relaxation began elsewhere.
+    """
     for name, atoms in predictions.items():
-        record, target = records.load(folder / f"{name}.npz"), targets[name]
+        file, target = folder / f"{name}.npz", targets[name]
+        record = records.load(file)
+        if not np.allclose(record.frames[0].positions, atoms.positions, rtol=0, atol=1e-4):
+            raise SystemExit(
+                f"{file} is a relaxation of another prediction of {name}: give a new --folder"
+            )
         after, before = (
             packing.displacements(target, where) for where in (record.frames[-1], atoms)
         )
@@ -113,7 +122,8 @@ def main() -> None:
     arguments = parser.parse_args()
     images = ase.io.read(arguments.predictions, ":")
     predictions = {str(atoms.info["sid"]): atoms for atoms in images}
-    folder = arguments.folder or arguments.predictions.with_name("reference")
+    own = arguments.predictions.with_name(f"{arguments.predictions.stem}_on_reference")
+    folder = arguments.folder or own
     targets = targets_of(arguments.targets)
     judged = compare(predictions, targets, folder, arguments.within, arguments.workers)
     counts = Counter((each.strictly, each.by_delta_q) for each in judged)

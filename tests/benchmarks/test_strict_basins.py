@@ -40,3 +40,7 @@ def test_the_reference_decides(tmp_path):
     ]
     with pytest.raises(SystemExit, match="1 predictions have no target, such as other"):
         strict_basins.compare({"other": CELL}, targets, tmp_path, 0.1, 1, reference=reference)
+    with pytest.raises(SystemExit, match=r"s0\.npz is a relaxation of another prediction of s0"):
+        strict_basins.compare(
+            {"s0": moved(0.05, 1)}, targets, tmp_path / "reference", 0.1, 1, reference=reference
+        )
