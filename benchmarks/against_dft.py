@@ -1,0 +1,168 @@
+"""Do potentials relax to the minima of density-functional theory? On the defects of ``data/si/dft``.
+
+    python -m benchmarks.against_dft base=data/si/base/esen_all_frames.pt tuned=CHECKPOINT \\
+        --references sevennet chgnet
+
+CHECKPOINT is ``runs/si/gdeq/results/best/inference_ckpt.pt`` after command 1 of the README. Checkpoints
+relax by plain steps and then L-BFGS, as ``configs/si`` does. References relax by ASE's BFGS, as targets
+of the other sets were made; they need the ``data`` extra, or ``chgnet``. Each row is compared with the
+first model by pairs. Errors of forces are those on the frames of the relaxations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.db import connect
+from numpy.typing import NDArray
+
+import fairchem_gdeq as gdeq
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.comparison import End, compare
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "data"))
+import packing  # noqa: E402
+from references import REFERENCES  # noqa: E402
+from sevennet import relax  # noqa: E402
+
+FMAX, MAX_STEPS, HORIZON = 0.02, 400, 10
+UNRELAXED = "unrelaxed"
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Structures and what the theory says of them.
+
+    Attributes:
+        starts, targets: before and after its relaxations.
+        frames: structures between, with its forces.
+    """
+
+    starts: list[Atoms]
+    targets: list[Atoms]
+    frames: list[Atoms]
+
+
+def read(folder: Path) -> Minima:
+    """``test`` and ``test_frames`` of the folder."""
+    starts, targets = [], []
+    with connect(folder / "test" / "data.aselmdb", type="aselmdb", readonly=True) as database:
+        for row in database.select():
+            starts.append(row.toatoms())
+            targets.append(row.toatoms())
+            targets[-1].positions = row.data["pos_relaxed"]
+    frames = folder / "test_frames" / "data.aselmdb"
+    with connect(frames, type="aselmdb", readonly=True) as database:
+        return Minima(starts, targets, [row.toatoms() for row in database.select()])
+
+
+def by_reference(calculator: Calculator, starts: Sequence[Atoms]) -> list[Atoms]:
+    """Ends of ASE's BFGS."""
+    ends = []
+    for start in starts:
+        atoms = start.copy()
+        atoms.calc = calculator
+        ends.append(relax(atoms, FMAX, MAX_STEPS)[-1])
+    return ends
+
+
+def by_model(potential: gdeq.Potential, starts: Sequence[Atoms]) -> list[Atoms]:
+    """Ends as predictions are made."""
+    return gdeq.relax(
+        starts,
+        potential,
+        fmax=FMAX,
+        max_steps=MAX_STEPS,
+        solver=gdeq.LBFGS(),
+        horizon=HORIZON,
+        progress=False,
+    ).atoms
+
+
+def force_error(forces: Callable[[Atoms], NDArray[np.float64]], frames: Sequence[Atoms]) -> float:
+    """Mean absolute error of a component, eV/Angstrom."""
+    errors = [np.abs(forces(frame) - frame.get_forces()).mean() for frame in frames]
+    return float(np.mean(errors))
+
+
+def forces_of(calculator: Calculator) -> Callable[[Atoms], NDArray[np.float64]]:
+    """Of a structure, [n, 3]."""
+
+    def forces(atoms: Atoms) -> NDArray[np.float64]:
+        found = atoms.copy()
+        found.calc = calculator
+        return np.asarray(found.get_forces())
+
+    return forces
+
+
+def distances(ends: Sequence[Atoms], targets: Sequence[Atoms]) -> list[End]:
+    """Delta Q of each."""
+    return [
+        End(i, packing.delta_q(target, packing.displacements(target, end)), False)
+        for i, (end, target) in enumerate(zip(ends, targets, strict=True))
+    ]
+
+
+def row(name: str, ends: Sequence[End], first: Sequence[End] | None, error: float | None) -> str:
+    """Of the table."""
+    values = np.array([end.delta_q for end in ends])
+    change = ["", ""]
+    if first is not None:
+        found = compare(first, ends, Basin())
+        change = [
+            f"{found.log_change:+.3f} ({found.log_low:+.3f} to {found.log_high:+.3f})",
+            f"{found.better} : {found.worse}",
+        ]
+    cells = [
+        name,
+        "" if error is None else f"{error:.4f}",
+        f"{values.mean():.3f}",
+        f"{np.median(values):.3f}",
+        f"{(values < Basin().delta_q).sum()} of {len(values)}",
+        *change,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT; the first one is the base")
+    parser.add_argument("--references", nargs="*", choices=REFERENCES, default=[])
+    parser.add_argument("--folder", type=Path, default=ROOT / "data/si/dft")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    minima = read(arguments.folder)
+    print("| | forces (eV/A) | Delta Q mean | median | basins | log(1 + dQ) | nearer : farther |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(row(UNRELAXED, distances(minima.starts, minima.targets), None, None))
+    base: list[End] | None = None
+    for each in arguments.models:
+        name, _, path = each.partition("=")
+        potential = gdeq.load_potential(path)
+        ends = distances(by_model(potential, minima.starts), minima.targets)
+        error = force_error(forces_of(potential.ase_calculator()), minima.frames)
+        print(row(name, ends, base, error), flush=True)
+        base = base or ends
+    for name in arguments.references:
+        calculator = REFERENCES[name]()
+        ends = distances(by_reference(calculator, minima.starts), minima.targets)
+        print(row(name, ends, base, force_error(forces_of(calculator), minima.frames)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
