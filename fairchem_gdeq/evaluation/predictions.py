@@ -18,7 +18,7 @@ from fairchem_gdeq.batching.bulk import Bulk
 from fairchem_gdeq.data.names import write_extxyz
 from fairchem_gdeq.evaluation.submission import write_positions
 from fairchem_gdeq.evaluation.task import Batch, labels_of
-from fairchem_gdeq.training.in_use import naming
+from fairchem_gdeq.training.in_use import naming, whole_file
 
 # Charge and spin are fairchem 2's.
 STATED = ("atomic_numbers", "pos", "cell", "pbc", "fixed", "charge", "spin")
@@ -118,8 +118,6 @@ def write(folder: Path, split: str, images: list[Atoms]) -> None:
 
     Files appear complete or not at all.
     """
-    part = folder / f"{split}.part"
-    with naming(part):
+    with whole_file(folder / f"{split}.extxyz") as part:
         write_extxyz(part, images)
-    part.replace(folder / f"{split}.extxyz")
     write_positions(folder / f"{split}.npz", images)

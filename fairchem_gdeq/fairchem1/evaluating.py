@@ -27,7 +27,7 @@ from fairchem_gdeq.frozen.forward import full_precision
 from fairchem_gdeq.training.adjoints import Adjoints
 from fairchem_gdeq.training.checkpoint_files import open_checkpoint
 from fairchem_gdeq.training.history import STATE, History
-from fairchem_gdeq.training.in_use import cannot_write, unwritten
+from fairchem_gdeq.training.in_use import cannot_write, unwritten, whole_file
 from fairchem_gdeq.training.ranks import share_cores
 
 PRIMARY = "delta_q_mean"
@@ -198,9 +198,8 @@ class EvaluatingTrainer(OCPTrainer):
 
     def _save_history(self) -> None:
         if self._writes:
-            part = self._folder / f"{STATE}.part"
-            torch.save({"history": self.history.state(), "epochs": self.epochs}, part)
-            os.replace(part, self._folder / STATE)
+            with whole_file(self._folder / STATE) as part:
+                torch.save({"history": self.history.state(), "epochs": self.epochs}, part)
 
     @cached_property
     def epochs(self) -> int:

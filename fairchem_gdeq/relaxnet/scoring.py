@@ -25,6 +25,7 @@ from fairchem_gdeq.evaluation.task import to_ase
 from fairchem_gdeq.relaxnet.dynamics import Path
 from fairchem_gdeq.relaxnet.held import packed
 from fairchem_gdeq.relaxnet.task import RelaxNetIS2RS
+from fairchem_gdeq.training.in_use import whole_file
 from fairchem_gdeq.training.ranks import gather, rank, synchronize
 
 
@@ -130,9 +131,8 @@ class ODEScoring(Scoring):
             folder.mkdir(parents=True, exist_ok=True)
             write(folder, self.split.name, images)
             frames = {(atoms.info["row"], atoms.info["frame"]): atoms for atoms in paths}
-            part = folder / f"{self.split.name}_paths.part"
-            write_extxyz(part, [frames[key] for key in sorted(frames)])
-            part.replace(folder / f"{self.split.name}_paths.extxyz")
+            with whole_file(folder / f"{self.split.name}_paths.extxyz") as part:
+                write_extxyz(part, [frames[key] for key in sorted(frames)])
             lost = sum(atoms.info["diverged"] for atoms in images)
             print(f"{len(images)} structures ({lost} lost, left at their starts) in {folder}")
         synchronize()
