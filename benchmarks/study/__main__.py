@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 import benchmarks.study
-from benchmarks.study.again import drawn, make
-from benchmarks.study.again import markdown as repeats_markdown
+from benchmarks.study import again, pairs
 from benchmarks.study.docs import renew
 from benchmarks.study.outcomes import rows_of
 from benchmarks.study.pictures import draw
@@ -41,17 +40,23 @@ def main() -> None:
     run.add_argument("--points", nargs="+", help="default: those of the table")
     run.add_argument("--jobs", type=int, default=1, help="runs at a time")
     shown = actions.add_parser("show", help="Markdown, CSV and a picture")
-    again = actions.add_parser("again", help="make one run of a table again, drawn by chance")
-    again.add_argument("--draw", type=int, default=0, help="another number draws another run")
-    for action in (run, shown, again):
+    second = actions.add_parser("again", help="make one run of a table again, drawn by chance")
+    second.add_argument("--draw", type=int, default=0, help="another number draws another run")
+    for action in (run, shown, second):
         action.add_argument("table", choices=tables)
         action.add_argument("--folder", type=Path, default=Path("runs/study"), help="of all of it")
     for action in (run, shown):
         action.add_argument("--split", choices=SPLITS, default="test", help="shown")
+    compare = actions.add_parser("compare", help="two rows or runs, structure by structure")
+    compare.add_argument("first", help="TABLE/ARM, TABLE/ARM_POINT or TABLE/ARM_seedN")
+    compare.add_argument("second", help="likewise; less than 0 is better than the first")
     actions.add_parser("docs", help="tables of docs/results.md, and pictures of those with points")
     arguments = parser.parse_args()
     if arguments.action == "docs":
         renew(tables)
+        return
+    if arguments.action == "compare":
+        print(pairs.markdown(arguments.first, arguments.second, tables))
         return
     table = tables[arguments.table]
     if arguments.action != "show" and table.patch:
@@ -60,8 +65,8 @@ def main() -> None:
             f"ended with: python -m benchmarks.study show {table.name}"
         )
     if arguments.action == "again":
-        make(drawn(table, arguments.draw), arguments.folder)
-        print(repeats_markdown({table.name: table}))
+        again.make(again.drawn(table, arguments.draw), arguments.folder)
+        print(again.markdown({table.name: table}))
         return
     if arguments.action == "run":
         wanted = [

@@ -1,10 +1,11 @@
-"""Silicon defects of 15 to 17 atoms, relaxed by density-functional theory (Quantum ESPRESSO, PBE).
+"""Silicon defects of 14 to 17 atoms, relaxed by density-functional theory (Quantum ESPRESSO, PBE).
 
-    apt install quantum-espresso quantum-espresso-data
+    apt install quantum-espresso quantum-espresso-data libopenblas0-serial
     python data/si/dft.py relax --workers 2    # goes on where it was; keeps dft/relaxed/*.npz
     python data/si/dft.py pack                 # dft/test and dft/test_frames
 
-The pseudopotential is one of those that come with the examples of the second package.
+``pw.x`` stays open for a relaxation, and the L-BFGS of this project asks it over a socket: that one takes
+the fewest evaluations. The pseudopotential comes with the examples of the second package.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ from __future__ import annotations
 import argparse
 import gzip
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.io import read
-from ase.io.espresso import write_espresso_in
-from ase.units import Bohr, Ry
+from ase.calculators.calculator import Calculator
+from ase.calculators.espresso import Espresso, EspressoProfile
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.calculators.socketio import SocketIOCalculator
 from defects import LATTICE, Defect, build, distort
-from generate import moved, pack
+from generate import FMAX, moved, pack
 from plan import Job
+from torch import Tensor
+
+import fairchem_gdeq as gdeq
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -39,9 +44,14 @@ PSEUDOPOTENTIAL = Path(
 KINDS = ("vac", "divac1", "int_T", "int_H", "int_BC", "int_split110", "int_split100")
 VARIANTS = 3  # distortions of each
 FRAMES = 16  # kept of each relaxation, at most
-# Of a force's components, eV/Angstrom, so that no force is larger than FMAX.
-COMPONENT = 0.01
-FMAX = 0.02
+MAX_STEPS = 100
+
+
+class Program(EspressoProfile):
+    """``pw.x``, which ASE leaves out of the command that it runs over a socket."""
+
+    def get_calculator_command(self, inputfile: str) -> list[str]:
+        return [*self._split_command, *super().get_calculator_command(inputfile)]
 
 
 @dataclass(frozen=True)
@@ -74,58 +84,68 @@ def start_of(job: Job) -> Atoms:
     return moved(distort(*build(job.defect, crystal), f"{job.sid}_16"))
 
 
-def write_input(atoms: Atoms, file: Path, pseudopotential: str) -> None:
-    """That of a relaxation by ``pw.x``: fixed cell, no spin, ten points of the primitive cell's zone."""
-    sections = {
-        "control": {
-            "calculation": "relax",
-            "pseudo_dir": ".",
-            "outdir": "./out",
-            "disk_io": "low",
-            "forc_conv_thr": COMPONENT * Bohr / Ry,
-            "etot_conv_thr": 1e-3,
-            "nstep": 100,
+def calculator(settings: Settings, folder: Path) -> Espresso:
+    """Of fixed cells, without spin, on ten points of the primitive cell's zone."""
+    packed = settings.pseudopotential
+    name = packed.name.removesuffix(".gz")
+    opened = gzip.open if packed.suffix == ".gz" else open
+    folder.mkdir(parents=True, exist_ok=True)
+    with opened(packed, "rb") as stream:
+        (folder / name).write_bytes(stream.read())
+    return Espresso(
+        profile=Program(settings.program, folder.absolute()),
+        directory=folder.absolute(),
+        input_data={
+            "control": {"tprnfor": True, "disk_io": "low", "outdir": "./out"},
+            "system": {
+                "ecutwfc": 18.5,  # Ry; the pseudopotential's file suggests 18.4
+                "ecutrho": 150.0,
+                "occupations": "smearing",
+                "smearing": "gaussian",
+                "degauss": 0.005,
+                "nosym": True,
+            },
+            "electrons": {"conv_thr": 1e-7, "mixing_beta": 0.5},
         },
-        "system": {
-            "ecutwfc": 18.5,  # Ry; the pseudopotential's file suggests 18.4
-            "ecutrho": 150.0,
-            "occupations": "smearing",
-            "smearing": "gaussian",
-            "degauss": 0.005,
-            "nosym": True,
-        },
-        "electrons": {"conv_thr": 1e-7, "mixing_beta": 0.5},
-        "ions": {},
-    }
-    with file.open("w") as stream:
-        write_espresso_in(
-            stream,
-            atoms,
-            sections,
-            pseudopotentials={"Si": pseudopotential},
-            kpts=(2, 2, 2),
-            koffset=(1, 1, 1),
-        )
+        pseudopotentials={"Si": name},
+        kpts=(2, 2, 2),
+        koffset=(1, 1, 1),
+    )
+
+
+def path_of(start: Atoms, asked: Calculator) -> list[Atoms]:
+    """Every structure that the relaxation asks for, with its labels; the last one is the end.
+
+    Raises:
+        RuntimeError: it did not converge, or the calculator failed; says why.
+    """
+    trajectory: list[Atoms] = []
+
+    def forces(positions: Tensor) -> Tensor:
+        atoms = start.copy()
+        atoms.positions = positions.numpy()
+        found = {"energy": asked.get_potential_energy(atoms), "forces": asked.get_forces(atoms)}
+        atoms.calc = SinglePointCalculator(atoms, **found)
+        trajectory.append(atoms)
+        return torch.as_tensor(found["forces"])
+
+    field = gdeq.from_callable(forces)
+    settings = {"solver": gdeq.LBFGS(), "horizon": 0, "progress": False}
+    ended = gdeq.relax(start, field, fmax=FMAX, max_steps=MAX_STEPS, **settings)
+    if ended.reasons[0]:
+        raise RuntimeError(f"{ended.codes[0].value}: {ended.reasons[0]}")
+    return trajectory
 
 
 def relax_one(job: Job, relaxed: Path, settings: Settings) -> str | None:
     """Make the record of one job; if that fails, say how, so that others go on."""
-    folder = settings.work / job.sid
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = settings.pseudopotential
-    name = packed.name.removesuffix(".gz")
-    opened = gzip.open if packed.suffix == ".gz" else open
-    with opened(packed, "rb") as stream:
-        (folder / name).write_bytes(stream.read())
-    start = start_of(job)
-    write_input(start, folder / "pw.in", name)
-    with (folder / "pw.out").open("w") as out:
-        command = [settings.program, "-in", "pw.in"]
-        ended = subprocess.run(command, check=False, cwd=folder, stdout=out, stderr=out)
-    said = (folder / "pw.out").read_text()
-    if ended.returncode or "End of BFGS Geometry Optimization" not in said:
-        return f"{job.sid}: {settings.program} did not end a relaxation, see {folder / 'pw.out'}"
-    trajectory = read(folder / "pw.out", index=":", format="espresso-out")
+    asked = calculator(settings, settings.work / job.sid)
+    os.chdir(asked.directory)  # where ASE leaves what the program prints
+    try:
+        with SocketIOCalculator(asked, unixsocket=f"{job.sid}_{os.getpid()}") as open_program:
+            trajectory = path_of(start_of(job), open_program)
+    except Exception as error:
+        return f"{job.sid}: {type(error).__name__}: {error}, see {asked.directory}"
     records.save(relaxed / f"{job.sid}.npz", without_drift(trajectory), FRAMES)
     return None
 
@@ -136,6 +156,7 @@ def relax(workers: int, relaxed: Path, settings: Settings) -> None:
     Raises:
         SystemExit: some failed; all others were done.
     """
+    relaxed = relaxed.absolute()
     relaxed.mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs() if not records.finished(relaxed / f"{job.sid}.npz")]
     one = partial(relax_one, relaxed=relaxed, settings=settings)
@@ -157,7 +178,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     if arguments.action == "pack":
-        pack("test", jobs(), arguments.relaxed, arguments.out, FMAX)
+        pack("test", jobs(), arguments.relaxed, arguments.out)
         return
     settings = Settings(arguments.program, arguments.pseudopotential, HERE / "work")
     relax(arguments.workers, arguments.relaxed, settings)

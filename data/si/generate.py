@@ -78,18 +78,15 @@ def relax(jobs: list[Job], relaxed: Path, workers: int, reference: str) -> None:
     relax_all(starts, workers, FMAX, MAX_STEPS, REFERENCES[reference])
 
 
-def pack(split: str, jobs: list[Job], relaxed: Path, out: Path, fmax: float = FMAX) -> None:
+def pack(split: str, jobs: list[Job], relaxed: Path, out: Path) -> None:
     """Write ``<split>/`` (starts and targets), ``<split>_frames/`` and the split's statistics.
-
-    Args:
-        fmax: eV/Angstrom; what ends with a larger force is left out.
 
     Raises:
         Incomplete: some of its relaxations are not there; nothing was written.
     """
     members = {job.sid: job for job in jobs if job.split == split}
     found = packing.read_split(split, {sid: file_of(job, relaxed) for sid, job in members.items()})
-    kept = {sid: record for sid, record in found.items() if record.max_forces[-1] <= fmax}
+    kept = {sid: record for sid, record in found.items() if record.max_forces[-1] <= FMAX}
     rows: list[tuple[Atoms, dict[str, object]]] = []
     for sid, record in kept.items():
         start, end = packing.start_of(record), record.frames[-1]

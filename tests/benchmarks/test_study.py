@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from benchmarks.study import again, docs, outcomes, running, showing
+from benchmarks.study import again, docs, outcomes, pairs, running, showing
 from benchmarks.study.__main__ import main as study_main
 from benchmarks.study.pictures import draw
 from benchmarks.study.tables import Table, read_tables
@@ -204,3 +204,25 @@ def test_a_run_made_again_is_compared_with_its_first_outcome(kept, tmp_path, mon
     assert shown.endswith("| 1 : 0 |")
     page = docs.renewed("<!-- again -->\nold\n<!-- end -->", {"small": table})
     assert shown in page and "old" not in page
+
+
+def test_any_two_rows_or_runs_are_compared(kept):
+    table, write = kept
+    tables = {"small": table}
+    write("forces", "8", 0, [FAR, FAR, FAR])
+    write("gdeq", "16", 0, [NEAR, FAR, FAR])
+    write("gdeq", "16", 1, [NEAR, NEAR, FAR])
+    rows = pairs.between("small/forces_8", "small/gdeq_16", tables)["val"]
+    log = np.log1p(NEAR) - np.log1p(FAR)
+    assert rows.log.log_change == pytest.approx((1 + 0.5) / 3 * log)
+    seeds = pairs.between("small/gdeq_16_seed0", "small/gdeq_16_seed1", tables)["test"]
+    assert seeds.log.log_change == pytest.approx(log / 3)
+    shown = pairs.markdown("small/forces_8", "small/gdeq_16", tables).splitlines()
+    assert shown[0].startswith("| `small/gdeq_16` against `small/forces_8` | log")
+    assert shown[2].startswith("| test | -0.") and shown[3].endswith("| 2 : 0 |")
+    with pytest.raises(
+        SystemExit, match="nothing of that name is kept in small; there are forces_8"
+    ):
+        pairs.named("small/gdeq", tables)
+    with pytest.raises(SystemExit, match=r"expected TABLE/ARM, of small"):
+        pairs.named("gdeq_16", tables)
