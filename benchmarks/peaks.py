@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fairchem_gdeq.relax import Operator, delta_q
 from fairchem_gdeq.relax.guidance import GUIDANCE_GRADIENTS
+from fairchem_gdeq.relax.kept import memory_of
 from fairchem_gdeq.training.memory import peak_mb, reset_peak
 
 # Freed memory goes back at once: else what the resident set keeps of it, more the longer a process
@@ -30,8 +31,12 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536
 Case = tuple[nn.Module, Operator, Tensor]  # the model, the operator and X_0 [n, 3]
 
 
-def measure(case: Case, method: str, horizon: int) -> dict[str, float]:
-    """Extra peak memory (MB) and seconds of one guidance gradient, to be the first of its process."""
+def measure(case: Case, method: str, horizon: int, memory: float = 0) -> dict[str, float]:
+    """Extra peak memory (MB) and seconds of one guidance gradient, to be the first of its process.
+
+    Args:
+        memory: bytes that the sweep may use for graphs that it keeps.
+    """
     model, operator, start = case
     noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
     target = start + 0.1 * noise
@@ -47,14 +52,17 @@ def measure(case: Case, method: str, horizon: int) -> dict[str, float]:
         horizon,
         lambda x: delta_q(x, target, operator.structures, operator.pin),
         1.0,
+        **({"memory": int(memory)} if memory else {}),
     )
     return {"seconds": time.perf_counter() - started, "extra_mb": peak_mb() - before}
 
 
-def in_new_process(kind: str, number: int, environment: dict[str, str]) -> dict[str, float]:
-    """This program again with ``--one KIND NUMBER``: the last line that it prints is the answer."""
+def in_new_process(
+    kind: str, number: int, environment: dict[str, str], budget: str = "0"
+) -> dict[str, float]:
+    """This program again with ``--one KIND NUMBER BUDGET``: the last line it prints is the answer."""
     program = sys.modules["__main__"].__spec__.name
-    command = [sys.executable, "-m", program, *sys.argv[1:], "--one", kind, str(number)]
+    command = [sys.executable, "-m", program, *sys.argv[1:], "--one", kind, str(number), budget]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | environment
     )
@@ -70,12 +78,14 @@ def run(parser: argparse.ArgumentParser, case_of: Callable[[argparse.Namespace],
     parser.add_argument("--time-at", type=int, default=20, help="K of the time comparison")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--budgets", nargs="*", default=[], help="guidance_memory, such as 500MB")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        method, horizon = arguments.one
+        method, horizon, budget = arguments.one
         torch.set_num_threads(arguments.threads)
-        print(json.dumps(measure(case_of(arguments), method, int(horizon))))
+        memory = memory_of("guidance_memory", budget) if budget != "0" else 0
+        print(json.dumps(measure(case_of(arguments), method, int(horizon), memory)))
         return
     print("method          K   extra MB")
     extra: dict[tuple[str, int], float] = {}
@@ -83,6 +93,9 @@ def run(parser: argparse.ArgumentParser, case_of: Callable[[argparse.Namespace],
         for k in horizons:
             extra[method, k] = in_new_process(method, k, GIVE_BACK)["extra_mb"]
             print(f"{method:12s} {k:4d} {extra[method, k]:10.0f}", flush=True)
+    for budget in arguments.budgets:
+        peak = in_new_process("sweep", arguments.time_at, GIVE_BACK, budget)["extra_mb"]
+        print(f"sweep, {budget} {arguments.time_at:4d} {peak:10.0f}", flush=True)
     if {("sweep", 5), ("sweep", 140)} <= extra.keys():
         print(f"sweep, memory K=140 / K=5: {extra['sweep', 140] / extra['sweep', 5]:.2f} (bar 1.2)")
     if arguments.repeats:

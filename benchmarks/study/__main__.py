@@ -50,7 +50,7 @@ def main() -> None:
     compare = actions.add_parser("compare", help="two rows or runs, structure by structure")
     compare.add_argument("first", help="TABLE/ARM, TABLE/ARM_POINT or TABLE/ARM_seedN")
     compare.add_argument("second", help="likewise; less than 0 is better than the first")
-    actions.add_parser("docs", help="tables of docs/results.md, and pictures of those with points")
+    actions.add_parser("docs", help="tables of docs/results.md and study.md, and pictures")
     arguments = parser.parse_args()
     if arguments.action == "docs":
         renew(tables)

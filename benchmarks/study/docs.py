@@ -1,4 +1,4 @@
-"""Tables of ``docs/results.md``, made anew from what is kept.
+"""Tables of ``docs/results.md`` and ``docs/study.md``, made anew from what is kept.
 
 A table stands between ``<!-- study TABLE SPLIT [ARM ...] -->`` and ``<!-- end -->``; with arms, it has
 only those. That of runs made again stands between ``<!-- again -->`` and ``<!-- end -->``.
@@ -16,19 +16,21 @@ from benchmarks.study.pictures import draw
 from benchmarks.study.showing import markdown
 from benchmarks.study.tables import Table
 
-PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = (DOCS / "results.md", DOCS / "study.md")
 AGAIN = re.compile(r"(<!-- again -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"<!-- study ([^>]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def renew(tables: Mapping[str, Table]) -> None:
-    """Write the page, and a picture of each of its tables that has points."""
-    text = PAGE.read_text()
-    PAGE.write_text(renewed(text, tables))
-    for name in {block.split()[0] for block in BLOCK.findall(text)}:
-        table = tables[name]
-        if table.point:
-            draw(table, list(rows_of(table, "test")), PAGE.with_name(f"{name}.png"))
+    """Write the pages, and a picture of each of their tables that has points."""
+    for page in PAGES:
+        text = page.read_text()
+        page.write_text(renewed(text, tables))
+        for name in {block.split()[0] for block in BLOCK.findall(text)}:
+            table = tables[name]
+            if table.point:
+                draw(table, list(rows_of(table, "test")), DOCS / f"{name}.png")
 
 
 def renewed(text: str, tables: Mapping[str, Table]) -> str:
@@ -41,7 +43,7 @@ def renewed(text: str, tables: Mapping[str, Table]) -> str:
     def block(found: re.Match[str]) -> str:
         name, split, *arms = found[1].split()
         if name not in tables:
-            raise SystemExit(f"{PAGE.name} names the table {name}: there are {', '.join(tables)}")
+            raise SystemExit(f"a page names the table {name}: there are {', '.join(tables)}")
         return f"<!-- study {found[1]} -->\n{made(tables[name], split, arms)}\n<!-- end -->"
 
     text = AGAIN.sub(lambda found: f"{found[1]}{again.markdown(tables)}\n{found[2]}", text)

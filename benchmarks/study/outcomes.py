@@ -45,7 +45,7 @@ class Row:
         basins: share of Delta Q below 2, in percent.
         level: mean of log(1 + Delta Q), over structures and seeds, and its 95% interval by bootstrap.
         minutes, memory: of training, where it was kept: minutes in all, highest peak in MB.
-        force_mae: on held frames, eV/Angstrom, where there are some.
+        force_mae: on held frames, eV/Angstrom, where they were asked for.
         against_base, against_first: changes; None for the base and the first arm.
     """
 
@@ -79,7 +79,7 @@ def rows_of(table: Table, split: str) -> Iterator[Row]:
                 continue
             if base is None:
                 base = over_seeds(found[:1], split, BASE)
-                yield Row("", "", 1, len(base), *scores(base))
+                yield Row("", "", 1, len(base), *scores(base), force_mae=_error_of_base(table))
             ends = over_seeds(found, split, TUNED)
             if arm == table.first:
                 first = ends
@@ -146,6 +146,16 @@ def change(before: Ends, after: Ends) -> Change:
 def _averaged(ends: Ends, there: Callable[[Any], Any], back: Callable[[Any], Any]) -> list[End]:
     """An end for each row, whose Delta Q is an average over seeds."""
     return [End(row, float(back(there(found).mean())), False) for row, found in ends.items()]
+
+
+def _error_of_base(table: Table) -> Spread | None:
+    """On held frames, which not every arm has."""
+    for arm in table.every:
+        for point in table.points:
+            for outcome in kept(table, arm, point):
+                if error := outcome.get("force_mae", {}).get(BASE):
+                    return error, None
+    return None
 
 
 def _training(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

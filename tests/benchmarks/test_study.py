@@ -73,6 +73,17 @@ def test_every_override_is_of_a_key_of_its_config(name):
         assert found is not nowhere, (config, key)
 
 
+def test_the_base_has_the_force_error_of_any_arm_that_was_asked_for_it(kept):
+    table, write = kept
+    write("forces", "8", 0, [FAR] * 3)
+    (base, _) = outcomes.rows_of(table, "test")
+    assert base.force_mae is None
+    found = outcome([NEAR] * 3, 0) | {"force_mae": {"base": 0.02, "tuned": 0.01}}
+    running.write(table.run("gdeq", "16", 0).kept, found)
+    base, forces, gdeq = outcomes.rows_of(table, "test")
+    assert (base.force_mae, forces.force_mae, gdeq.force_mae) == ((0.02, None), None, (0.01, None))
+
+
 def test_an_arm_with_a_config_of_its_own_has_none_of_the_overrides_of_the_table():
     arms, others = (
         {"gdeq": ("lr=1",)},
@@ -85,13 +96,14 @@ def test_an_arm_with_a_config_of_its_own_has_none_of_the_overrides_of_the_table(
 
 
 @pytest.mark.slow
-def test_the_page_says_what_is_kept():
-    text = docs.PAGE.read_text()
+@pytest.mark.parametrize("page", docs.PAGES, ids=lambda page: page.name)
+def test_the_pages_say_what_is_kept(page):
+    text = page.read_text()
     assert docs.renewed(text, TABLES) == text, "run python -m benchmarks.study docs"
 
 
 def test_an_unknown_table_on_the_page_is_named():
-    with pytest.raises(SystemExit, match="names the table nothing: there are command1"):
+    with pytest.raises(SystemExit, match="a page names the table nothing: there are command1"):
         docs.renewed("<!-- study nothing test -->\n<!-- end -->", TABLES)
 
 

@@ -10,7 +10,7 @@ from fairchem_gdeq.relax.guidance import (
     rollout,
     sweep,
 )
-from fairchem_gdeq.relax.kept import Window, bytes_on, graph_bytes, memory_of
+from fairchem_gdeq.relax.kept import BACKWARD, Window, bytes_on, graph_bytes, memory_of
 from fairchem_gdeq.testing.fields import grads, random_batch, zero
 from tests.relax.test_dropped import Cliff
 from tests.relax.test_gradients import largest_forces
@@ -81,7 +81,7 @@ def test_the_gradient_is_that_of_the_stored_graph(kind, fits, settle):
     operator, x, target = problem(kind, **options)
     # As many eV/Angstrom as the calmest structure has left after some steps.
     fmax = 1.01 * float(largest_forces(operator, rollout(operator, x, 5).positions).min()) * settle
-    memory = int((fits + 0.5) * size_of_one(operator, x))
+    memory = int((fits + BACKWARD + 0.5) * size_of_one(operator, x))
     for each in (operator.field.log, operator.field.most, operator.field.alive):
         each.clear()
     loss = lambda z: delta_q(z, target, operator.structures, operator.pin)  # noqa: E731
@@ -166,10 +166,12 @@ def test_what_diverged_leaves_no_trace_in_kept_graphs():
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
 
 
-def test_a_budget_below_one_graph_keeps_none():
+@pytest.mark.parametrize(("graphs", "fits"), [(0.9, 0), (1.4, 0), (1.6, 1), (3.4, 2), (3.6, 3)])
+def test_a_budget_has_room_for_a_backward_besides_its_graphs(graphs, fits):
     operator, x, _ = problem()
-    window = Window(size_of_one(operator, x) - 1)
+    window = Window(int(graphs * size_of_one(operator, x)))
     operator.field.log.clear()
     with torch.no_grad():
-        kept = [window.apply(operator, x, None, torch.zeros(1))[3] for _ in range(3)]
-    assert kept == [None, None, None] and len(operator.field.log) == 1
+        kept = [window.apply(operator, x, None, torch.zeros(1))[3] for _ in range(5)]
+    assert window.fits == fits and sum(map(bool, kept)) == fits
+    assert len(operator.field.log) == (5 if fits else 1), "graphs that are built"
