@@ -30,6 +30,7 @@ from benchmarks.peers.kept import Kept, NotInstalled
 from benchmarks.peers.numbers import turned
 from benchmarks.peers.problems import PROBLEMS, Opened, Problem, compare_each, opened
 from benchmarks.peers.relaxations import (
+    OURS,
     REFERENCE,
     SMALL,
     Ended,
@@ -51,7 +52,7 @@ def ways_of(
     operators, starts = [given.operator(row) for row in given.rows], given.starts
     ours = {
         "L-BFGS, fixed guess, batched": Relaxer(0, LBFGS(softest=None), **limits),
-        "L-BFGS, batched": Relaxer(0, LBFGS(), **limits),
+        OURS: Relaxer(0, LBFGS(), **limits),
         f"{problem.horizon} plain steps, then the same": Relaxer(
             problem.horizon, LBFGS(), **limits
         ),

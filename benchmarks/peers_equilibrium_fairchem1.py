@@ -35,6 +35,7 @@ from torch_geometric.data import Batch
 from benchmarks.peers.kept import Kept
 from benchmarks.peers.numbers import turned
 from benchmarks.peers.relaxations import (
+    OURS,
     REFERENCE,
     SMALL,
     Ended,
@@ -130,7 +131,7 @@ def main() -> None:
     limits = {"fmax": arguments.fmax, "max_steps": arguments.max_steps}
     ours = {
         "L-BFGS, fixed guess, batched": Relaxer(0, LBFGS(softest=None), **limits),
-        "L-BFGS, batched": Relaxer(0, LBFGS(), **limits),
+        OURS: Relaxer(0, LBFGS(), **limits),
     }
     ways: dict[str, Callable[[], list[Ended]]] = {
         name: partial(in_flight, alone, starts, way, arguments.max_atoms)

@@ -7,19 +7,22 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.peers.kept import Kept, Measured
 from benchmarks.peers.numbers import print_head, print_missing, spread
 from fairchem_gdeq.batching.streams import Request, Stream
+from fairchem_gdeq.evaluation.comparison import mean_with_interval
 from fairchem_gdeq.relax import Operator, Relaxer, max_displacement
 
 HEADER = (
-    *("way", "evaluations per structure", "mean", "CPU s per structure", "wall s per structure"),
-    *("converged", "same minimum"),
+    *("way", "evaluations per structure", "mean", "times ours", "CPU s per structure"),
+    *("wall s per structure", "converged", "same minimum"),
 )
 REFERENCE = "Picard, small steps"
+OURS = "L-BFGS, batched"
 SMALL = 0.4  # its alpha, in alphas of the config
 
 
@@ -76,14 +79,26 @@ def same_minimum(
     return same, asked
 
 
-def cells(runs: Sequence[Measured], same: tuple[int, int]) -> str:
-    """The row of a way after its name, of all its repeats; ends are the same in all of them."""
+def times(found: Measured, ours: Measured) -> str:
+    """Evaluations in those of ours: the geometric mean over structures, and its 95% interval."""
+    logs = np.log(found["evaluations"]) - np.log(ours["evaluations"])
+    mean, low, high = np.exp(mean_with_interval(logs))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+def cells(runs: Sequence[Measured], same: tuple[int, int], ours: Measured | None) -> str:
+    """The row of a way after its name, of all its repeats; ends are the same in all of them.
+
+    Args:
+        ours: what evaluations are compared with by pairs; None for itself.
+    """
     first, count = runs[0], len(runs[0]["evaluations"])
     evaluations = first["evaluations"]
     seconds = (spread([run[clock] / count for run in runs]) for clock in ("cpu", "wall"))
     share = f" ({same[0] / same[1]:.0%})" if same[1] else ""
     entries = (
-        *(spread(evaluations, 0), f"{sum(evaluations) / count:.1f}", *seconds),
+        *(spread(evaluations, 0), f"{sum(evaluations) / count:.1f}"),
+        *("" if ours is None else times(first, ours), *seconds),
         *(f"{sum(first['converged'])} of {count}", f"{same[0]} of {same[1]}{share}"),
     )
     return " | ".join(entries)
@@ -142,4 +157,5 @@ def print_table(
         repeats = [""] if way == REFERENCE else [f" #{k}" for k in range(arguments.repeats)]
         runs = [kept.known[way + repeat] for repeat in repeats]
         same = same_minimum(runs[0], reference, operators, arguments.within)
-        print(f"| {way} | {cells(runs, same)} |")
+        ours = None if way == OURS else kept.known[f"{OURS} #0"]
+        print(f"| {way} | {cells(runs, same, ours)} |")

@@ -129,9 +129,11 @@ def test_a_row_has_spreads_over_structures_and_repeats():
     runs = [
         {"wall": w, "cpu": 1.0, "evaluations": [4, 8], "converged": [True, False]} for w in (2, 6)
     ]
-    row = cells(runs, (1, 2)).split(" | ")
-    assert row[:2] == ["6 (4 to 8)", "6.0"] and row[3] == "2.00 (1.00 to 3.00)"
-    assert row[4:] == ["1 of 2", "1 of 2 (50%)"]
+    row = cells(runs, (1, 2), None).split(" | ")
+    assert row[:3] == ["6 (4 to 8)", "6.0", ""] and row[4] == "2.00 (1.00 to 3.00)"
+    assert row[5:] == ["1 of 2", "1 of 2 (50%)"]
+    ours = runs[0] | {"evaluations": [2, 2]}  # a half and a quarter
+    assert cells(runs, (1, 2), ours).split(" | ")[2] == "2.83 (2.00 to 4.00)"
 
 
 def problem(sizes: tuple[int, ...] = (4, 3)):
