@@ -84,7 +84,7 @@ def start_of(job: Job) -> Atoms:
 
 
 def calculator(settings: Settings, folder: Path) -> Espresso:
-    """Of fixed cells, without spin, on two special points of the primitive cell's zone."""
+    """Of fixed cells, without spin, on ten special points of the primitive cell's zone."""
     packed = settings.pseudopotential
     name = packed.name.removesuffix(".gz")
     opened = gzip.open if packed.suffix == ".gz" else open
@@ -107,7 +107,7 @@ def calculator(settings: Settings, folder: Path) -> Espresso:
             "electrons": {"conv_thr": 1e-7, "mixing_beta": 0.5},
         },
         pseudopotentials={"Si": name},
-        kpts=(1, 1, 1),
+        kpts=(2, 2, 2),
         koffset=(1, 1, 1),
     )
 

@@ -76,7 +76,7 @@ def test_answers_become_a_record(scripts, settings, tmp_path):
     folder = settings.work / job.sid
     assert (folder / "Si.UPF").read_bytes() == b"silicon"
     asked = (folder / "espresso.pwi").read_text()
-    assert "1 1 1  1 1 1" in asked and "Si.UPF" in asked and "18.5" in asked
+    assert "2 2 2  1 1 1" in asked and "Si.UPF" in asked and "18.5" in asked
     assert (folder / "espresso.pwo").read_text() == "asked\n"  # once: the program stays open
     record = scripts.records.load(tmp_path / f"{job.sid}.npz")
     start = scripts.dft.start_of(job)
