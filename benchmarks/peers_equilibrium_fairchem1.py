@@ -74,6 +74,12 @@ class OurForces(OptimizableBatch):
                 self._at = self.batch.pos.clone(), self.operator.forces(self.batch.pos)
         return self._at[1].clone()
 
+    def _never_asked(self, *_: Any) -> Any:
+        """Later versions of ASE want these of a subclass; fairchem's L-BFGS does not call them."""
+        raise NotImplementedError
+
+    ndofs = get_x = set_x = get_value = get_gradient = _never_asked
+
 
 def theirs(
     batch: Batch, trainer: Any, operator: Operator, fmax: float, max_steps: int, **options: float
