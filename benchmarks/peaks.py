@@ -58,11 +58,11 @@ def measure(case: Case, method: str, horizon: int, memory: float = 0) -> dict[st
 
 
 def in_new_process(
-    kind: str, number: int, environment: dict[str, str], budget: str = "0"
+    kind: str, number: int, environment: dict[str, str], *more: str
 ) -> dict[str, float]:
-    """This program again with ``--one KIND NUMBER BUDGET``: the last line it prints is the answer."""
+    """This program again with ``--one KIND NUMBER ...``: the last line that it prints is the answer."""
     program = sys.modules["__main__"].__spec__.name
-    command = [sys.executable, "-m", program, *sys.argv[1:], "--one", kind, str(number), budget]
+    command = [sys.executable, "-m", program, *sys.argv[1:], "--one", kind, str(number), *more]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | environment
     )
@@ -79,12 +79,12 @@ def run(parser: argparse.ArgumentParser, case_of: Callable[[argparse.Namespace],
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--budgets", nargs="*", default=[], help="guidance_memory, such as 500MB")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        method, horizon, budget = arguments.one
+        method, horizon, *budget = arguments.one
         torch.set_num_threads(arguments.threads)
-        memory = memory_of("guidance_memory", budget) if budget != "0" else 0
+        memory = memory_of("guidance_memory", budget[0]) if budget else 0
         print(json.dumps(measure(case_of(arguments), method, int(horizon), memory)))
         return
     print("method          K   extra MB")
