@@ -4,7 +4,8 @@
     python data/si/dft.py relax --workers 2    # goes on where it was; keeps dft/relaxed/*.npz
     python data/si/dft.py pack                 # dft/test and dft/test_frames
 
-``pw.x`` stays open for a relaxation, and the L-BFGS of this project asks it over a socket. The pseudopotential comes with the examples of the second package.
+``pw.x`` stays open for a relaxation, and the L-BFGS of this project asks it over a socket. The
+pseudopotential comes with the examples of the second package.
 """
 
 from __future__ import annotations
