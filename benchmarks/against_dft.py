@@ -22,12 +22,14 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
-from ase.db import connect
 from numpy.typing import NDArray
 
 import fairchem_gdeq as gdeq
+from benchmarks.strict_basins import targets_of
+from benchmarks.subsets import rows_of
 from fairchem_gdeq.evaluation.basin import Basin
 from fairchem_gdeq.evaluation.comparison import End, compare
+from fairchem_gdeq.evaluation.scoring import UNRELAXED
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "data"))
@@ -36,7 +38,6 @@ from references import REFERENCES  # noqa: E402
 from sevennet import relax  # noqa: E402
 
 FMAX, MAX_STEPS, HORIZON = 0.02, 400, 10
-UNRELAXED = "unrelaxed"
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,10 @@ class Minima:
 
 def read(folder: Path) -> Minima:
     """``test`` and ``test_frames`` of the folder."""
-    starts, targets = [], []
-    with connect(folder / "test" / "data.aselmdb", type="aselmdb", readonly=True) as database:
-        for row in database.select():
-            starts.append(row.toatoms())
-            targets.append(row.toatoms())
-            targets[-1].positions = row.data["pos_relaxed"]
-    frames = folder / "test_frames" / "data.aselmdb"
-    with connect(frames, type="aselmdb", readonly=True) as database:
-        return Minima(starts, targets, [row.toatoms() for row in database.select()])
+    starts, frames = (
+        [row.toatoms() for row in rows_of(folder / name)] for name in ("test", "test_frames")
+    )
+    return Minima(starts, list(targets_of([folder / "test"]).values()), frames)
 
 
 def by_reference(calculator: Calculator, starts: Sequence[Atoms]) -> list[Atoms]:

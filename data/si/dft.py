@@ -34,6 +34,7 @@ import fairchem_gdeq as gdeq
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
+import packing  # noqa: E402
 import records  # noqa: E402
 from sevennet import over, without_drift  # noqa: E402
 
@@ -178,7 +179,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     if arguments.action == "pack":
-        pack("test", jobs(), arguments.relaxed, arguments.out)
+        one = partial(pack, jobs=jobs(), relaxed=arguments.relaxed, out=arguments.out)
+        packing.each(["test"], one)
         return
     settings = Settings(arguments.program, arguments.pseudopotential, HERE / "work")
     relax(arguments.workers, arguments.relaxed, settings)
