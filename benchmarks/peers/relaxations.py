@@ -119,16 +119,21 @@ def in_flight(
     ]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those that the tables of both fairchem lines have."""
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """What is relaxed, how far, and what counts as the same minimum."""
     parser.add_argument("--structures", type=int, default=8, help="first ones of the test split")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fmax", type=float, default=0.02, help="eV/Angstrom")
     parser.add_argument("--max-steps", type=int, default=500)
-    parser.add_argument("--reference-steps", type=int, default=5000)
-    parser.add_argument("--max-atoms", type=int, default=1100, help="evaluated together")
     parser.add_argument("--within", type=float, default=0.1, help="Angstrom")
     parser.add_argument("--threads", type=int, default=1)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those that the tables of both fairchem lines have."""
+    add_limits(parser)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--reference-steps", type=int, default=5000)
+    parser.add_argument("--max-atoms", type=int, default=1100, help="evaluated together")
     parser.add_argument("--folder", default="runs/peers", help="where measurements are kept")
 
 

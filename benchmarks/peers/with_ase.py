@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import ase
 import numpy as np
@@ -11,17 +13,22 @@ from ase.calculators.calculator import all_changes
 from ase.constraints import FixAtoms
 from ase.optimize import FIRE, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
+from ase.optimize.precon import PreconLBFGS
 from torch import Tensor
 
 from benchmarks.peers.relaxations import Ended
 from fairchem_gdeq.evaluation.ase_baselines import Diverged, FieldCalculator
 from fairchem_gdeq.relax import Operator
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "ASE FIRE": FIRE,
     "ASE LBFGS": LBFGS,
     "ASE BFGSLineSearch": BFGSLineSearch,
+    # Below 100 atoms its default is no preconditioner.
+    "ASE PreconLBFGS, Exp": partial(PreconLBFGS, precon="Exp"),
 }
+# A step uphill, which direct forces can propose, is an error there, though the optimizer goes on.
+logging.getLogger("ase.utils.linesearcharmijo").setLevel(logging.CRITICAL)
 
 
 class WorkCalculator(FieldCalculator):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import first_guess
 from benchmarks.peers import adjoint_systems, with_ase, with_torch_sim
 from benchmarks.peers.kept import Kept, NotInstalled, not_installed
 from benchmarks.peers.numbers import exponent, spread, turned
 from benchmarks.peers.relaxations import cells, in_flight, same_minimum, timed
-from fairchem_gdeq.relax import FIRE, LBFGS, Relaxer
-from fairchem_gdeq.testing.fields import random_batch, structures
+from fairchem_gdeq.relax import FIRE, LBFGS, Relaxer, solve
+from fairchem_gdeq.testing.fields import dense_jacobian, random_batch, structures
 
 
 def test_spread_gives_median_least_and_most():
@@ -153,7 +154,7 @@ def test_ends_of_a_stream_come_in_order_with_their_numbers():
     assert found["evaluations"] == [end.evaluations for end in ends] and json.dumps(found)
 
 
-@pytest.mark.parametrize("name", ["ASE FIRE", "ASE LBFGS", "ASE BFGSLineSearch"])
+@pytest.mark.parametrize("name", list(with_ase.OPTIMIZERS))
 def test_ase_finds_our_minimum_and_leaves_fixed_atoms(name):
     operators, starts, numbers = problem()
     ours = in_flight(operators, starts, Relaxer(0, LBFGS(), 1e-3, 500), 100)
@@ -222,3 +223,29 @@ def test_torchdeq_solves_the_same_system(name):
     for a, b in zip(found, exact, strict=True):
         assert 1 < a.vjps < 2000
         torch.testing.assert_close(a.w, b.w, atol=5e-3, rtol=0)
+
+
+def test_the_hessian_as_first_guess():
+    torch.set_default_dtype(torch.float64)  # given back after each test
+    operator, start, _ = random_batch("site", [4], conservative=True, fixed=[1], length=50.0)
+    end = solve(operator, start, LBFGS(), 1e-6).positions
+    free = operator.structures.free
+    found = first_guess.hessian(operator, end)
+    both = free.repeat_interleave(3)
+    expected = (torch.eye(12) - dense_jacobian(operator, end)) / operator.alpha
+    torch.testing.assert_close(found[both][:, both], expected[both][:, both], atol=1e-3, rtol=1e-3)
+    assert not found[~both].any() and not found[:, ~both].any()
+
+    near = torch.where(free[:, None], end + 1e-3, end)
+    known = first_guess.guessed(found, free, 0.0)
+    with_hessian, without = (solve(operator, near, each, 1e-6) for each in (known, LBFGS()))
+    assert with_hessian.evaluations.item() <= 3 < without.evaluations.item()
+    torch.testing.assert_close(with_hessian.positions, end, atol=1e-5, rtol=0)
+    assert torch.equal(with_hessian.positions[~free], near[~free])
+
+
+def test_what_counts_for_the_first_guess_are_sizes_of_eigenvalues_and_a_floor():
+    free = torch.tensor([True])
+    known = first_guess.guessed(torch.diag(torch.tensor([-4.0, 0.0, 9.0])), free, 1.0)
+    torch.testing.assert_close(known.root.diagonal(), torch.tensor([2.0, 1.0, 3.0]))
+    torch.testing.assert_close(known.root @ known.inverse, torch.eye(3))
