@@ -31,7 +31,8 @@ from fairchem_gdeq.evaluation.basin import Basin
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import packing
 import records
-from sevennet import Start, relax_all, sevennet
+from relaxing import Start
+from sevennet import relax_all, sevennet
 
 FMAX, MAX_STEPS = 0.01, 400  # as the targets were made
 

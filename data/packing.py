@@ -34,8 +34,8 @@ def read_split(split: str, files: dict[str, Path]) -> dict[str, Record]:
     if missing:
         raise Incomplete(
             f"{split}: {len(files) - len(missing)} of {len(files)} relaxations are there, "
-            f"{missing[0]} is the first that is missing. Its folder is left as it is; go on with: "
-            f"generate.py relax --splits {split}"
+            f"{missing[0]} is the first that is missing. Its folder is left as it is; go on with "
+            "the action relax of the same script"
         )
     return {name: load(file) for name, file in files.items()}
 

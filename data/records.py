@@ -82,8 +82,8 @@ def load(file: Path) -> Record:
     """
     if not finished(file):
         raise ValueError(
-            f"{file} is no complete record of a relaxation; delete it and let generate.py relax "
-            "make it again"
+            f"{file} is no complete record of a relaxation; delete it, and the action relax of the "
+            "script that made it makes it again"
         )
     with np.load(file) as kept:
         part = dict(kept)

@@ -26,7 +26,7 @@ from ase.calculators.espresso import Espresso, EspressoProfile
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.calculators.socketio import SocketIOCalculator
 from defects import LATTICE, Defect, build, distort
-from generate import FMAX, moved, pack
+from generate import FMAX, file_of, moved, pack
 from plan import Job
 from torch import Tensor
 
@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 import packing  # noqa: E402
 import records  # noqa: E402
-from sevennet import over, without_drift  # noqa: E402
+from relaxing import Start, make_all, without_drift  # noqa: E402
 
 OUT = HERE / "dft"
 PSEUDOPOTENTIAL = Path(
@@ -138,32 +138,28 @@ def path_of(start: Atoms, asked: Calculator) -> list[Atoms]:
     return trajectory
 
 
-def relax_one(job: Job, relaxed: Path, settings: Settings) -> str | None:
-    """Make the record of one job; if that fails, say how, so that others go on."""
-    asked = calculator(settings, settings.work / job.sid)
+def relax_one(start: Start, settings: Settings) -> None:
+    """Make the record of one start.
+
+    Raises:
+        RuntimeError: it failed; says where the program's output is.
+    """
+    name = start.file.stem
+    asked = calculator(settings, settings.work / name)
     os.chdir(asked.directory)  # where ASE leaves what the program prints
     try:
-        with SocketIOCalculator(asked, unixsocket=f"{job.sid}_{os.getpid()}") as open_program:
-            trajectory = path_of(start_of(job), open_program)
+        with SocketIOCalculator(asked, unixsocket=f"{name}_{os.getpid()}") as open_program:
+            trajectory = path_of(start.build(), open_program)
     except Exception as error:
-        return f"{job.sid}: {type(error).__name__}: {error}, see {asked.directory}"
-    records.save(relaxed / f"{job.sid}.npz", without_drift(trajectory), FRAMES)
-    return None
+        raise RuntimeError(f"{error} (see {asked.directory})") from error
+    records.save(start.file, without_drift(trajectory), start.frames)
 
 
 def relax(workers: int, relaxed: Path, settings: Settings) -> None:
-    """Relax what has no record yet.
-
-    Raises:
-        SystemExit: some failed; all others were done.
-    """
-    relaxed = relaxed.absolute()
-    relaxed.mkdir(parents=True, exist_ok=True)
-    todo = [job for job in jobs() if not records.finished(relaxed / f"{job.sid}.npz")]
-    one = partial(relax_one, relaxed=relaxed, settings=settings)
-    failed = [message for message in over(one, todo, workers, "relax") if message]
-    if failed:
-        raise SystemExit(f"{len(failed)} of {len(todo)} relaxations failed:\n" + "\n".join(failed))
+    """Relax what has no record yet, as ``make_all``, and with what it raises."""
+    folder = relaxed.absolute()
+    starts = [Start(file_of(job, folder), partial(start_of, job), job.frames) for job in jobs()]
+    make_all(starts, partial(relax_one, settings=settings), workers)
 
 
 def main() -> None:
@@ -177,7 +173,6 @@ def main() -> None:
     parser.add_argument("--program", default="pw.x")
     parser.add_argument("--pseudopotential", type=Path, default=PSEUDOPOTENTIAL)
     arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
     if arguments.action == "pack":
         one = partial(pack, jobs=jobs(), relaxed=arguments.relaxed, out=arguments.out)
         packing.each(["test"], one)

@@ -27,7 +27,8 @@ sys.path.insert(0, str(HERE.parent))
 import packing  # noqa: E402
 from ase_lmdb import write  # noqa: E402
 from references import REFERENCES  # noqa: E402
-from sevennet import Start, relax_all  # noqa: E402
+from relaxing import Start  # noqa: E402
+from sevennet import relax_all  # noqa: E402
 
 FMAX = 0.01  # eV/Angstrom
 MAX_STEPS = 400

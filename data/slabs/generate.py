@@ -26,7 +26,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 import packing  # noqa: E402
 from ase_lmdb import write  # noqa: E402
-from sevennet import Start, relax_all  # noqa: E402
+from relaxing import Start  # noqa: E402
+from sevennet import relax_all  # noqa: E402
 
 FMAX = 0.01  # eV/Angstrom, of the free atoms
 MAX_STEPS = 400

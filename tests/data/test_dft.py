@@ -3,19 +3,18 @@
 import gzip
 import shutil
 import sys
-from importlib import import_module
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.calculator import CalculationFailed
 
+from tests.data.scripts import imported
 from tests.data.springs import Springs
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "data" / "si"
 MOVE = 0.07  # Angstrom, from each start to the minimum of the stand-in
 
 # Of ``pw.x``: answers over the socket with springs, to places that are not far.
@@ -24,6 +23,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import ase.io
 from ase.calculators.socketio import SocketClient
+from tests.data.scripts import imported
 from tests.data.springs import Springs
 assert sys.argv[1:3] == ["-in", "espresso.pwi"] and sys.argv[3] == "--ipi"
 atoms = ase.io.read("espresso.pwi", format="espresso-in")
@@ -37,13 +37,15 @@ SocketClient(unixsocket=sys.argv[4].removesuffix(":UNIX")).run(atoms)
 
 @pytest.fixture(scope="module")
 def scripts():
-    own, shared = ("defects", "plan", "generate", "dft"), ("records",)
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in (FOLDER.parent, FOLDER):
-            patch.syspath_prepend(folder)
-        for name in own:  # data/slabs has modules of the same names
-            sys.modules.pop(name, None)
-        yield SimpleNamespace(**{name: import_module(name) for name in own + shared})
+    with imported("si", "defects", "plan", "generate", "dft") as modules:
+        yield modules
+
+
+def start_in(scripts, folder, job):
+    """A relaxation to do, of a job."""
+    return scripts.relaxing.Start(
+        folder / f"{job.sid}.npz", partial(scripts.dft.start_of, job), job.frames
+    )
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_starts_are_small_and_of_silicon(scripts):
 
 def test_answers_become_a_record(scripts, settings, tmp_path):
     job = scripts.dft.jobs()[0]
-    assert scripts.dft.relax_one(job, tmp_path, settings) is None
+    scripts.dft.relax_one(start_in(scripts, tmp_path, job), settings)
     folder = settings.work / job.sid
     assert (folder / "Si.UPF").read_bytes() == b"silicon"
     asked = (folder / "espresso.pwi").read_text()
@@ -91,7 +93,7 @@ def test_answers_become_a_record(scripts, settings, tmp_path):
 def test_a_failed_one_is_named_and_the_others_are_done(scripts, settings, tmp_path, monkeypatch):
     first, *_, last = scripts.dft.jobs()
     monkeypatch.setattr(scripts.dft, "jobs", lambda: [first, last])
-    monkeypatch.setattr(scripts.dft, "over", lambda one, todo, *_: [one(job) for job in todo])
+    monkeypatch.setattr(scripts.relaxing, "over", lambda one, todo, _: [one(job) for job in todo])
     whole = scripts.dft.path_of
 
     def fails_for_the_first(start, asked):
@@ -131,7 +133,7 @@ def test_the_program_understands_what_it_is_asked(scripts, tmp_path, monkeypatch
     monkeypatch.setattr(scripts.dft, "start_of", lambda job: moved)
     settings = scripts.dft.Settings("pw.x", scripts.dft.PSEUDOPOTENTIAL, tmp_path / "work")
     job = scripts.dft.jobs()[0]
-    assert scripts.dft.relax_one(job, tmp_path, settings) is None
+    scripts.dft.relax_one(start_in(scripts, tmp_path, job), settings)
     end = scripts.records.load(tmp_path / f"{job.sid}.npz").frames[-1]
     bond = end.positions[1] - end.positions[0]
     # Along the diagonal, as in the crystal; with one k so small a cell has a bond of its own length.

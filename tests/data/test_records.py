@@ -12,6 +12,7 @@ from ase.constraints import FixAtoms
 
 sys.path.append(str(Path(__file__).parents[2] / "data"))
 import records
+import relaxing
 import sevennet
 
 
@@ -39,8 +40,8 @@ def relaxed(atoms: Atoms) -> list[Atoms]:
     return sevennet.relax(atoms, fmax=0.01, max_steps=200)
 
 
-def starts(folder: Path, *builders) -> list[sevennet.Start]:
-    return [sevennet.Start(folder / f"{b.__name__}.npz", b, 5) for b in builders]
+def starts(folder: Path, *builders) -> list[relaxing.Start]:
+    return [relaxing.Start(folder / f"{b.__name__}.npz", b, 5) for b in builders]
 
 
 @pytest.mark.parametrize("build", [copper, copper_surface])
@@ -123,7 +124,7 @@ def test_a_crystal_without_fixed_atoms_does_not_drift(tmp_path):
             self.results["forces"] = self.results["forces"] + np.array([0.008, 0.0, 0.0])
 
     (start,) = starts(tmp_path, copper)
-    assert sevennet.relax_one(start, Pushed, fmax=0.01, max_steps=100) is None
+    sevennet.relax_one(start, Pushed, fmax=0.01, max_steps=100)
     record = records.load(start.file)
     centres = [frame.positions.mean(0) for frame in record.frames]
     assert np.abs(np.diff(centres, axis=0)).max() < 1e-5

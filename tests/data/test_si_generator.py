@@ -5,7 +5,6 @@ import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ from ase.db import connect
 from ase.geometry import find_mic
 
 from fairchem_gdeq.data.is2rs import IS2RSDataset
+from tests.data.scripts import imported
 from tests.data.springs import Springs
 
 FOLDER = Path(__file__).parents[2] / "data" / "si"
@@ -24,14 +24,8 @@ SECOND = {"train_more": 700, "val_more": 94, "test_more": 166}
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The modules of ``data/si``, which are scripts, not a package."""
-    own, shared = ("defects", "plan", "generate"), ("records", "packing", "sevennet")
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in (FOLDER.parent, FOLDER):
-            patch.syspath_prepend(folder)
-        for name in own:  # data/slabs has modules of the same names
-            sys.modules.pop(name, None)
-        yield SimpleNamespace(**{name: import_module(name) for name in own + shared})
+    with imported("si", "defects", "plan", "generate") as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +147,14 @@ def relaxed(scripts, jobs, tmp_path):
         start = scripts.generate.start_of(job)
         rng = np.random.default_rng(len(places))
         places[job.sid] = start.positions + rng.uniform(-0.1, 0.1, start.positions.shape)
-        one = scripts.sevennet.Start(
+        one = scripts.relaxing.Start(
             scripts.generate.file_of(job, tmp_path / "relaxed"),
             lambda job=job: scripts.generate.start_of(job),
             job.frames,
         )
         one.file.parent.mkdir(exist_ok=True)
         calculator = Springs(places[job.sid])
-        assert scripts.sevennet.relax_one(one, lambda c=calculator: c, 1e-3, steps) is None
+        scripts.sevennet.relax_one(one, lambda c=calculator: c, 1e-3, steps)
     return SimpleNamespace(jobs=members, places=places, folder=tmp_path / "relaxed")
 
 
