@@ -16,8 +16,8 @@ import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 MODES = ("train", "validate", "predict", "diagnose", "audit")
@@ -74,8 +74,25 @@ def check(config: Any) -> None:
         from fairchem_gdeq.fairchem2.submitted import submit_ours
 
         submit_ours()
+    leave_out_unread(config, "data")
     with open_dict(runner):
         runner.settings = settings_of(config)
+
+
+def leave_out_unread(config: DictConfig, key: str) -> None:
+    """Without a key that nothing reads, for which fairchem would refuse the config.
+
+    So it is with the folder of a data set whose splits are all named by ``paths``.
+    """
+    without = config.copy()
+    with open_dict(without):
+        without.pop(key, None)
+    try:
+        OmegaConf.resolve(without)
+    except InterpolationKeyError:
+        return
+    with open_dict(config):
+        config.pop(key, None)
 
 
 def _called_by_fairchem() -> bool:

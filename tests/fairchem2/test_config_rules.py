@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.study.tables import read_tables
 from fairchem_gdeq.training.config_rules import RULES, broken_rules
+from hydra_plugins.fairchem_gdeq import check
 from tests import commands
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -34,9 +35,9 @@ def is_ours(name):
 
 
 @cache
-def composed(name):
+def composed(name, overrides=()):
     with initialize_config_dir(str(CONFIGS / Path(name).parent), version_base="1.1"):
-        return compose(Path(name).name)
+        return compose(Path(name).name, overrides=list(overrides))
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,38 @@ def test_fairchem_finds_a_key_that_nothing_uses():
         get_canonical_config(config)
 
 
+THREE = [f"paths.{split}=data/si/{split}" for split in ("train", "val", "test")]
+
+
+@pytest.mark.parametrize("given", [[], ["data=elsewhere"]])
+@pytest.mark.parametrize("name", ["own/gdeq.yml", "si/gdeq.yml", "oc25/gdeq_ti.yml"])
+def test_splits_that_are_all_named_need_no_folder(name, given, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    own = [*THREE, *given, "base=data/si/base/esen.pt", "dataset=si"]
+    own += ["forces={src:none,val:null}", "job.device_type=CPU"]
+    config = composed(name, tuple(own)).copy()
+    check(config)
+    assert "data" not in config
+    assert set(get_canonical_config(with_job(config))) <= ALLOWED_TOP_LEVEL_KEYS
+
+
+def test_a_folder_that_is_read_stays(monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    config = composed("si/gdeq.yml", tuple(THREE[:2])).copy()
+    check(config)
+    assert config.data == "data/si" and get_canonical_config(with_job(config))
+
+
 def as_a_command_has_it(name):
     """With what only a user knows."""
     config = composed(name)
     own = {key: "given" for key in config if OmegaConf.is_missing(config, key)}
-    return OmegaConf.merge({"job": OmegaConf.structured(JobConfig)}, config, own)
+    return with_job(OmegaConf.merge(config, own))
+
+
+def with_job(config):
+    """With fairchem's own keys of a job."""
+    return OmegaConf.merge({"job": OmegaConf.structured(JobConfig)}, config)
 
 
 def test_every_rule_is_of_a_key(config):
