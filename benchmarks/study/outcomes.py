@@ -45,7 +45,7 @@ class Row:
         basins: share of Delta Q below 2, in percent.
         level: mean of log(1 + Delta Q), over structures and seeds, and its 95% interval by bootstrap.
         minutes, memory: of training, where it was kept: minutes in all, highest peak in MB.
-        force_mae: on held frames, eV/Angstrom, where they were asked for.
+        force_mae: on held frames, eV/Angstrom, of the seeds in which they were asked for.
         against_base, against_first: changes; None for the base and the first arm.
     """
 
@@ -161,9 +161,9 @@ def _error_of_base(table: Table) -> Spread | None:
 def _training(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What training took, and what it did to forces."""
     trained = [outcome["training"] for outcome in found]
-    errors = [outcome.get("force_mae", {}).get(TUNED) for outcome in found]
+    errors = [error for each in found if (error := each.get("force_mae", {}).get(TUNED))]
     return {
         "minutes": spread([each["seconds"] / 60 for each in trained]),
         "memory": max(each.get("peak_memory_mb", 0) for each in trained) or None,
-        "force_mae": None if None in errors else spread(errors),
+        "force_mae": spread(errors) if errors else None,
     }

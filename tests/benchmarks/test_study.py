@@ -82,6 +82,9 @@ def test_the_base_has_the_force_error_of_any_arm_that_was_asked_for_it(kept):
     running.write(table.run("gdeq", "16", 0).kept, found)
     base, forces, gdeq = outcomes.rows_of(table, "test")
     assert (base.force_mae, forces.force_mae, gdeq.force_mae) == ((0.02, None), None, (0.01, None))
+    write("gdeq", "16", 1, [NEAR] * 3)  # an older one, which was not asked
+    *_, gdeq = outcomes.rows_of(table, "test")
+    assert gdeq.seeds == 2 and gdeq.force_mae == (0.01, None)
 
 
 def test_an_arm_with_a_config_of_its_own_has_none_of_the_overrides_of_the_table():
