@@ -26,21 +26,22 @@ class Problem:
     """Structures, a potential for them, and the step that its config takes.
 
     Attributes:
-        base, data: an inference checkpoint and a folder of structures, from the repository's root.
+        base: an inference checkpoint, from the repository's root.
+        data: folders of structures, in ``data``.
         alpha: of the operator, Angstrom per (eV/Angstrom).
         horizon: plain steps before the solver, where the config has them.
     """
 
     base: str
-    data: str
+    data: tuple[str, ...]
     alpha: float
     horizon: int
 
 
 PROBLEMS = {
     # configs/si/base.yaml and configs/oc25/ti.yaml
-    "silicon": Problem("data/si/base/esen_all_frames.pt", "data/si/test", 0.05, 20),
-    "slabs": Problem("data/slabs/base/esen.pt", "data/slabs/test", 0.01, 40),
+    "silicon": Problem("data/si/base/esen_all_frames.pt", ("si/test", "si/test_more"), 0.05, 20),
+    "slabs": Problem("data/slabs/base/esen.pt", ("slabs/test", "slabs/test_more"), 0.01, 40),
 }
 
 
@@ -93,10 +94,13 @@ def opened(problem: Problem, structures: int, dtype: torch.dtype = torch.float32
     """
     potential = load_potential(ROOT / problem.base, device="cpu")
     potential.model.to(dtype)
-    source = {"src": str(ROOT / problem.data), "a2g_args": {"task_name": potential.dataset}}
+    folders = [str(ROOT / "data" / folder) for folder in problem.data]
+    source = {"src": folders, "a2g_args": {"task_name": potential.dataset}}
     data = IS2RSDataset(source)
     if structures > len(data):
-        raise SystemExit(f"{problem.data} has {len(data)} structures, {structures} were asked for")
+        raise SystemExit(
+            f"{', '.join(problem.data)} have {len(data)} structures, {structures} were asked for"
+        )
     rows = [collate([data[i]]) for i in range(structures)]
     for row in rows:
         for key in ("pos", "cell", "mass", "pos_relaxed"):
