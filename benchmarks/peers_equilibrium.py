@@ -53,7 +53,6 @@ def ways_of(
     ours = {
         "L-BFGS, fixed guess, batched": Relaxer(0, LBFGS(softest=None), **limits),
         OURS: Relaxer(0, LBFGS(), **limits),
-        "L-BFGS, softest=3, batched": Relaxer(0, LBFGS(softest=3.0), **limits),
         f"{problem.horizon} plain steps, then the same": Relaxer(
             problem.horizon, LBFGS(), **limits
         ),
