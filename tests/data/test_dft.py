@@ -23,7 +23,6 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import ase.io
 from ase.calculators.socketio import SocketClient
-from tests.data.scripts import imported
 from tests.data.springs import Springs
 assert sys.argv[1:3] == ["-in", "espresso.pwi"] and sys.argv[3] == "--ipi"
 atoms = ase.io.read("espresso.pwi", format="espresso-in")
@@ -43,9 +42,8 @@ def scripts():
 
 def start_in(scripts, folder, job):
     """A relaxation to do, of a job."""
-    return scripts.relaxing.Start(
-        folder / f"{job.sid}.npz", partial(scripts.dft.start_of, job), job.frames
-    )
+    file = scripts.generate.file_of(job, folder)
+    return scripts.relaxing.Start(file, partial(scripts.dft.start_of, job), job.frames)
 
 
 @pytest.fixture
