@@ -6,7 +6,9 @@
 CHECKPOINT is ``runs/si/gdeq/results/best/inference_ckpt.pt`` after command 1 of the README. Checkpoints
 relax by plain steps and then L-BFGS, as ``configs/si`` does. References relax by ASE's BFGS, as targets
 of the other sets were made; they need the ``data`` extra, or ``chgnet``. Each row is compared with the
-first model by pairs. Errors of forces are those on the frames of the relaxations.
+first model by pairs. Errors of forces are those on the frames of the relaxations. The column "from the
+minimum" is of relaxations that begin at the theory's own minima: how far a potential leaves these is
+what no choice of the basin can mend.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
 import fairchem_gdeq as gdeq
+from benchmarks.peers.numbers import print_head
 from benchmarks.strict_basins import targets_of
 from benchmarks.subsets import rows_of
 from fairchem_gdeq.evaluation.basin import Basin
@@ -38,6 +42,13 @@ from references import REFERENCES  # noqa: E402
 from sevennet import relax  # noqa: E402
 
 FMAX, MAX_STEPS, HORIZON = 0.02, 400, 10
+HEADER = (
+    *("", "forces (eV/A)", "Delta Q mean", "median", "basins", "from the minimum, mean", "basins"),
+    *("log(1 + dQ)", "nearer : farther"),
+)
+
+
+Relax = Callable[[Sequence[Atoms]], Sequence[Atoms]]
 
 
 @dataclass(frozen=True)
@@ -110,25 +121,52 @@ def distances(ends: Sequence[Atoms], targets: Sequence[Atoms]) -> list[End]:
     ]
 
 
-def row(name: str, ends: Sequence[End], first: Sequence[End] | None, error: float | None) -> str:
-    """Of the table."""
+@dataclass(frozen=True)
+class Measured:
+    """A potential on some minima.
+
+    Attributes:
+        error: of its forces, eV/Angstrom.
+        ends: of relaxations from the theory's starts.
+        kept: of relaxations from the theory's minima.
+    """
+
+    error: float
+    ends: list[End]
+    kept: list[End]
+
+
+def measured(minima: Minima, relaxed: Relax, calculator: Calculator) -> Measured:
+    """A potential, given how it relaxes and what asks it for forces."""
+    ends, kept = (
+        distances(relaxed(starts), minima.targets) for starts in (minima.starts, minima.targets)
+    )
+    return Measured(force_error(forces_of(calculator), minima.frames), ends, kept)
+
+
+def far(ends: Sequence[End]) -> tuple[str, str, str]:
+    """Mean and median of Delta Q, and right basins."""
     values = np.array([end.delta_q for end in ends])
+    right = f"{(values < Basin().delta_q).sum()} of {len(values)}"
+    return f"{values.mean():.3f}", f"{np.median(values):.3f}", right
+
+
+def row(name: str, found: Measured, first: Measured | None) -> str:
+    """Of the table, compared with the first model's."""
     change = ["", ""]
     if first is not None:
-        found = compare(first, ends, Basin())
+        pairs = compare(first.ends, found.ends, Basin())
         change = [
-            f"{found.log_change:+.3f} ({found.log_low:+.3f} to {found.log_high:+.3f})",
-            f"{found.better} : {found.worse}",
+            f"{pairs.log_change:+.3f} ({pairs.log_low:+.3f} to {pairs.log_high:+.3f})",
+            f"{pairs.better} : {pairs.worse}",
         ]
-    cells = [
-        name,
-        "" if error is None else f"{error:.4f}",
-        f"{values.mean():.3f}",
-        f"{np.median(values):.3f}",
-        f"{(values < Basin().delta_q).sum()} of {len(values)}",
-        *change,
-    ]
-    return f"| {' | '.join(cells)} |"
+    kept, _, stayed = far(found.kept)
+    return cells(name, f"{found.error:.4f}", *far(found.ends), kept, stayed, *change)
+
+
+def cells(*entries: str) -> str:
+    """A line of a table in Markdown."""
+    return f"| {' | '.join(entries)} |"
 
 
 def main() -> None:
@@ -143,21 +181,19 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     minima = read(arguments.folder)
-    print("| | forces (eV/A) | Delta Q mean | median | basins | log(1 + dQ) | nearer : farther |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    print(row(UNRELAXED, distances(minima.starts, minima.targets), None, None))
-    base: list[End] | None = None
+    print_head(HEADER)
+    print(cells(UNRELAXED, "", *far(distances(minima.starts, minima.targets)), "", "", "", ""))
+    base: Measured | None = None
     for each in arguments.models:
         name, _, path = each.partition("=")
         potential = gdeq.load_potential(path)
-        ends = distances(by_model(potential, minima.starts), minima.targets)
-        error = force_error(forces_of(potential.ase_calculator()), minima.frames)
-        print(row(name, ends, base, error), flush=True)
-        base = base or ends
+        found = measured(minima, partial(by_model, potential), potential.ase_calculator())
+        print(row(name, found, base), flush=True)
+        base = base or found
     for name in arguments.references:
         calculator = REFERENCES[name]()
-        ends = distances(by_reference(calculator, minima.starts), minima.targets)
-        print(row(name, ends, base, force_error(forces_of(calculator), minima.frames)), flush=True)
+        found = measured(minima, partial(by_reference, calculator), calculator)
+        print(row(name, found, base), flush=True)
 
 
 if __name__ == "__main__":

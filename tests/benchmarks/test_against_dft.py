@@ -1,5 +1,7 @@
 """Potentials against stored minima: a perfect one is right, and errors are those of forces."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -38,13 +40,25 @@ def forces_of_springs(atoms, shift=0.0):
 
 
 def test_the_theory_itself_is_right(minima):
-    ends = against_dft.by_reference(Springs(CELL.positions), minima.starts)
-    found = against_dft.distances(ends, minima.targets)
-    assert all(end.delta_q < 0.1 for end in found)
+    theory = Springs(CELL.positions)
+    found = against_dft.measured(minima, partial(against_dft.by_reference, theory), theory)
+    assert all(end.delta_q < 0.1 for end in (*found.ends, *found.kept))
     start = against_dft.distances(minima.starts, minima.targets)
-    shown = against_dft.row("theory", found, start, 0.0)
-    assert shown.startswith("| theory | 0.0000 | 0.0") and "| 2 of 2 |" in shown
+    shown = against_dft.row("theory", found, against_dft.Measured(0.0, start, found.kept))
+    assert shown.startswith("| theory | 0.0000 | 0.0")
+    assert shown.count("| 2 of 2 |") == 2
     assert shown.endswith("| 2 : 0 |")
+
+
+def test_a_minimum_that_lies_elsewhere_is_left(minima):
+    """What a potential whose crystal is shifted on one atom does, from the theory's own minimum."""
+    places = CELL.positions.copy()
+    places[0] += 0.5
+    other = Springs(places)
+    found = against_dft.measured(minima, partial(against_dft.by_reference, other), other)
+    mean, median, right = against_dft.far(found.kept)
+    assert float(mean) == pytest.approx(float(median), abs=0.01) and float(mean) > 2
+    assert right == "0 of 2" and found.error > 0.01
 
 
 def test_errors_are_of_components(minima):
