@@ -2,6 +2,7 @@
 
     apt install quantum-espresso quantum-espresso-data libopenblas0-serial
     python data/si/dft.py relax --workers 2    # goes on where it was; keeps dft/relaxed/*.npz
+    python data/si/dft.py check vac_0 --grid 4 # the forces at its end with 4 x 4 x 4 k
     python data/si/dft.py pack                 # dft/test and dft/test_frames
 
 ``pw.x`` stays open for a relaxation, and the L-BFGS of this project asks it over a socket. The
@@ -14,10 +15,13 @@ import argparse
 import gzip
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
@@ -46,6 +50,7 @@ KINDS = ("vac", "divac1", "int_T", "int_H", "int_BC", "int_split110", "int_split
 VARIANTS = 3  # distortions of each
 FRAMES = 16  # kept of each relaxation, at most
 MAX_STEPS = 100
+GRID, CUTOFF = 2, 18.5  # of k in each direction; Ry, and the pseudopotential's file suggests 18.4
 
 
 class Program(EspressoProfile):
@@ -85,8 +90,10 @@ def start_of(job: Job) -> Atoms:
     return moved(distort(*build(job.defect, crystal), f"{job.sid}_16"))
 
 
-def calculator(settings: Settings, folder: Path) -> Espresso:
-    """Of fixed cells, without spin, on ten special points of the primitive cell's zone."""
+def calculator(
+    settings: Settings, folder: Path, grid: int = GRID, cutoff: float = CUTOFF
+) -> Espresso:
+    """Of fixed cells, without spin, on a shifted grid of k with as many in each direction."""
     packed = settings.pseudopotential
     name = packed.name.removesuffix(".gz")
     opened = gzip.open if packed.suffix == ".gz" else open
@@ -99,8 +106,8 @@ def calculator(settings: Settings, folder: Path) -> Espresso:
         input_data={
             "control": {"tprnfor": True, "disk_io": "low", "outdir": "./out"},
             "system": {
-                "ecutwfc": 18.5,  # Ry; the pseudopotential's file suggests 18.4
-                "ecutrho": 150.0,
+                "ecutwfc": cutoff,
+                "ecutrho": max(150.0, 8 * cutoff),
                 "occupations": "smearing",
                 "smearing": "gaussian",
                 "degauss": 0.005,
@@ -109,7 +116,7 @@ def calculator(settings: Settings, folder: Path) -> Espresso:
             "electrons": {"conv_thr": 1e-7, "mixing_beta": 0.5},
         },
         pseudopotentials={"Si": name},
-        kpts=(2, 2, 2),
+        kpts=(grid,) * 3,
         koffset=(1, 1, 1),
     )
 
@@ -138,21 +145,51 @@ def path_of(start: Atoms, asked: Calculator) -> list[Atoms]:
     return trajectory
 
 
+@contextmanager
+def running(asked: Espresso) -> Iterator[Calculator]:
+    """The program, open for any number of structures.
+
+    Raises:
+        RuntimeError: something failed; says where the program's output is.
+    """
+    folder = Path(asked.directory)
+    os.chdir(folder)  # where ASE leaves what the program prints
+    try:
+        with SocketIOCalculator(asked, unixsocket=f"{folder.name}_{os.getpid()}") as program:
+            yield program
+    except Exception as error:
+        raise RuntimeError(f"{error} (see {folder})") from error
+
+
 def relax_one(start: Start, settings: Settings) -> None:
     """Make the record of one start.
 
     Raises:
         RuntimeError: it failed; says where the program's output is.
     """
-    name = start.file.stem
-    asked = calculator(settings, settings.work / name)
-    os.chdir(asked.directory)  # where ASE leaves what the program prints
-    try:
-        with SocketIOCalculator(asked, unixsocket=f"{name}_{os.getpid()}") as open_program:
-            trajectory = path_of(start.build(), open_program)
-    except Exception as error:
-        raise RuntimeError(f"{error} (see {asked.directory})") from error
+    with running(calculator(settings, settings.work / start.file.stem)) as program:
+        trajectory = path_of(start.build(), program)
     records.save(start.file, without_drift(trajectory), start.frames)
+
+
+def force_at(end: Atoms, asked: Espresso) -> float:
+    """Largest force on an atom of a relaxed structure, eV/Angstrom."""
+    with running(asked) as program:
+        return float(np.linalg.norm(program.get_forces(end.copy()), axis=1).max())
+
+
+def check(names: list[str], grid: int, cutoff: float, relaxed: Path, settings: Settings) -> None:
+    """Print the largest force at the ends of relaxations, then and with another theory.
+
+    Raises:
+        RuntimeError: as ``running``.
+        ValueError: a name has no complete record.
+    """
+    for name in names:
+        record = records.load(relaxed / f"{name}.npz")
+        folder = settings.work / f"{name}_{grid}_{cutoff:g}"
+        now = force_at(record.frames[-1], calculator(settings, folder, grid, cutoff))
+        print(f"{name}: {record.max_forces[-1]:.3f} eV/Angstrom, now {now:.3f}", flush=True)
 
 
 def relax(workers: int, relaxed: Path, settings: Settings) -> None:
@@ -166,7 +203,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("action", choices=("relax", "pack"))
+    parser.add_argument("action", choices=("relax", "check", "pack"))
+    parser.add_argument("names", nargs="*", help="what is checked, such as vac_0")
+    parser.add_argument("--grid", type=int, default=GRID, help="of a check")
+    parser.add_argument("--cutoff", type=float, default=CUTOFF, help="of a check, Ry")
     parser.add_argument("--workers", type=int, default=2, help="one-threaded processes")
     parser.add_argument("--relaxed", type=Path, default=OUT / "relaxed", help="folder of records")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the packed files")
@@ -178,6 +218,10 @@ def main() -> None:
         packing.each(["test"], one)
         return
     settings = Settings(arguments.program, arguments.pseudopotential, HERE / "work")
+    if arguments.action == "check":
+        relaxed = arguments.relaxed.absolute()
+        check(arguments.names, arguments.grid, arguments.cutoff, relaxed, settings)
+        return
     relax(arguments.workers, arguments.relaxed, settings)
 
 

@@ -88,6 +88,20 @@ def test_answers_become_a_record(scripts, settings, tmp_path):
     np.testing.assert_allclose(moved[1:], 0.0, atol=0.01)
 
 
+def test_an_end_is_checked_on_another_grid(scripts, settings, tmp_path, capsys):
+    job = scripts.dft.jobs()[0]
+    scripts.dft.relax_one(start_in(scripts, tmp_path, job), settings)
+    scripts.dft.check([job.sid], 4, 30.0, tmp_path, settings)
+    # The stand-in moves its minimum on from wherever it is opened: springs of 2 eV/Angstrom^2.
+    then, now = capsys.readouterr().out.removeprefix(f"{job.sid}: ").split(" eV/Angstrom, now ")
+    assert float(then) < scripts.dft.FMAX
+    assert float(now) == pytest.approx(2 * MOVE * np.sqrt(3), abs=1e-3)
+    asked = (settings.work / f"{job.sid}_4_30" / "espresso.pwi").read_text()
+    assert "4 4 4  1 1 1" in asked and "30.0" in asked and "240.0" in asked
+    with pytest.raises(ValueError, match=r"no_such\.npz is no complete record"):
+        scripts.dft.check(["no_such"], 4, 30.0, tmp_path, settings)
+
+
 def test_a_failed_one_is_named_and_the_others_are_done(scripts, settings, tmp_path, monkeypatch):
     first, *_, last = scripts.dft.jobs()
     monkeypatch.setattr(scripts.dft, "jobs", lambda: [first, last])
