@@ -28,7 +28,7 @@ from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
 import fairchem_gdeq as gdeq
-from benchmarks.peers.numbers import print_head
+from benchmarks.peers.numbers import line, print_head
 from benchmarks.strict_basins import targets_of
 from benchmarks.subsets import rows_of
 from fairchem_gdeq.evaluation.basin import Basin
@@ -46,8 +46,6 @@ HEADER = (
     *("", "forces (eV/A)", "Delta Q mean", "median", "basins", "from the minimum, mean", "basins"),
     *("log(1 + dQ)", "nearer : farther"),
 )
-
-
 Relax = Callable[[Sequence[Atoms]], Sequence[Atoms]]
 
 
@@ -161,12 +159,7 @@ def row(name: str, found: Measured, first: Measured | None) -> str:
             f"{pairs.better} : {pairs.worse}",
         ]
     kept, _, stayed = far(found.kept)
-    return cells(name, f"{found.error:.4f}", *far(found.ends), kept, stayed, *change)
-
-
-def cells(*entries: str) -> str:
-    """A line of a table in Markdown."""
-    return f"| {' | '.join(entries)} |"
+    return line(name, f"{found.error:.4f}", *far(found.ends), kept, stayed, *change)
 
 
 def main() -> None:
@@ -182,7 +175,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     minima = read(arguments.folder)
     print_head(HEADER)
-    print(cells(UNRELAXED, "", *far(distances(minima.starts, minima.targets)), "", "", "", ""))
+    print(line(UNRELAXED, "", *far(distances(minima.starts, minima.targets)), "", "", "", ""))
     base: Measured | None = None
     for each in arguments.models:
         name, _, path = each.partition("=")

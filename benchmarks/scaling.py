@@ -38,7 +38,7 @@ from torch import Tensor
 
 from benchmarks.peaks import GIVE_BACK, in_new_process, measure
 from benchmarks.peers.kept import Kept, Measured
-from benchmarks.peers.numbers import exponent, spread
+from benchmarks.peers.numbers import exponent, line, spread
 from fairchem_gdeq.api.potential import load_potential
 from fairchem_gdeq.fairchem2.task import IS2RS
 from fairchem_gdeq.relax import GDEQ, LBFGS, LogDeltaQ, Operator
@@ -129,7 +129,7 @@ def row(runs: Sequence[Measured], memory: Measured) -> str:
         *(spread([run[clock] for run in runs]) for clock in ("wall", "cpu")),
         f"{memory['extra_mb']:.0f}",
     )
-    return "| " + " | ".join(entries) + " |"
+    return line(*entries)
 
 
 def fitted(

@@ -20,8 +20,13 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 def print_head(header: Sequence[str]) -> None:
     """The first two lines of a table in Markdown, numbers to the right."""
-    print("| " + " | ".join(header) + " |")
+    print(line(*header))
     print("|---" + "|---:" * (len(header) - 1) + "|")
+
+
+def line(*entries: str) -> str:
+    """Another line of such a table."""
+    return f"| {' | '.join(entries)} |"
 
 
 def print_missing(name: str, sentence: str, header: Sequence[str]) -> None:

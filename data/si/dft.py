@@ -193,9 +193,8 @@ def check(names: list[str], grid: int, cutoff: float, relaxed: Path, settings: S
 
 
 def relax(workers: int, relaxed: Path, settings: Settings) -> None:
-    """Relax what has no record yet, as ``make_all``, and with what it raises."""
-    folder = relaxed.absolute()
-    starts = [Start(file_of(job, folder), partial(start_of, job), job.frames) for job in jobs()]
+    """Relax what has no record in the folder (absolute) yet, as ``make_all``, with what it raises."""
+    starts = [Start(file_of(job, relaxed), partial(start_of, job), job.frames) for job in jobs()]
     make_all(starts, partial(relax_one, settings=settings), workers)
 
 
@@ -203,26 +202,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("action", choices=("relax", "check", "pack"))
-    parser.add_argument("names", nargs="*", help="what is checked, such as vac_0")
-    parser.add_argument("--grid", type=int, default=GRID, help="of a check")
-    parser.add_argument("--cutoff", type=float, default=CUTOFF, help="of a check, Ry")
-    parser.add_argument("--workers", type=int, default=2, help="one-threaded processes")
-    parser.add_argument("--relaxed", type=Path, default=OUT / "relaxed", help="folder of records")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of the packed files")
-    parser.add_argument("--program", default="pw.x")
-    parser.add_argument("--pseudopotential", type=Path, default=PSEUDOPOTENTIAL)
+    actions = parser.add_subparsers(dest="action", required=True)
+    made = actions.add_parser("relax", help="what has no record yet")
+    made.add_argument("--workers", type=int, default=2, help="one-threaded processes")
+    checked = actions.add_parser("check", help="forces at ends with another theory")
+    checked.add_argument("names", nargs="+", help="of records, such as vac_0")
+    checked.add_argument("--grid", type=int, default=GRID, help="k in each direction")
+    checked.add_argument("--cutoff", type=float, default=CUTOFF, help="Ry")
+    packed = actions.add_parser("pack", help="what data sets are made of")
+    packed.add_argument("--out", type=Path, default=OUT, help="folder of the packed files")
+    for action in (made, checked):
+        action.add_argument("--program", default="pw.x")
+        action.add_argument("--pseudopotential", type=Path, default=PSEUDOPOTENTIAL)
+    for action in (made, checked, packed):
+        action.add_argument("--relaxed", type=Path, default=OUT / "relaxed", help="the records")
     arguments = parser.parse_args()
+    relaxed = arguments.relaxed.absolute()  # the program changes the working folder
     if arguments.action == "pack":
-        one = partial(pack, jobs=jobs(), relaxed=arguments.relaxed, out=arguments.out)
+        one = partial(pack, jobs=jobs(), relaxed=relaxed, out=arguments.out)
         packing.each(["test"], one)
         return
     settings = Settings(arguments.program, arguments.pseudopotential, HERE / "work")
     if arguments.action == "check":
-        relaxed = arguments.relaxed.absolute()
         check(arguments.names, arguments.grid, arguments.cutoff, relaxed, settings)
         return
-    relax(arguments.workers, arguments.relaxed, settings)
+    relax(arguments.workers, relaxed, settings)
 
 
 if __name__ == "__main__":
