@@ -25,7 +25,9 @@ ESEN, MOE, ESCAIP, ALLSCAIP = (
 
 @ALL
 def test_forces_at_the_start_are_the_unmodified_models(name):
-    assert backbone_checks.force_differences(name)[0] < 1e-5
+    """Double precision is the sharp check; single is the code as it runs, which rounds per processor."""
+    assert backbone_checks.force_differences(name, double=True)[0] < 1e-12
+    assert backbone_checks.force_differences(name)[0] < 1e-4
 
 
 @ALL

@@ -60,15 +60,18 @@ def unmodified_forces(
         return task.normalizer.denorm(built(batch.clone())[task.name]["forces"].view(-1, 3))
 
 
-def force_differences(name: str, atoms: list | None = None) -> tuple[float, float]:
-    """``Row.forces`` and ``Row.spread``, in single precision."""
-    data = small.batch(structures(name) if atoms is None else atoms, double=False)
-    built, (task,) = model(name, False, data), tasks(name)
-    field = HydraForceField.frozen(built, [task], data)
-    rolls = field.batch.roll if isinstance(field.graphs, EdgeList) else None
-    plain = unmodified_forces(built, task, data, rolls)
-    ours = field(data.pos).detach()
-    again = [unmodified_forces(built, task, data) for _ in range(2)]
+def force_differences(
+    name: str, atoms: list | None = None, double: bool = False
+) -> tuple[float, float]:
+    """``Row.forces`` and ``Row.spread``, in single precision unless ``double``."""
+    with double_precision() if double else contextlib.nullcontext():
+        data = small.batch(structures(name) if atoms is None else atoms, double=double)
+        built, (task,) = model(name, double, data), tasks(name)
+        field = HydraForceField.frozen(built, [task], data)
+        rolls = field.batch.roll if isinstance(field.graphs, EdgeList) else None
+        plain = unmodified_forces(built, task, data, rolls)
+        ours = field(data.pos).detach()
+        again = [unmodified_forces(built, task, data) for _ in range(2)]
     pairs = ((ours, plain), again)
     return tuple(float((a - b).abs().max() / plain.abs().max()) for a, b in pairs)
 
