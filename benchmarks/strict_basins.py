@@ -1,13 +1,16 @@
 """Are predictions in the basins of their targets? Each is relaxed on the reference, SevenNet-0.
 
-    fairchem -c configs/si/gdeq.yml --mode predict
-    python -m benchmarks.strict_basins PREDICTIONS data/si/test data/si/test_more
+    fairchem -c configs/si/gdeq.yml --mode train
+    fairchem -c configs/si/gdeq.yml --mode predict split=test
+    fairchem -c configs/si/gdeq.yml --mode predict split=test checkpoint=base job.run_dir=runs/si/untuned
+    python -m benchmarks.strict_basins base=BASE tuned=TUNED --targets data/si/test data/si/test_more
 
-PREDICTIONS is ``runs/si/gdeq/results/predictions/test.extxyz``.
+TUNED is ``runs/si/gdeq/results/predictions/test.extxyz``, and BASE that of ``runs/si/untuned/gdeq``.
 
 A prediction is in the right basin if its relaxation on the reference ends at the target, no free atom
 farther from there than ``--within``. Beside it stands the share whose Delta Q says so, and how many
-predictions the two criteria judge alike. It goes on where it was. Needs the project's ``data`` extra.
+predictions the two criteria judge otherwise. Each row is compared with the first by pairs. Relaxations
+lie beside the predictions; the same command goes on where it was. Needs the project's ``data`` extra.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.db import connect
 
+from benchmarks.peers.numbers import line, print_head
 from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.comparison import mean_with_interval
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import packing
@@ -35,6 +40,10 @@ from relaxing import Start
 from sevennet import relax_all, sevennet
 
 FMAX, MAX_STEPS = 0.01, 400  # as the targets were made
+HEADER = (
+    *("predictions of", "right on the reference", f"Delta Q below {Basin().delta_q:g}"),
+    *("right, yet farther", "nearer, yet elsewhere", "gained : lost", "change of the share"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def judge(
         record = records.load(file)
         if not np.allclose(record.frames[0].positions, atoms.positions, rtol=0, atol=1e-4):
             raise SystemExit(
-                f"{file} is a relaxation of another prediction of {name}: give a new --folder"
+                f"{file} is a relaxation of another prediction of {name}: remove {folder}"
             )
         after, before = (
             packing.displacements(target, where) for where in (record.frames[-1], atoms)
@@ -110,35 +119,67 @@ def compare(
     return list(judge(predictions, targets, folder, within))
 
 
+def row(name: str, judged: Sequence[Judged], first: Sequence[Judged] | None) -> str:
+    """Of the table, by pairs with the first row's.
+
+    Raises:
+        SystemExit: they are not of the same structures.
+    """
+    counts = Counter((each.strictly, each.by_delta_q) for each in judged)
+    right, near = (
+        f"{of} of {len(judged)} ({of / len(judged):.1%})"
+        for of in (
+            sum(each.strictly for each in judged),
+            sum(each.by_delta_q for each in judged),
+        )
+    )
+    change = ["", ""]
+    if first is not None:
+        before = {each.name: each.strictly for each in first}
+        if before.keys() != {each.name for each in judged}:
+            raise SystemExit(
+                f"{name} is of other structures than the first: predict the same split"
+            )
+        turns = np.array([float(each.strictly) - before[each.name] for each in judged])
+        share, low, high = mean_with_interval(turns)
+        change = [
+            f"{(turns > 0).sum()} : {(turns < 0).sum()}",
+            f"{share:+.3f} ({low:+.3f} to {high:+.3f})",
+        ]
+    return line(name, right, near, str(counts[True, False]), str(counts[False, True]), *change)
+
+
 def main() -> None:
-    """Print both shares."""
+    """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("predictions", type=Path, help="the .extxyz that --mode predict writes")
-    parser.add_argument("targets", type=Path, nargs="+", help="folders of the split")
-    parser.add_argument("--folder", type=Path, help="of relaxations; default: beside predictions")
+    parser.add_argument(
+        "predictions", nargs="+", help="NAME=FILE, the .extxyz that --mode predict writes"
+    )
+    parser.add_argument(
+        "--targets", type=Path, nargs="+", required=True, help="the split's folders"
+    )
     parser.add_argument("--within", type=float, default=0.1, help="Angstrom")
     parser.add_argument("--workers", type=int, default=2, help="one-threaded processes")
     arguments = parser.parse_args()
-    images = ase.io.read(arguments.predictions, ":")
-    predictions = {str(atoms.info["sid"]): atoms for atoms in images}
-    own = arguments.predictions.with_name(f"{arguments.predictions.stem}_on_reference")
-    folder = arguments.folder or own
     targets = targets_of(arguments.targets)
-    judged = compare(predictions, targets, folder, arguments.within, arguments.workers)
-    counts = Counter((each.strictly, each.by_delta_q) for each in judged)
-    total = len(judged)
-    strictly = counts[True, True] + counts[True, False]
-    by_delta_q = counts[True, True] + counts[False, True]
-    lost = sum(not each.converged for each in judged)
-    print(f"{total} predictions, {lost} of which did not converge on the reference")
-    print(f"in the right basin on the reference: {strictly} ({strictly / total:.1%})")
-    print(f"by Delta Q below {Basin().delta_q:g}: {by_delta_q} ({by_delta_q / total:.1%})")
-    print(
-        f"alike: {counts[True, True] + counts[False, False]}; {counts[True, False]} are right and"
-    )
-    print(f"farther than that, {counts[False, True]} nearer and in another basin")
+    found: dict[str, list[Judged]] = {}
+    for each in arguments.predictions:
+        name, _, path = each.partition("=")
+        file = Path(path)
+        images = {str(atoms.info["sid"]): atoms for atoms in ase.io.read(file, ":")}
+        folder = file.with_name(f"{file.stem}_on_reference")
+        found[name] = compare(images, targets, folder, arguments.within, arguments.workers)
+    first = next(iter(found.values()))
+    print_head(HEADER)
+    for name, judged in found.items():
+        print(row(name, judged, None if judged is first else first))
+        if lost := sum(not each.converged for each in judged):
+            print(
+                f"{name}: {lost} did not converge on the reference and count as wrong",
+                file=sys.stderr,
+            )
 
 
 if __name__ == "__main__":

@@ -44,3 +44,26 @@ def test_the_reference_decides(tmp_path):
         strict_basins.compare(
             {"s0": moved(0.05, 1)}, targets, tmp_path / "reference", 0.1, 1, reference=reference
         )
+
+
+def test_a_row_is_compared_with_the_first_by_pairs():
+    """Of three: one gained, one lost, one right in both."""
+    judged = strict_basins.Judged
+    first = [
+        judged("a", True, False, True),
+        judged("b", True, True, True),
+        judged("c", True, True, False),
+    ]
+    then = [
+        judged("a", True, True, True),
+        judged("b", True, False, False),
+        judged("c", True, True, True),
+    ]
+    assert strict_basins.row("base", first, None) == (
+        "| base | 2 of 3 (66.7%) | 2 of 3 (66.7%) | 1 | 1 |  |  |"
+    )
+    assert strict_basins.row("tuned", then, first) == (
+        "| tuned | 2 of 3 (66.7%) | 2 of 3 (66.7%) | 0 | 0 | 1 : 1 | +0.000 (-1.000 to +1.000) |"
+    )
+    with pytest.raises(SystemExit, match="tuned is of other structures than the first"):
+        strict_basins.row("tuned", then[:2], first)
