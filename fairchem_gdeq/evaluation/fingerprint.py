@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -27,6 +29,16 @@ def fingerprint(*parts: Any) -> str:
     digest = hashlib.sha256()
     for piece in _pieces(parts):
         digest.update(len(piece).to_bytes(8, "little") + piece)
+    return digest.hexdigest()[:12]
+
+
+@cache
+def code() -> str:
+    """Twelve digits that change with this package's source and with torch's and fairchem's version."""
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
+    digest.update(f"{version('torch')} {version('fairchem-core')}".encode())
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -9,9 +9,12 @@ import re
 from collections.abc import Iterable, Iterator
 from glob import escape
 from pathlib import Path
+from uuid import uuid4
 
+import ase.io
 from ase import Atoms
 from ase.io.jsonio import decode, encode
+from ase.io.trajectory import Trajectory
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
@@ -121,3 +124,25 @@ def write(folder: Path, split: str, images: list[Atoms]) -> None:
     with whole_file(folder / f"{split}.extxyz") as part:
         write_extxyz(part, images)
     write_positions(folder / f"{split}.npz", images)
+
+
+def keep(path: Path, images: list[Atoms]) -> None:
+    """Write relaxed structures to where ``kept_in`` finds them, to the digit."""
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")  # other runs may write the same
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ase.io.write(part, images, format="traj")
+        part.replace(path)
+
+
+def kept_in(path: Path) -> list[Atoms] | None:
+    """The structures of a file; None where there is none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        images = list(Trajectory(path))
+    except Exception as error:  # whatever a damaged file leads to: it is made anew
+        logging.warning(f"{path} cannot be read, so its structures are relaxed again: {error}")
+        return None
+    logging.info(f"{len(images)} structures are as an earlier run has relaxed them ({path})")
+    return images

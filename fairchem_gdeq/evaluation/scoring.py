@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fairchem_gdeq.batching.bulk import Bulk
-from fairchem_gdeq.evaluation.fingerprint import fingerprint
+from fairchem_gdeq.evaluation.fingerprint import code, fingerprint
 from fairchem_gdeq.evaluation.overlays import Ends, Overlay, overlay
 from fairchem_gdeq.evaluation.predictions import (
     Journal,
     each_row_once,
+    keep,
+    kept_in,
     relax_all,
+    start_of,
     write,
 )
 from fairchem_gdeq.evaluation.records import Label, Record, each_once
@@ -39,6 +42,7 @@ from fairchem_gdeq.relax import ForceField
 from fairchem_gdeq.training.ranks import gather, rank, ranks, synchronize
 
 UNRELAXED, BASE, TUNED = "unrelaxed X_0", "base", "tuned"
+BASE_RELAXED = "base_relaxed"  # a folder beside those of the runs
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,18 @@ class EvaluatedModel:
     is2rs: RelaxationTask
 
 
+class Kept(NamedTuple):
+    """Where structures are kept as the base has relaxed them, for other runs of a folder.
+
+    Attributes:
+        folder: of them.
+        base: fingerprint of the base from before it was evaluated: some models remember their last batch.
+    """
+
+    folder: Path
+    base: str
+
+
 class Compared(NamedTuple):
     """A split as the rows of the table have it.
 
@@ -90,11 +106,13 @@ class Scoring:
         split: the structures.
         field_of: a model on a batch as an unfrozen force field.
         tasks_of: what makes forces of a model's output, such as normalizers.
+        kept: where what the base has relaxed is kept; None: nowhere.
     """
 
     split: Split
     field_of: Callable[[nn.Module, Batch], ForceField]
     tasks_of: Callable[[nn.Module], object]
+    kept: Kept | None = None
 
     def bulk(self, chosen: EvaluatedModel) -> Bulk:
         """What relaxes rows with a model, which goes to the device for it."""
@@ -109,9 +127,15 @@ class Scoring:
     ) -> list[Record]:
         """Records of all ranks as a model relaxes them, with what a reference says if one is given.
 
-        ``ends`` takes the relaxed positions of this rank's structures.
+        ``ends`` takes the relaxed positions of this rank's structures. The base relaxes a split once:
+        later runs take what is in ``kept``.
         """
-        bulk = self.bulk(chosen)
+        file = self._file_of(chosen) if reference is None else None
+        if file is not None and (images := kept_in(file)) is not None:
+            if ends is not None:
+                ends |= {atoms.info["row"]: torch.as_tensor(atoms.positions) for atoms in images}
+            return self.records_of(chosen, images)
+        images, bulk = [], self.bulk(chosen)
         found: list[Record] = []
         with self._bar(chosen.name) as bar:
             for relaxed in bulk.relax(self.split.rows()):
@@ -122,12 +146,30 @@ class Scoring:
                 found.append(record)
                 if ends is not None:
                     ends[record.row] = relaxed.outcome.positions
+                if file is not None:
+                    images.append(relaxed.to_ase())
                 bulk.show(bar)
         if bulk.failed:
             logging.warning(
                 f"{chosen.name} on {self.split.name}: memory did not suffice for {bulk.failed} structures"
             )
+        elif file is not None:
+            keep(file, images)
         return each_once(gather(found))
+
+    def _file_of(self, chosen: EvaluatedModel) -> Path | None:
+        """Where this rank's structures are kept as the base relaxes them; None: nowhere.
+
+        Its name changes with all that decides where a structure ends, on one machine to the last digit:
+        the model, how it relaxes, which structures together, on what device, and by which code.
+        """
+        if self.kept is None or chosen.name != BASE:
+            return None
+        split = self.split
+        starts = [start_of(row) for row in split.rows()]
+        parts = (self.kept.base, chosen.is2rs, self.tasks_of(chosen.model), starts, split.budget)
+        digits = fingerprint(*parts, split.device.type, code())
+        return self.kept.folder / f"{split.name}.{digits}.traj"
 
     def scored(self, row: Score, chosen: EvaluatedModel, title: str) -> list[Record]:
         """Records of all ranks in a row of the table that has a model and no flight."""
@@ -218,7 +260,7 @@ class Scoring:
         return images
 
     def records_of(self, chosen: EvaluatedModel, images: Iterable[ase.Atoms]) -> list[Record]:
-        """Records of all ranks for structures that ``predict`` with that model has returned.
+        """Records of all ranks for structures, of this rank at least, as that model has relaxed them.
 
         As in ``measure``, one that diverged is no nearer than it began.
         """

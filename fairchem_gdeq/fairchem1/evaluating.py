@@ -16,9 +16,10 @@ from fairchem.core.trainers import OCPTrainer
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_gdeq.evaluation.fingerprint import fingerprint
 from fairchem_gdeq.evaluation.metric import add_metrics
 from fairchem_gdeq.evaluation.metrics import summarise
-from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Scoring
+from fairchem_gdeq.evaluation.scoring import BASE, BASE_RELAXED, EvaluatedModel, Kept, Scoring
 from fairchem_gdeq.fairchem1.base import load_averaged, read_checkpoint, require_model
 from fairchem_gdeq.fairchem1.fields import OCPForceField
 from fairchem_gdeq.fairchem1.settings import Settings
@@ -106,6 +107,7 @@ class EvaluatingTrainer(OCPTrainer):
         load_averaged(self, self.settings.base, self._base_checkpoint)
         del self._base_checkpoint
         self.base = EvaluatedModel(BASE, copy.deepcopy(self._unwrapped_model), self.is2rs)
+        self._base_digits = fingerprint(self.base.model)
 
     # ---- evaluation --------------------------------------------------------------------------
 
@@ -129,7 +131,9 @@ class EvaluatingTrainer(OCPTrainer):
         source = self.config[SECTIONS[split]]["src"]
         name = Path(source).stem if isinstance(source, str) else split
         rows = split_of(name, loader, self.settings.eval_max_atoms, self.device)
-        return Scoring(rows, self.field_of, lambda model: self.normalizers)
+        beside = self._folder.parents[1] / BASE_RELAXED
+        kept = None if self.is_debug else Kept(beside, self._base_digits)
+        return Scoring(rows, self.field_of, lambda model: self.normalizers, kept)
 
     @torch.no_grad()
     def validate(self, split: str = "val", disable_tqdm: bool = False) -> dict[str, Any]:

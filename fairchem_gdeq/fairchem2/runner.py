@@ -19,6 +19,7 @@ from torchtnt.framework.callback import Callback
 
 from fairchem_gdeq.audit import Audit, Auditor, audit, potential_of
 from fairchem_gdeq.diagnose import Probe, cost_of_step, diagnose
+from fairchem_gdeq.evaluation.fingerprint import fingerprint
 from fairchem_gdeq.evaluation.metric import add_metrics
 from fairchem_gdeq.evaluation.rows import baseline_rows, open_reference
 from fairchem_gdeq.evaluation.scoring import BASE
@@ -133,6 +134,7 @@ class GDEQRunner(ScoringRunner):
         # The unit loads a resumed state lazily, when training starts: this is the base.
         base = copy.deepcopy(hydra_model(train_eval_unit.model))
         task = train_eval_unit.is2rs.without_decoder
+        self.base_digits = fingerprint(base)
         self.base = evaluated(BASE, base, task, train_eval_unit.compiled)
 
     @property

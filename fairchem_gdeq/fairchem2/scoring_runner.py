@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from fairchem_gdeq.evaluation.metric import Scores
 from fairchem_gdeq.evaluation.report import report
-from fairchem_gdeq.evaluation.scoring import EvaluatedModel, Scoring, Split
+from fairchem_gdeq.evaluation.scoring import BASE_RELAXED, EvaluatedModel, Kept, Scoring, Split
 from fairchem_gdeq.fairchem2.evaluated import (
     chosen_file,
     open_tuned,
@@ -36,6 +36,7 @@ class ScoringRunner(TrainEvalRunner):
     Attributes:
         loaders: of each split, by its name.
         base: the untrained model.
+        base_digits: its fingerprint, from before it was evaluated.
         checkpoint: an inference checkpoint to score, or ``base``; None: the run's best epoch.
         baselines: further rows of the table.
         reference: what gives reference forces; None: nothing does.
@@ -45,6 +46,7 @@ class ScoringRunner(TrainEvalRunner):
 
     loaders: dict[str, DataLoader[Any]]
     base: EvaluatedModel
+    base_digits: str
     checkpoint: str | None
     baselines: Sequence[str]
     reference: Any
@@ -102,4 +104,5 @@ class ScoringRunner(TrainEvalRunner):
         def field_of(model: nn.Module, batch: AtomicData) -> HydraForceField:
             return HydraForceField.unfrozen(model, tasks(model), batch).on(rows.device)
 
-        return Scoring(rows, field_of, tasks)
+        kept = Kept(Path(self.job_config.run_dir) / BASE_RELAXED, self.base_digits)
+        return Scoring(rows, field_of, tasks, kept)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fairchem_gdeq.evaluation.fingerprint import fingerprint
+from fairchem_gdeq.evaluation import fingerprint as module
+from fairchem_gdeq.evaluation.fingerprint import code, fingerprint
 from fairchem_gdeq.evaluation.task import RelaxationTask
 from fairchem_gdeq.relax import Descent, Relaxer
 
@@ -83,3 +84,21 @@ def test_a_part_that_prints_as_nothing_counts_by_what_it_is_made_with():
             self.step, self._seen = step, object()
 
     assert fingerprint(Solver(0.1)) == fingerprint(Solver(0.1)) != fingerprint(Solver(0.2))
+
+
+def test_code_has_its_own(tmp_path, monkeypatch):
+    """Any file of the package counts, and the version of what it is built on."""
+
+    def of(text, name="b.py", torch_is="2"):
+        file = tmp_path / "package" / "evaluation" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        monkeypatch.setattr(module, "__file__", str(file))
+        monkeypatch.setattr(module, "version", lambda of: torch_is if of == "torch" else "1")
+        found = code.__wrapped__()
+        file.unlink()
+        return found
+
+    assert of("x = 1") == of("x = 1") and len(of("x = 1")) == 12
+    others = [of("x = 1"), of("x = 2"), of("x = 1", name="c.py"), of("x = 1", torch_is="3")]
+    assert len(set(others)) == 4

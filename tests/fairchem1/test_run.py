@@ -181,8 +181,12 @@ def test_the_base_is_predicted_with_only_where_it_is_asked_for(inputs, tmp_path)
 
 
 def test_the_other_modes_use_the_best_epoch(inputs, trained):
+    """And what the base has relaxed before."""
+    relaxed = {f: f.stat().st_mtime_ns for f in (trained / "base_relaxed").iterdir()}
+    assert sorted(f.name.split(".")[0] for f in relaxed) == ["test", "val"]
     for mode in ("validate", "predict", "run-relaxations"):
         fairchem(inputs, trained, mode)
+    assert relaxed == {f: f.stat().st_mtime_ns for f in (trained / "base_relaxed").iterdir()}
     assert results(trained, "validate/test.json")["scores"]["tuned"] == pytest.approx(
         results(trained)["scores"]["tuned"], rel=1e-4
     )

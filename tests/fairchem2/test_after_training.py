@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from fairchem_gdeq.explore.paths import opened as explored
 from fairchem_gdeq.testing import pyg
 from fairchem_gdeq.testing.fairchem2 import small
 from fairchem_gdeq.training.same_run import KEPT
+from tests.device.checks import assert_same
 from tests.fairchem2.running import (
     assert_equal_up_to_rounding,
     comparable,
@@ -28,15 +30,28 @@ from tests.fairchem2.running import (
 
 
 def test_validate_both_spellings(inputs, trained):
+    """The base is not relaxed again."""
     run_dir, _, _ = trained
     before = comparable(run_dir / "gdeq")["scores"]
     for mode in (["--mode", "validate"], ["mode=validate"]):
         code, out, err = fairchem(inputs, run_dir, *mode)
         assert code == 0, err[-3000:]
         assert "tuned" in out and "unrelaxed" in out
+        assert re.search(r"structures are as an earlier run has relaxed them \(.*base_relaxed", err)
         again = run_dir / "gdeq" / "results" / "validate" / "test.json"
         assert_equal_up_to_rounding(json.loads(again.read_text())["scores"], before)
         again.unlink()
+
+
+def test_another_run_with_the_same_base_ends_like_the_first(inputs, trained):
+    """To the digit, though the base is not relaxed again."""
+    run_dir = trained[0]
+    kept = {f: f.stat().st_mtime_ns for f in (run_dir / "base_relaxed").iterdir()}
+    assert sorted(f.name.split(".")[0] for f in kept) == ["test", "val"]
+    code, _, err = fairchem(inputs, run_dir, "--mode", "train", "job.timestamp_id=again")
+    assert code == 0, err[-3000:]
+    assert kept == {f: f.stat().st_mtime_ns for f in (run_dir / "base_relaxed").iterdir()}
+    assert_same(comparable(run_dir / "again"), comparable(run_dir / "gdeq"), rtol=0, atol=0)
 
 
 def test_a_learnt_step_is_scored_with(inputs, trained, tmp_path):

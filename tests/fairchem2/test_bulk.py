@@ -21,7 +21,7 @@ from fairchem_gdeq.evaluation.predictions import (
     start_of,
     write,
 )
-from fairchem_gdeq.evaluation.scoring import EvaluatedModel, Scoring, Split
+from fairchem_gdeq.evaluation.scoring import BASE, EvaluatedModel, Kept, Scoring, Split
 from fairchem_gdeq.fairchem2.fields import HydraForceField, force_task
 from fairchem_gdeq.fairchem2.loaders import atom_budget, row_count, rows_of
 from fairchem_gdeq.fairchem2.task import IS2RS, Relaxer
@@ -213,3 +213,110 @@ def test_an_interrupted_prediction_in_other_units_is_not_gone_on_with(tmp_path):
     found, whole = predict(units[1], "parts"), predict(units[1], "whole")
     for mine, other in zip(found, whole, strict=True):
         np.testing.assert_array_equal(mine.positions, other.positions)
+
+
+EVERY = {"s0", "s1", "s2"}
+
+
+@pytest.fixture
+def once(tmp_path, monkeypatch):
+    """Scores the base, kept in a folder, and says how many structures were evaluated for it."""
+    evaluated, forward = [], HydraForceField.__call__
+
+    def counting(field, positions):
+        evaluated.extend(field.batch.sid)
+        return forward(field, positions)
+
+    monkeypatch.setattr(HydraForceField, "__call__", counting)
+
+    def score(data, model, task=TASK, kept=tmp_path / "kept", name=BASE):
+        def field_of(found, row):
+            return HydraForceField.unfrozen(found, small.tasks(), row)
+
+        split = Split("val", lambda: iter(data), len(data), 9, torch.device("cpu"))
+        known = kept and Kept(kept, fingerprint(model))
+        scoring = Scoring(split, field_of, lambda found: small.tasks(), known)
+        evaluated.clear()
+        ends = {}
+        records = scoring.relaxed(EvaluatedModel(name, model, task), ends=ends)
+        return records, ends, set(evaluated)
+
+    return score
+
+
+def targeted(count=3, shift=0.02):
+    data = named(small.silicon(count))
+    for row in data:
+        row.pos_relaxed = row.pos + shift
+    return data
+
+
+def test_the_base_is_relaxed_once(once):
+    """The second run evaluates nothing, and gets what one without a folder gets, to the digit."""
+    data, model = targeted(), small.model("esen")
+    plain, places, _ = once(data, model, kept=None)
+    first, _, evaluated = once(data, model)
+    assert evaluated == EVERY
+    second, ends, evaluated = once(data, model)
+    assert evaluated == set() and first == second == plain
+    assert ends.keys() == places.keys()
+    for row, place in places.items():
+        torch.testing.assert_close(ends[row], place, rtol=0, atol=0)
+
+
+def test_another_target_is_scored_anew(once):
+    """Where a structure ends does not depend on where it should have."""
+    model = small.model("esen")
+    once(targeted(), model)
+    found, _, evaluated = once(targeted(shift=0.5), model)
+    assert evaluated == set() and found == once(targeted(shift=0.5), model, kept=None)[0]
+
+
+def test_what_decides_where_the_base_ends_is_not_taken_from_before(once, monkeypatch):
+    data, model = targeted(), small.model("esen")
+    once(data, model)
+    assert once(data, model, name="tuned")[2] == EVERY
+    other = dataclasses.replace(TASK, relaxer=dataclasses.replace(TASK.relaxer, fmax=0.02))
+    assert once(data, model, task=other)[2] == EVERY
+    moved = targeted()
+    moved[1].pos = moved[1].pos + 0.01
+    assert once(moved, model)[2] == EVERY
+    assert once(data[:2], model)[2] == {"s0", "s1"}, "in other company, so not to the digit"
+    assert once(data, model)[2] == set()
+    with monkeypatch.context() as patch:
+        patch.setattr("fairchem_gdeq.evaluation.scoring.code", lambda: "another version")
+        assert once(data, model)[2] == EVERY
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    assert once(data, model)[2] == EVERY
+
+
+def test_a_damaged_file_is_made_anew(once, tmp_path, caplog):
+    data, model = targeted(), small.model("esen")
+    first, _, _ = once(data, model)
+    (file,) = (tmp_path / "kept").iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-20], whole[: len(whole) // 2], b"\0" * len(whole)):
+        file.write_bytes(damaged)
+        caplog.clear()
+        again, _, evaluated = once(data, model)
+        assert evaluated == EVERY and again == first
+        assert f"{file} cannot be read" in caplog.text
+        assert once(data, model)[2] == set()
+
+
+def test_one_that_memory_did_not_suffice_for_is_tried_again(once, monkeypatch, caplog):
+    data, model, forward = targeted(), small.model("esen"), HydraForceField.__call__
+
+    def poor(self, positions):
+        if "s1" in self.batch.sid:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, positions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HydraForceField, "__call__", poor)
+        first, _, _ = once(data, model)
+    assert [r.cause == "out_of_memory" for r in first] == [False, True, False]
+    assert "base on val: memory did not suffice for 1 structures" in caplog.text
+    second, _, evaluated = once(data, model)
+    assert evaluated == EVERY and not any(r.diverged for r in second)
