@@ -9,8 +9,9 @@ TUNED is ``runs/si/gdeq/results/predictions/test.extxyz``, and BASE that of ``ru
 
 A prediction is in the right basin if its relaxation on the reference ends at the target, no free atom
 farther from there than ``--within``. Beside it stands the share whose Delta Q says so, and how many
-predictions the two criteria judge otherwise. Each row is compared with the first by pairs. Relaxations
-lie beside the predictions; the same command goes on where it was. Needs the project's ``data`` extra.
+predictions the two criteria judge otherwise. Each row is compared with the first by pairs, and a second
+table says in which structures Delta Q changes. Relaxations lie beside the predictions; the same command
+goes on where it was. Needs the project's ``data`` extra.
 """
 
 from __future__ import annotations
@@ -45,6 +46,17 @@ HEADER = (
     *("right, yet farther", "nearer, yet elsewhere", "gained : lost", "change of the share"),
 )
 
+PARTS = (
+    *("right on the reference", "structures", "Delta Q mean, before and after", "median"),
+    *("log(1 + dQ)", "part of the whole change"),
+)
+GROUPS = (
+    ("before and after", True, True),
+    ("neither", False, False),
+    ("only after", False, True),
+    ("only before", True, False),
+)
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -54,13 +66,18 @@ class Judged:
         name: of the structure.
         converged: whether the reference's relaxation did.
         strictly: whether it ended at the target.
-        by_delta_q: whether the prediction's Delta Q is that of a right basin.
+        delta_q: of the prediction, amu^0.5 Angstrom.
     """
 
     name: str
     converged: bool
     strictly: bool
-    by_delta_q: bool
+    delta_q: float
+
+    @property
+    def by_delta_q(self) -> bool:
+        """Whether the prediction's Delta Q is that of a right basin."""
+        return self.delta_q < Basin().delta_q
 
 
 def targets_of(folders: Sequence[Path]) -> dict[str, Atoms]:
@@ -95,8 +112,7 @@ def judge(
         )
         converged = record.max_forces[-1] <= FMAX
         right = converged and np.linalg.norm(after, axis=1).max() <= within
-        near = packing.delta_q(target, before) < Basin().delta_q
-        yield Judged(name, converged, bool(right), near)
+        yield Judged(name, converged, bool(right), packing.delta_q(target, before))
 
 
 def compare(
@@ -119,12 +135,41 @@ def compare(
     return list(judge(predictions, targets, folder, within))
 
 
-def row(name: str, judged: Sequence[Judged], first: Sequence[Judged] | None) -> str:
-    """Of the table, by pairs with the first row's.
+def paired(
+    name: str, judged: Sequence[Judged], first: Sequence[Judged]
+) -> list[tuple[Judged, Judged]]:
+    """Each structure with the first model and with this one.
 
     Raises:
         SystemExit: they are not of the same structures.
     """
+    before = {each.name: each for each in first}
+    if before.keys() != {each.name for each in judged}:
+        raise SystemExit(f"{name} is of other structures than the first: predict the same split")
+    return [(before[each.name], each) for each in judged]
+
+
+def groups(name: str, judged: Sequence[Judged], first: Sequence[Judged]) -> Iterator[str]:
+    """Lines of the second table: structures by where they ended with the first model and with this one.
+
+    The last entry is what a group adds to the mean change of log(1 + Delta Q) of all.
+    """
+    pairs = paired(name, judged, first)
+    for title, was, now in GROUPS:
+        far = [(a.delta_q, b.delta_q) for a, b in pairs if (a.strictly, b.strictly) == (was, now)]
+        if not far:
+            continue
+        old, new = np.array(far).T
+        logs = np.log1p(new) - np.log1p(old)
+        mean, low, high = mean_with_interval(logs)
+        means = f"{old.mean():.2f}, {new.mean():.2f}"
+        medians = f"{np.median(old):.2f}, {np.median(new):.2f}"
+        change, part = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})", f"{logs.sum() / len(pairs):+.3f}"
+        yield line(f"{name}, {title}", str(len(far)), means, medians, change, part)
+
+
+def row(name: str, judged: Sequence[Judged], first: Sequence[Judged] | None) -> str:
+    """Of the table, by pairs with the first row's; raises as ``paired``."""
     counts = Counter((each.strictly, each.by_delta_q) for each in judged)
     right, near = (
         f"{of} of {len(judged)} ({of / len(judged):.1%})"
@@ -180,6 +225,12 @@ def main() -> None:
                 f"{name}: {lost} did not converge on the reference and count as wrong",
                 file=sys.stderr,
             )
+    if len(found) > 1:
+        print()
+        print_head(PARTS)
+    for name, judged in found.items():
+        if judged is not first:
+            print(*groups(name, judged, first), sep="\n")
 
 
 if __name__ == "__main__":

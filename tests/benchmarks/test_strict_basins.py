@@ -47,23 +47,32 @@ def test_the_reference_decides(tmp_path):
 
 
 def test_a_row_is_compared_with_the_first_by_pairs():
-    """Of three: one gained, one lost, one right in both."""
+    """Of four: one gained, one lost, one right and one wrong in both."""
     judged = strict_basins.Judged
     first = [
-        judged("a", True, False, True),
-        judged("b", True, True, True),
-        judged("c", True, True, False),
+        judged("a", True, False, 1.0),
+        judged("b", True, True, 1.0),
+        judged("c", True, True, 3.0),
     ]
+    first.append(judged("d", True, False, 9.0))
     then = [
-        judged("a", True, True, True),
-        judged("b", True, False, False),
-        judged("c", True, True, True),
+        judged("c", True, True, 1.0),
+        judged("a", True, True, 1.0),
+        judged("b", True, False, 3.0),
     ]
+    then.append(judged("d", False, False, 9.0))
     assert strict_basins.row("base", first, None) == (
-        "| base | 2 of 3 (66.7%) | 2 of 3 (66.7%) | 1 | 1 |  |  |"
+        "| base | 2 of 4 (50.0%) | 2 of 4 (50.0%) | 1 | 1 |  |  |"
     )
     assert strict_basins.row("tuned", then, first) == (
-        "| tuned | 2 of 3 (66.7%) | 2 of 3 (66.7%) | 0 | 0 | 1 : 1 | +0.000 (-1.000 to +1.000) |"
+        "| tuned | 2 of 4 (50.0%) | 2 of 4 (50.0%) | 0 | 0 | 1 : 1 | +0.000 (-0.750 to +0.750) |"
     )
+    assert list(strict_basins.groups("tuned", then, first)) == [
+        "| tuned, before and after | 1 | 3.00, 1.00 | 3.00, 1.00 | -0.693 (-inf to +inf) | -0.173 |",
+        "| tuned, neither | 1 | 9.00, 9.00 | 9.00, 9.00 | +0.000 (-inf to +inf) | +0.000 |",
+        "| tuned, only after | 1 | 1.00, 1.00 | 1.00, 1.00 | +0.000 (-inf to +inf) | +0.000 |",
+        "| tuned, only before | 1 | 1.00, 3.00 | 1.00, 3.00 | +0.693 (-inf to +inf) | +0.173 |",
+    ]
+    assert len(list(strict_basins.groups("base", first, first))) == 2
     with pytest.raises(SystemExit, match="tuned is of other structures than the first"):
         strict_basins.row("tuned", then[:2], first)
