@@ -1,6 +1,7 @@
 """Bulk evaluation of real models: in flight as alone, journals, and the files made from them."""
 
 import dataclasses
+from contextlib import contextmanager
 from functools import partial
 
 import ase.io
@@ -165,8 +166,9 @@ def test_journal_of_other_weights_settings_or_starts_is_not_taken_up(tmp_path):
     assert everything(tmp_path, data, model)[1].done == 1
 
 
-def test_a_structure_without_enough_memory_is_reported_and_tried_again(tmp_path, monkeypatch):
-    data, model = named(small.silicon(3)), small.model("esen")
+@contextmanager
+def no_memory_for_s1(monkeypatch):
+    """Any pack with that structure fails, also where it is alone."""
     forward = HydraForceField.__call__
 
     def poor(self, positions):
@@ -176,6 +178,12 @@ def test_a_structure_without_enough_memory_is_reported_and_tried_again(tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(HydraForceField, "__call__", poor)
+        yield
+
+
+def test_a_structure_without_enough_memory_is_reported_and_tried_again(tmp_path, monkeypatch):
+    data, model = named(small.silicon(3)), small.model("esen")
+    with no_memory_for_s1(monkeypatch):
         images, bulk, _ = everything(tmp_path, data, model)
     assert (bulk.done, bulk.failed) == (3, 1)
     failed = {a.info["sid"]: a.info["failed"] for a in images}
@@ -306,15 +314,8 @@ def test_a_damaged_file_is_made_anew(once, tmp_path, caplog):
 
 
 def test_one_that_memory_did_not_suffice_for_is_tried_again(once, monkeypatch, caplog):
-    data, model, forward = targeted(), small.model("esen"), HydraForceField.__call__
-
-    def poor(self, positions):
-        if "s1" in self.batch.sid:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return forward(self, positions)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HydraForceField, "__call__", poor)
+    data, model = targeted(), small.model("esen")
+    with no_memory_for_s1(monkeypatch):
         first, _, _ = once(data, model)
     assert [r.cause == "out_of_memory" for r in first] == [False, True, False]
     assert "base on val: memory did not suffice for 1 structures" in caplog.text
