@@ -45,7 +45,6 @@ HEADER = (
     *("predictions of", "right on the reference", f"Delta Q below {Basin().delta_q:g}"),
     *("right, yet farther", "nearer, yet elsewhere", "gained : lost", "change of the share"),
 )
-
 PARTS = (
     *("right on the reference", "structures", "Delta Q mean, before and after", "median"),
     *("log(1 + dQ)", "part of the whole change"),
@@ -180,12 +179,8 @@ def row(name: str, judged: Sequence[Judged], first: Sequence[Judged] | None) -> 
     )
     change = ["", ""]
     if first is not None:
-        before = {each.name: each.strictly for each in first}
-        if before.keys() != {each.name for each in judged}:
-            raise SystemExit(
-                f"{name} is of other structures than the first: predict the same split"
-            )
-        turns = np.array([float(each.strictly) - before[each.name] for each in judged])
+        pairs = paired(name, judged, first)
+        turns = np.array([float(now.strictly) - was.strictly for was, now in pairs])
         share, low, high = mean_with_interval(turns)
         change = [
             f"{(turns > 0).sum()} : {(turns < 0).sum()}",
@@ -195,7 +190,7 @@ def row(name: str, judged: Sequence[Judged], first: Sequence[Judged] | None) -> 
 
 
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

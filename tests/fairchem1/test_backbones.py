@@ -34,7 +34,7 @@ def test_forces_are_the_unmodified_models(name):
 @FAMILIES
 def test_forces_are_the_unmodified_models_in_single_precision(name):
     start, moved, _ = backbone_checks.force_differences(name)
-    assert start < 1e-4 and moved < 1e-4
+    assert start < 1e-5 and moved < 1e-5
 
 
 @ALL
