@@ -48,10 +48,12 @@ class CallableField:
             raise ValueError(f"positions of {len(positions)} atoms for structures of {known} atoms")
         found = []
         for (function, _), x in zip(self.parts, positions.split(sizes), strict=True):
-            out = function(x)
+            wanted = torch.is_grad_enabled()
+            with torch.enable_grad():  # forces may be the gradient of an energy
+                out = function(x)
             if out.shape != x.shape:
                 raise ValueError(f"forces have shape {tuple(out.shape)}, expected {tuple(x.shape)}")
-            found.append(out)
+            found.append((out if wanted else out.detach()).to(x.dtype))
         return torch.cat(found)
 
     def select(self, structures: Tensor) -> CallableField:
@@ -92,9 +94,9 @@ def from_callable(
     """Forces of another library, for ``relax`` and for the package ``fairchem_gdeq.relax``.
 
     Args:
-        forces: of one structure: positions [n, 3] in Angstrom to forces [n, 3] in eV/Angstrom, in the
-            same dtype and on the same device. PyTorch must be able to differentiate it to train by;
-            to relax is no derivative needed.
+        forces: of one structure: positions [n, 3] in Angstrom to forces [n, 3] in eV/Angstrom, on the
+            same device. PyTorch must be able to differentiate it to train by; to relax is no
+            derivative needed. It may differentiate an energy itself, and compute in another dtype.
         atoms: n, needed where several structures are put into one batch with ``join``.
         translation_invariant: a shift of all atoms leaves the forces as they are; a net force is
             then taken out of structures without fixed atoms.
