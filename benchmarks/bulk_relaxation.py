@@ -1,10 +1,10 @@
 """Predictions per second in flight against one-at-a-time ASE FIRE on the same checkpoint:
 ``python -m benchmarks.bulk_relaxation``.
 
-Every repeat relaxes its own structures four times, by turns, to the same fmax: by ASE's FIRE with
+Every repeat relaxes its own structures in several ways, by turns, to the same fmax: by ASE's FIRE with
 fairchem's calculator; in flight as predictions are made (``--horizon`` plain steps, then L-BFGS);
-in flight with L-BFGS alone whose guess of the Hessian adapts; and in flight with FIRE, which tells what
-batching alone gives.
+in flight with L-BFGS alone whose guess of the Hessian adapts, down to a softer limit as well, and knows
+bonds; and in flight with FIRE, which tells what batching alone gives.
 """
 
 from __future__ import annotations
@@ -150,6 +150,12 @@ def main() -> None:
             args.horizon, LBFGS(softest=None), args.fmax, args.max_steps
         ),
         "in flight, L-BFGS": Relaxer(0, LBFGS(), args.fmax, args.max_steps),
+        "in flight, L-BFGS with softest=2.5": Relaxer(
+            0, LBFGS(softest=2.5), args.fmax, args.max_steps
+        ),
+        "in flight, L-BFGS with softest=2.5, bonds=3.5": Relaxer(
+            0, LBFGS(softest=2.5, bonds=3.5), args.fmax, args.max_steps
+        ),
         "in flight, FIRE": ase_way,
     }
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}

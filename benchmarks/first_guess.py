@@ -108,6 +108,9 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
         for end, x in zip(ours["positions"], given.starts, strict=True)
     ]
     found = {"of L-BFGS: a multiple of the identity": ours}
+    for softer in (LBFGS(softest=2.5), LBFGS(softest=2.5, bonds=3.5)):
+        name_of = f"softest={softer.softest}, bonds={softer.bonds}"
+        found[name_of] = timed(partial(relaxed, [softer] * len(operators)))
     for place, points in (("X_0", given.starts), ("X*", ends)):
         solvers = [
             guessed(hessian(operator, at), operator.structures.free, arguments.floor)

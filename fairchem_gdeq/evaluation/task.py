@@ -112,6 +112,7 @@ class RelaxationTask:
             masses=batch.mass if "mass" in batch else batch.masses,
             cell=batch.cell,
             pbc=batch.pbc,
+            numbers=batch.atomic_numbers.long(),
         )
 
     def operator_of(self, field: ForceField, batch: Batch, alpha: Tensor | None = None) -> Operator:

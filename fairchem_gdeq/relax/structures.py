@@ -46,6 +46,7 @@ class Structures:
         masses: [n], amu.
         cell: [s, 3, 3], rows are lattice vectors, Angstrom.
         pbc: [s, 3] bool.
+        numbers: [n] int64, atomic numbers; None where nobody asks for bonds.
         known: the same for the host; worked out once if not given.
     """
 
@@ -54,6 +55,7 @@ class Structures:
     masses: Tensor
     cell: Tensor
     pbc: Tensor
+    numbers: Tensor | None = None
     known: Known = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
@@ -85,6 +87,7 @@ class Structures:
             masses=to_device(self.masses, there),
             cell=to_device(self.cell, there),
             pbc=to_device(self.pbc, there),
+            numbers=None if self.numbers is None else to_device(self.numbers, there),
         )
 
     def double(self) -> Structures:
@@ -117,6 +120,7 @@ class Structures:
             masses=self.masses[atoms],
             cell=self.cell[chosen],
             pbc=self.pbc[chosen],
+            numbers=None if self.numbers is None else self.numbers[atoms],
             known=known,
         )
 
@@ -124,12 +128,14 @@ class Structures:
         """The batch of these structures followed by those of ``others``, in order."""
         parts = [self, *others]
         first = [sum(p.count for p in parts[:k]) for k in range(len(parts))]
+        numbers = [p.numbers for p in parts if p.numbers is not None]
         return Structures(
             batch=torch.cat([p.batch + k for p, k in zip(parts, first, strict=True)]),
             free=torch.cat([p.free for p in parts]),
             masses=torch.cat([p.masses for p in parts]),
             cell=torch.cat([p.cell for p in parts]),
             pbc=torch.cat([p.pbc for p in parts]),
+            numbers=torch.cat(numbers) if len(numbers) == len(parts) else None,
             known=Known(
                 sizes=tuple(size for p in parts for size in p.sizes),
                 anchored=tuple(each for p in parts for each in p.known.anchored),

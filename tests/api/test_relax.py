@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixedPlane
 from ase.db import connect
+from ase.neighborlist import neighbor_list
 from ase.optimize import FIRE
 
 import fairchem_gdeq as gdeq
@@ -207,6 +209,47 @@ def test_forces_of_another_library():
         known = -2.0 * (end.positions - sites.numpy())
         np.testing.assert_allclose(end.get_forces(apply_constraint=False), known)
     assert found.codes[4] is gdeq.Code.BAD_INPUT and "2 atoms" in found.reasons[4]
+
+
+def test_forces_that_are_the_gradient_of_an_energy():
+    """As conservative potentials have them: by autograd in the function, and in single precision."""
+    sites = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+
+    def forces(x):
+        there = x.detach().float().requires_grad_()
+        return -torch.autograd.grad((there - sites).square().sum(), there)[0]
+
+    field = gdeq.from_callable(forces)
+    x = torch.ones(2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        found = field(x)
+    torch.testing.assert_close(found, -2.0 * (x - sites))
+    assert not found.requires_grad
+    found = relax(Atoms("Si2", positions=[[0.1, 0.2, 0.3], [2.1, 0.0, 0.0]]), field, fmax=1e-3)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.atoms[0].positions, sites.numpy(), atol=1e-3)
+
+
+def test_the_solver_learns_of_bonds():
+    """What stands in the way of elements from a structure to the first guess of the Hessian."""
+    held = molecule("C6H6").positions
+    i, j = neighbor_list("ij", molecule("C6H6"), 1.5)
+    i, j, sites = torch.tensor(i), torch.tensor(j), torch.tensor(held)
+    long = 1.03 * (sites[i] - sites[j]).norm(dim=-1, keepdim=True)
+
+    def forces(x):
+        apart = x[i] - x[j]
+        length = apart.norm(dim=-1, keepdim=True)
+        return (sites - x).index_add(0, i, 30.0 * (long - length) * apart / length)
+
+    start = molecule("C6H6")
+    start.rattle(0.05, seed=1)
+    runs = [
+        relax(start, gdeq.from_callable(forces), solver=gdeq.LBFGS(softest=1.0, bonds=b), fmax=1e-3)
+        for b in (0.0, 15.0)
+    ]
+    assert all(run.converged.all() for run in runs)
+    assert runs[1].evaluations[0] < 0.8 * runs[0].evaluations[0]
 
 
 def test_why_one_has_not_converged_is_said():

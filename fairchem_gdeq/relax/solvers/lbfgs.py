@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from fairchem_gdeq.relax.operator import Operator
 from fairchem_gdeq.relax.segments import combined, segment_products, segment_sum
 from fairchem_gdeq.relax.solvers.base import SOLVERS, SolverState, limit, per_atom, per_structure
+from fairchem_gdeq.relax.solvers.bonds import coupling, stretches, without_stretches
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,14 @@ class LBFGSState(SolverState):
 
     A pair that a structure has not is zero: whatever the others have, it changes nothing.
 
+    The first guess of the Hessian is ``diagonal`` times P, the identity but for bonds (``bonds.py``).
+
     Attributes:
-        s, y: [m, n, 3] displacements and gradient changes.
-        sy, yy: [s, m, m] their products s_i . y_j and y_i . y_j in each structure, double. Of the
+        s, y: [m, n, 3] displacements, and gradient changes times P^-1.
+        sy, yy: [s, m, m] products s_i . P y_j and y_i . P y_j in each structure, double. Of the
             former only i <= j is ever right, and read.
-        diagonal: [s] first guess of the Hessian, eV/Angstrom^2.
+        diagonal: [s] eV/Angstrom^2.
+        stretches, coupling: [b, n, 3] and [s, b, b], what P^-1 is made of.
         positions, forces: [n, 3] of the evaluation before, to take differences with.
     """
 
@@ -32,18 +36,31 @@ class LBFGSState(SolverState):
     sy: Tensor = per_structure(history=2)
     yy: Tensor = per_structure(history=2)
     diagonal: Tensor = per_structure()
+    stretches: Tensor = per_atom(history=True)
+    coupling: Tensor = per_structure(history=2)
     positions: Tensor = per_atom()
     forces: Tensor = per_atom()
 
-    def append(self, s: Tensor, y: Tensor, memory: int, batch: Tensor, count: int) -> LBFGSState:
-        """With one more pair [n, 3], and without the oldest where that makes too many."""
+    def append(
+        self, s: Tensor, y: Tensor, change: Tensor, memory: int, batch: Tensor, count: int
+    ) -> LBFGSState:
+        """With one more pair [n, 3], and without the oldest where that makes too many.
+
+        ``change`` is the gradient's, y times P.
+        """
         old = slice(max(0, len(self.s) + 1 - memory), None)
         s, y = torch.cat([self.s[old], s[None]]), torch.cat([self.y[old], y[None]])
-        column = segment_products(torch.cat([s, y]), y[-1:], batch, count).squeeze(-1)
+        column = segment_products(torch.cat([s, y]), change[None], batch, count).squeeze(-1)
         with_s, with_y = column.chunk(2, dim=-1)
         sy, yy = (pad(each[:, old, old], (0, 1, 0, 1)) for each in (self.sy, self.yy))
         sy[:, :, -1], yy[:, :, -1], yy[:, -1] = with_s, with_y, with_y
         return replace(self, s=s, y=y, sy=sy, yy=yy)
+
+    def softened(self, vectors: Tensor, batch: Tensor, count: int) -> Tensor:
+        """P^-1 of an atom vector field [n, 3]."""
+        if not len(self.stretches):
+            return vectors
+        return without_stretches(vectors, self.stretches, self.coupling, batch, count)
 
 
 @SOLVERS.register("lbfgs")
@@ -63,24 +80,30 @@ class LBFGS:
             Wright, eq. 7.20), down to this. That takes half of the evaluations of a fixed guess, which
             is ASE's and that of None; some structures end in another basin, as between any two solvers.
         max_step: longest displacement of one atom, Angstrom.
+        bonds: how many times stiffer than all else the guess takes the bond of two non-metals; 0 for
+            a guess that knows no bonds.
     """
 
     memory: int = 30
     stiffness: float = 70.0
     softest: float | None = 10.0
     max_step: float = 0.2
+    bonds: float = 0.0
 
     def start(self, operator: Operator, positions: Tensor) -> LBFGSState:
-        """No pair yet."""
-        count = operator.structures.count
+        """No pair yet; bonds are those of these positions."""
+        batch, count = operator.structures.batch, operator.structures.count
         vectors = positions.new_zeros(0, *positions.shape)
         products = positions.new_zeros(count, 0, 0, dtype=torch.float64)
+        found = stretches(operator.structures, positions) if self.bonds else vectors
         return LBFGSState(
             s=vectors,
             y=vectors,
             sy=products,
             yy=products,
             diagonal=positions.new_full((count,), self.stiffness),
+            stretches=found,
+            coupling=coupling(found, self.bonds, batch, count) if len(found) else products,
             # As if the last step had not moved: the first pair then has no curvature and is left out.
             positions=positions,
             forces=torch.zeros_like(positions),
@@ -91,12 +114,13 @@ class LBFGS:
     ) -> tuple[Tensor, LBFGSState]:
         """The limited quasi-Newton displacement [n, 3], Angstrom."""
         batch, count = operator.structures.batch, operator.structures.count
-        s, y = positions - state.positions, state.forces - forces
-        products = torch.stack([s * y, s * s, y * y], dim=-1).sum(1)
+        s, change = positions - state.positions, state.forces - forces
+        y = state.softened(change, batch, count)
+        products = torch.stack([s * change, s * s, y * change], dim=-1).sum(1)
         curvature, moved, changed = segment_sum(products, batch, count).unbind(-1)
         usable = curvature > 1e-8 * (moved * changed).sqrt()
         scale = torch.where(usable, curvature.rsqrt(), 0.0)[batch, None]
-        state = state.append(s * scale, y * scale, self.memory, batch, count)
+        state = state.append(s * scale, y * scale, change * scale, self.memory, batch, count)
         diagonal = state.diagonal
         if self.softest is not None:
             guess = (changed / curvature).clamp_min(self.softest)
@@ -119,5 +143,5 @@ def inverse_hessian(state: LBFGSState, vector: Tensor, batch: Tensor, count: int
     b = diagonal[..., None] * a + flexibility * (state.yy @ a - p)
     b = torch.linalg.solve_triangular(upper.mT, b, upper=False)
     weights = torch.cat([b, -flexibility * a], dim=1).to(vector.dtype).squeeze(-1)
-    move = vector / state.diagonal[batch, None]
+    move = state.softened(vector, batch, count) / state.diagonal[batch, None]
     return move + combined(weights[batch], vectors)

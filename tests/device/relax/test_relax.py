@@ -95,6 +95,17 @@ def test_other_settings_of_a_step(device, options):
     assert_same(step("gdeq", method, device), step("gdeq", method, CPU), **CLOSE)
 
 
+def test_solver_that_knows_bonds(device):
+    ends = []
+    for where in (device, CPU):
+        operator, x, _ = random_batch("site", SIZES, device=where, fixed=[1], conservative=True)
+        numbers = torch.tensor([6, 8, 1, 1, 7, 22, 22, 1, 1], device=where)
+        operator = replace(operator, structures=replace(operator.structures, numbers=numbers))
+        ends.append(solve(operator, 0.4 * x, LBFGS(softest=5.0, bonds=3.5), 1e-3, max_steps=60))
+    assert_on(device, ends[0])
+    assert_same(*ends, **CLOSE)
+
+
 @pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize("kind", ["site", "pair"])
 def test_solver(device, name, kind):
