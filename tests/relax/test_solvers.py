@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fairchem_gdeq import relax
 from fairchem_gdeq.relax import SOLVERS, Anderson, Operator, solve
+from fairchem_gdeq.relax.solvers.bonds import stretches
 from fairchem_gdeq.relax.solvers.lbfgs import inverse_hessian
 from fairchem_gdeq.testing.fields import SiteField, calm, random_batch, structures
 
@@ -204,10 +205,21 @@ def test_pinned_structures_do_not_drift():
         assert moved.abs().max() < 1e-10
 
 
-def test_lbfgs_with_an_adaptive_guess_is_dense_bfgs():
-    """Its inverse Hessian against the dense recursion from (s . y / y . y) I of the latest pair."""
+@pytest.mark.parametrize("stiffer", [0.0, 5.0])
+def test_lbfgs_with_an_adaptive_guess_is_dense_bfgs(stiffer):
+    """Its inverse Hessian against the dense recursion from (s . y / y . P^-1 y) P^-1 of the latest pair.
+
+    P is the identity without bonds (Nocedal and Wright, eq. 7.20).
+    """
     operator, x, _ = random_batch("site", [4], alpha=0.1)
-    solver = relax.LBFGS(softest=0.01, max_step=0.05)
+    numbers = torch.tensor([6, 8, 1, 22])
+    operator = replace(operator, structures=replace(operator.structures, numbers=numbers))
+    x = x / x.norm(dim=-1).max()  # near enough to be bonded
+    rows = stretches(operator.structures, x).flatten(1)
+    assert len(rows) > 0
+    identity = torch.eye(12)
+    guess = torch.linalg.inv(identity + stiffer * rows.T @ rows)
+    solver = relax.LBFGS(softest=0.01, max_step=0.05, bonds=stiffer)
     state = solver.start(operator, x)
     visited, forces = [x], []
     for _ in range(5):
@@ -220,8 +232,7 @@ def test_lbfgs_with_an_adaptive_guess_is_dense_bfgs():
     ]
     assert all(s @ y > 0 for s, y in pairs)
     s, y = pairs[-1]
-    identity = torch.eye(12)
-    inverse = (s @ y) / (y @ y) * identity
+    inverse = (s @ y) / (y @ guess @ y) * guess
     for s, y in pairs:
         left = identity - torch.outer(s, y) / (s @ y)
         inverse = left @ inverse @ left.T + torch.outer(s, s) / (s @ y)
