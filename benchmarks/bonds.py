@@ -28,12 +28,12 @@ from torch import Tensor
 import fairchem_gdeq as gdeq
 from benchmarks.peers.kept import Kept, Measured
 from benchmarks.peers.numbers import line, print_head, spread
-from benchmarks.peers.problems import PROBLEMS, ROOT, opened
-from benchmarks.peers.relaxations import Ended, add_limits, same_minimum, timed, times
-from fairchem_gdeq.data.is2rs import IS2RSDataset, collate
-from fairchem_gdeq.evaluation.comparison import mean_with_interval
+from benchmarks.peers.problems import PROBLEMS, ROOT, first_rows, opened
+from benchmarks.peers.relaxations import add_limits, one_by_one, same_minimum, timed, times
+from fairchem_gdeq.evaluation.basin import Basin
+from fairchem_gdeq.evaluation.comparison import End, compare
 from fairchem_gdeq.fairchem2.task import IS2RS
-from fairchem_gdeq.relax import LBFGS, Operator, delta_q, solve
+from fairchem_gdeq.relax import LBFGS, Operator, delta_q
 
 sys.path.insert(0, str(ROOT / "data"))
 from sevennet import sevennet
@@ -48,7 +48,6 @@ HEADER = (
     *("L-BFGS", "evaluations", "mean", "times the first", "converged", "at the target"),
     *("log(1 + dQ) against the first", "nearer : farther", "energy lower : higher"),
 )
-NEAR = 0.02  # change of log(1 + dQ)
 APART = 0.005  # eV
 
 
@@ -69,21 +68,6 @@ def at(atoms: ase.Atoms, positions: Tensor) -> ase.Atoms:
     return moved
 
 
-def relaxed(
-    rows: Sequence[AtomicData],
-    operators: Sequence[Operator],
-    solver: LBFGS,
-    fmax: float,
-    steps: int,
-) -> list[Ended]:
-    """Every structure by itself."""
-    found = [
-        solve(operator, row.pos, solver, fmax, steps)
-        for row, operator in zip(rows, operators, strict=True)
-    ]
-    return [Ended(f.positions, int(f.evaluations), bool(f.converged)) for f in found]
-
-
 def energies(rows: Sequence[AtomicData], run: Measured) -> list[float]:
     """At the ends, eV."""
     ends = (torch.tensor(end, dtype=torch.float64) for end in run["positions"])
@@ -93,29 +77,21 @@ def energies(rows: Sequence[AtomicData], run: Measured) -> list[float]:
     ]
 
 
-def delta_qs(rows: Sequence[AtomicData], operators: Sequence[Operator], run: Measured) -> Tensor:
-    """Of every end [k] to its target."""
+def distances(
+    rows: Sequence[AtomicData], operators: Sequence[Operator], run: Measured
+) -> list[End]:
+    """Of every end to its target."""
     found = []
-    for row, operator, end in zip(rows, operators, run["positions"], strict=True):
-        positions = torch.tensor(end, dtype=row.pos.dtype)
-        found.append(delta_q(positions, row.pos_relaxed, operator.structures, operator.pin))
-    return torch.cat(found)
+    for k, (row, operator) in enumerate(zip(rows, operators, strict=True)):
+        end = torch.tensor(run["positions"][k], dtype=row.pos.dtype)
+        apart = delta_q(end, row.pos_relaxed, operator.structures, operator.pin)
+        found.append(End(k, float(apart), False))
+    return found
 
 
 def on_sevennet(structures: int) -> tuple[list[AtomicData], list[Operator]]:
-    """The first test slabs, in double.
-
-    Raises:
-        SystemExit: there are not as many.
-    """
-    folders = [str(ROOT / "data" / folder) for folder in PROBLEMS["slabs"].data]
-    data = IS2RSDataset({"src": folders})
-    if structures > len(data):
-        raise SystemExit(f"{', '.join(folders)} have {len(data)} structures, not {structures}")
-    rows = [collate([data[i]]) for i in range(structures)]
-    for row in rows:
-        for key in ("pos", "cell", "mass", "pos_relaxed"):
-            row[key] = row[key].double()
+    """The first test slabs, in double, with what ``first_rows`` raises."""
+    rows = first_rows(PROBLEMS["slabs"], structures, torch.float64)
     return rows, [operator_of(row) for row in rows]
 
 
@@ -145,22 +121,23 @@ def main() -> None:
         "converged": [True] * len(rows),
         "positions": [row.pos_relaxed.tolist() for row in rows],
     }
+    starts = [row.pos for row in rows]
     for name, solver in WAYS.items():
-        kept(name, partial(timed, partial(relaxed, rows, operators, solver, *limits)))
+        solvers = [solver] * len(rows)
+        kept(name, partial(timed, partial(one_by_one, operators, starts, solvers, *limits)))
     first = kept.known[next(iter(WAYS))]
-    there = delta_qs(rows, operators, first).log1p()
+    before = distances(rows, operators, first)
     lowest = [] if arguments.base else energies(rows, first)
     print_head(HEADER)
     for name in WAYS:
         run = kept.known[name]
         spent = run["evaluations"]
         same, asked = same_minimum(run, targets, operators, arguments.within)
-        nearer = delta_qs(rows, operators, run).log1p() - there
         entries = ["", "", ""]
         if run is not first:
-            mean, low, high = mean_with_interval(nearer.double().numpy())
-            closer, off = int((nearer < -NEAR).sum()), int((nearer > NEAR).sum())
-            entries[:2] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})", f"{closer} : {off}"
+            found = compare(before, distances(rows, operators, run), Basin())
+            wide = f"({found.log_low:+.3f} to {found.log_high:+.3f})"
+            entries[:2] = f"{found.log_change:+.3f} {wide}", f"{found.better} : {found.worse}"
         if lowest and run is not first:
             change = [b - a for a, b in zip(lowest, energies(rows, run), strict=True)]
             entries[2] = f"{sum(d < -APART for d in change)} : {sum(d > APART for d in change)}"

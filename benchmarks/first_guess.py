@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.peers.numbers import print_head, spread
 from benchmarks.peers.problems import PROBLEMS, compare_each, opened
-from benchmarks.peers.relaxations import Ended, add_limits, same_minimum, timed, times
-from fairchem_gdeq.relax import LBFGS, Operator, Solver, solve
+from benchmarks.peers.relaxations import Ended, add_limits, one_by_one, same_minimum, timed, times
+from fairchem_gdeq.relax import LBFGS, Operator, Solver
 from fairchem_gdeq.relax.solvers import SolverState
 from fairchem_gdeq.relax.solvers.base import limit
 
@@ -96,11 +96,8 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
     operators = [given.operator(row) for row in given.rows]
 
     def relaxed(solvers: Sequence[Solver[Any]]) -> list[Ended]:
-        ends = []
-        for operator, start, solver in zip(operators, given.starts, solvers, strict=True):
-            found = solve(operator, start, solver, arguments.fmax, arguments.max_steps)
-            ends.append(Ended(found.positions, int(found.evaluations), bool(found.converged)))
-        return ends
+        limits = (arguments.fmax, arguments.max_steps)
+        return one_by_one(operators, given.starts, solvers, *limits)
 
     ours = timed(partial(relaxed, [LBFGS()] * len(operators)))
     ends = [
@@ -108,9 +105,6 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
         for end, x in zip(ours["positions"], given.starts, strict=True)
     ]
     found = {"of L-BFGS: a multiple of the identity": ours}
-    for softer in (LBFGS(softest=2.5), LBFGS(softest=2.5, bonds=3.5)):
-        name_of = f"softest={softer.softest}, bonds={softer.bonds}"
-        found[name_of] = timed(partial(relaxed, [softer] * len(operators)))
     for place, points in (("X_0", given.starts), ("X*", ends)):
         solvers = [
             guessed(hessian(operator, at), operator.structures.free, arguments.floor)

@@ -94,9 +94,20 @@ def opened(problem: Problem, structures: int, dtype: torch.dtype = torch.float32
     """
     potential = load_potential(ROOT / problem.base, device="cpu")
     potential.model.to(dtype)
+    rows = first_rows(problem, structures, dtype, {"task_name": potential.dataset})
+    return Opened(potential, IS2RS(alpha=problem.alpha, cap=0.1), rows)
+
+
+def first_rows(
+    problem: Problem, structures: int, dtype: torch.dtype, options: dict[str, str] | None = None
+) -> list[AtomicData]:
+    """The first structures of a problem, each a batch; with ``a2g_args`` of the data set.
+
+    Raises:
+        SystemExit: it has not as many.
+    """
     folders = [str(ROOT / "data" / folder) for folder in problem.data]
-    source = {"src": folders, "a2g_args": {"task_name": potential.dataset}}
-    data = IS2RSDataset(source)
+    data = IS2RSDataset({"src": folders, "a2g_args": options or {}})
     if structures > len(data):
         raise SystemExit(
             f"{', '.join(problem.data)} have {len(data)} structures, {structures} were asked for"
@@ -105,4 +116,4 @@ def opened(problem: Problem, structures: int, dtype: torch.dtype = torch.float32
     for row in rows:
         for key in ("pos", "cell", "mass", "pos_relaxed"):
             row[key] = row[key].to(dtype)
-    return Opened(potential, IS2RS(alpha=problem.alpha, cap=0.1), rows)
+    return rows

@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from benchmarks.peers.kept import Kept, Measured
 from benchmarks.peers.numbers import print_head, print_missing, spread
 from fairchem_gdeq.batching.streams import Request, Stream
 from fairchem_gdeq.evaluation.comparison import mean_with_interval
-from fairchem_gdeq.relax import Operator, Relaxer, max_displacement
+from fairchem_gdeq.relax import Operator, Relaxer, Solver, max_displacement, solve
 
 HEADER = (
     *("way", "evaluations per structure", "mean", "times ours", "CPU s per structure"),
@@ -102,6 +103,21 @@ def cells(runs: Sequence[Measured], same: tuple[int, int], ours: Measured | None
         *(f"{sum(first['converged'])} of {count}", f"{same[0]} of {same[1]}{share}"),
     )
     return " | ".join(entries)
+
+
+def one_by_one(
+    operators: Sequence[Operator],
+    starts: Sequence[Tensor],
+    solvers: Sequence[Solver[Any]],
+    fmax: float,
+    max_steps: int,
+) -> list[Ended]:
+    """Each structure alone, by a solver of its own."""
+    ends = []
+    for operator, start, solver in zip(operators, starts, solvers, strict=True):
+        found = solve(operator, start, solver, fmax, max_steps)
+        ends.append(Ended(found.positions, int(found.evaluations), bool(found.converged)))
+    return ends
 
 
 def in_flight(

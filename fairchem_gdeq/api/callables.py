@@ -46,9 +46,8 @@ class CallableField:
         if sum(sizes) != len(positions) or self.parts[0][1] not in (None, sizes[0]):
             known = [size for _, size in self.parts]
             raise ValueError(f"positions of {len(positions)} atoms for structures of {known} atoms")
-        found = []
+        found, wanted = [], torch.is_grad_enabled()
         for (function, _), x in zip(self.parts, positions.split(sizes), strict=True):
-            wanted = torch.is_grad_enabled()
             with torch.enable_grad():  # forces may be the gradient of an energy
                 out = function(x)
             if out.shape != x.shape:
